@@ -1,0 +1,38 @@
+"""Randomness that is counted, not consumed: every draw is a function of (seed, step, sample) alone.
+
+A generator that is handed from call to call makes a result depend on everything drawn before: on the number of processes,
+on gradient accumulation, on where a run was resumed. Here each draw gets a fresh generator whose seed is a hash of what
+the draw is for. Noise is drawn in blocks of `BLOCK` samples: a process that needs samples k..k+B draws the blocks that
+cover them, so that it sees what one process would have seen, at the cost of at most two partial blocks.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BLOCK = 32
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which samples of the global batch a call holds: `first`, ..., `first + B - 1` of `total`."""
+
+    first: int
+    total: int
+
+
+def generator(*key: float | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator whose seed is a 63-bit hash of `key`, for example (seed, "times", step)."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def normal(shape: tuple[int, ...], *key: float | str, first: int = 0, device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal samples number `first`, ..., `first + shape[0] - 1` of the stream named by `key`, float32."""
+    count, *image = shape
+    blocks = range(first // BLOCK, -(-(first + count) // BLOCK))
+    drawn = [torch.randn(BLOCK, *image, generator=generator(*key, b, device=device), device=device) for b in blocks]
+    start = first - blocks.start * BLOCK
+    return torch.cat(drawn)[start : start + count] if drawn else torch.empty(shape, device=device)

@@ -1,0 +1,150 @@
+"""The denoiser: a network, a schedule, a target and a reverse variance, read as one function."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from xhat.gaussians import Gaussian, posterior
+from xhat.schedules import Schedule
+from xhat.shapes import over_images
+from xhat.targets import NOISE, Target, decode_noise, decode_x0
+from xhat.variances import POSTERIOR, Variance
+
+OverTime = Callable[[Schedule, Tensor], Tensor]
+Condition = Mapping[str, Tensor]
+
+
+def time_itself(schedule: Schedule, t: Tensor) -> Tensor:
+    """t in [0, 1], as our networks expect it."""
+    return t
+
+
+def log_sigma(schedule: Schedule, t: Tensor) -> Tensor:
+    """EDM's c_noise = ln(sigma/alpha)/4 (Karras et al. 2022, table 1)."""
+    return -schedule.logsnr(t) / 8
+
+
+def diffusers_index(schedule: Schedule, t: Tensor) -> Tensor:
+    """The 0-based timestep that diffusers' networks expect: T t - 1. Discrete schedules only."""
+    if schedule.steps is None:
+        raise ValueError("diffusers' timesteps count the steps of a discrete schedule: use Discrete.from_diffusers")
+    return t * schedule.steps - 1
+
+
+class Prediction:
+    """What the network's output says of an image: every view of it, each computed when first asked for.
+
+    Attributes:
+        raw: the network's output in the denoiser's own target space, (B, C, H, W).
+        x0: the clean image x0_hat, (B, C, H, W).
+        noise: the unit-variance noise, (B, C, H, W); alpha x0 + sigma noise = z.
+        log_variance: of the reverse step to the previous grid point (discrete) or to `t_min`; broadcastable.
+    """
+
+    def __init__(self, denoiser: "Denoiser", z: Tensor, t: Tensor, raw: Tensor, logits: Tensor | None) -> None:
+        self._denoiser, self.z, self.t, self.raw, self.variance_logits = denoiser, z, t, raw, logits
+
+    @cached_property
+    def x0(self) -> Tensor:
+        return decode_x0(self._denoiser.target, self._denoiser.schedule, self.z, self.t, self.raw)
+
+    @cached_property
+    def noise(self) -> Tensor:
+        return decode_noise(self._denoiser.target, self._denoiser.schedule, self.z, self.t, self.raw)
+
+    @cached_property
+    def log_variance(self) -> Tensor:
+        schedule = self._denoiser.schedule
+        s = (self.t - 1 / schedule.steps) if schedule.steps else torch.full_like(self.t, schedule.t_min)
+        return self._denoiser.variance.log_variance(schedule, self.z, self.t, s, self.variance_logits)
+
+    def within(self, space: Target) -> Tensor:
+        """The prediction as a value of any target, (B, C, H, W)."""
+        if space is self._denoiser.target:
+            return self.raw
+        return space.of(self._denoiser.schedule, self.t, self.x0, self.noise)
+
+
+class Denoiser(nn.Module):
+    """A network read through a schedule and a target: z_t -> x0_hat, noise_hat, and the reverse step.
+
+    The network is called as `net(scale·z, time_input(schedule, t), **cond)` and returns a tensor shaped like z, with 2C
+    channels when the variance is LEARNED. Its output may be bf16; everything after it has the dtype of z.
+
+    Args:
+        net: any nn.Module of that signature.
+        schedule: the noise schedule.
+        target: what the network predicts.
+        variance: of the reverse step, POSTERIOR, FORWARD or LEARNED.
+        time_input: what the network sees of t; our networks take t itself.
+        scale_input: factor on z (B,); by default the target's own (EDM's c_in), else 1.
+
+    Raises:
+        ValueError: the target cannot be inverted at an end of the schedule's trained times; the message names the way out.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        target: Target = NOISE,
+        *,
+        variance: Variance = POSTERIOR,
+        time_input: OverTime = time_itself,
+        scale_input: OverTime | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.schedule, self.target, self.variance = net, schedule, target, variance
+        self.time_input, self.scale_input = time_input, scale_input or target.scale_input
+        _refuse_singular_ends(schedule, target)
+
+    def forward(self, z: Tensor, t: Tensor, cond: Condition | None = None) -> Prediction:
+        """One network call.
+
+        Args:
+            z: noisy images (B, C, H, W).
+            t: their times (B,) in [t_min, 1].
+            cond: keyword arguments of the network, for example {"label": (B,)}.
+        """
+        scaled = z if self.scale_input is None else over_images(self.scale_input(self.schedule, t), z) * z
+        out = self.net(scaled, self.time_input(self.schedule, t), **(cond or {})).to(z.dtype)
+        channels = z.shape[1] * self.variance.outputs
+        if out.shape != (z.shape[0], channels, *z.shape[2:]):
+            raise ValueError(
+                f"the network returned {tuple(out.shape)} for images {tuple(z.shape)}: expected {channels} channels "
+                f"({self.variance.outputs} per image channel for {type(self.variance).__name__})"
+            )
+        raw, logits = (out, None) if self.variance.outputs == 1 else out.chunk(2, dim=1)
+        return Prediction(self, z, t, raw, logits)
+
+    def reverse(self, z: Tensor, t: Tensor, s: Tensor, cond: Condition | None = None) -> Gaussian:
+        """p(z_s | z_t) for s < t: the posterior q(z_s | z_t, x0) at x0 = x0_hat, with the denoiser's own variance."""
+        return self.step_back(self(z, t, cond), s)
+
+    def step_back(self, prediction: Prediction, s: Tensor) -> Gaussian:
+        """As `reverse`, from a prediction already made."""
+        z, t = prediction.z, prediction.t
+        mean = posterior(self.schedule, prediction.x0, z, t, s).mean
+        return Gaussian(mean, self.variance.log_variance(self.schedule, z, t, s, prediction.variance_logits))
+
+
+def _refuse_singular_ends(schedule: Schedule, target: Target) -> None:
+    ends = torch.tensor([max(schedule.t_min, 0.0), 1.0], dtype=torch.float64)
+    ends = ends.to(next(iter([*schedule.buffers(), *schedule.parameters()]), ends).device)
+    alpha, sigma = schedule.alpha(ends).detach(), schedule.sigma(ends).detach()
+    a, b = (c.detach() for c in target.coefficients(schedule, ends))
+    d = alpha * b - sigma * a
+    x0_gain, noise_gain = (sigma / d).abs(), (alpha / d).abs()
+    name = type(schedule).__name__.lstrip("_")
+    if not x0_gain[1] < 1e6:
+        raise ValueError(
+            f"target {target.name} cannot give x0 at t = 1, where {name} has alpha = {alpha[1]:.1e}: predict V, FLOW or X0, "
+            "or use a schedule that keeps some signal (a finite logsnr_min, no zero-terminal rescaling)"
+        )
+    if not noise_gain[0] < 1e6:
+        raise ValueError(
+            f"target {target.name} cannot give the noise at t = {ends[0]:g}, where {name} has sigma = {sigma[0]:.1e}: predict "
+            "V or FLOW, or keep away from the data (t_min > 0, a finite logsnr_max)"
+        )

@@ -1,0 +1,87 @@
+"""The denoising loss: weight(logsnr) · norm(y - y_hat), y in any space."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from xhat.denoiser import Denoiser
+from xhat.objective import Draw, Loss
+from xhat.shapes import image_mean
+from xhat.targets import NOISE, Target
+from xhat.weightings import LearnedUncertainty, ScheduleWeighting, Weighting, constant, on_schedule, space_of
+
+Norm = Callable[[Tensor], Tensor]
+
+
+def squared(error: Tensor) -> Tensor:
+    """Mean over pixels of error², (B, ...) -> (B,)."""
+    return image_mean(error * error)
+
+
+def absolute(error: Tensor) -> Tensor:
+    """Mean over pixels of |error|, (B, ...) -> (B,)."""
+    return image_mean(error.abs())
+
+
+def euclidean(error: Tensor) -> Tensor:
+    """The unsquared norm ‖error‖ of each image, (B, ...) -> (B,); its gradient at 0 is 0."""
+    norm: Tensor = torch.linalg.vector_norm(error.flatten(1), dim=1)
+    return norm
+
+
+@dataclass(frozen=True)
+class huber:
+    """Mean over pixels of Huber's loss: error²/2 up to |error| = delta, delta (|error| - delta/2) beyond."""
+
+    delta: float = 1.0
+
+    def __call__(self, error: Tensor) -> Tensor:
+        return image_mean(nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=self.delta))
+
+
+class Denoising(Loss):
+    """weight(logsnr(t)) · norm(y - y_hat), with y = a x0 + b noise in `space`, whatever the network itself predicts.
+
+    The prediction is moved into the space by the linear map of `targets.decode`; no clamp. Mean over pixels, (B,).
+
+    Args:
+        space: in which the error is measured.
+        weight: function of logsnr, or a weighting that needs the schedule (`elbo`, `sigmoid(b)`, `from_density(...)`).
+            It multiplies as it stands; one that is written for another space is warned about, see `weightings.moved`.
+        norm: squared, absolute, huber(d) or euclidean.
+    """
+
+    def __init__(self, space: Target = NOISE, weight: Weighting | ScheduleWeighting = constant, norm: Norm = squared) -> None:
+        super().__init__()
+        written_for = space_of(weight)
+        if written_for is not None and written_for.name != space.name:
+            warnings.warn(
+                f"{type(weight).__name__} is written for the {written_for.name} loss, this one is in {space.name} space: "
+                f"use space={written_for.name.upper()}, or weightings.moved(weight, {written_for.name.upper()}, space)",
+                stacklevel=2,
+            )
+        self.space, self.weight, self.norm = space, weight, norm
+
+    def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
+        schedule = denoiser.schedule
+        error = self.space.of(schedule, draw.t, draw.x0, draw.noise) - draw.prediction.within(self.space)
+        loss: Tensor = self.norm(error)
+        if self.weight is constant:
+            return loss
+        logsnr = schedule.logsnr(draw.t)
+        loss = on_schedule(self.weight, schedule)(logsnr) * loss
+        if isinstance(self.weight, LearnedUncertainty):
+            loss = loss + self.weight.offset(logsnr)
+        return loss
+
+    def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:
+        if self.norm is not squared:
+            return None
+        schedule = denoiser.schedule
+        t = schedule.t_of(logsnr.to(torch.float64))
+        # gain takes the error from x0 to the space; exp(logsnr) takes it from x0 to noise
+        factor = self.space.gain(schedule, t) * torch.exp(-logsnr.to(torch.float64))
+        return on_schedule(self.weight, schedule)(logsnr) * factor.to(logsnr.dtype)

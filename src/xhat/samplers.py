@@ -1,0 +1,261 @@
+"""Samplers: one loop, and five rules for a step from z_t to z_s."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recompute
+
+from xhat.denoiser import Condition, Denoiser, Prediction
+from xhat.gaussians import transition
+from xhat.schedules import Schedule
+from xhat.shapes import over_images
+
+State = tuple[Tensor, ...]
+
+
+class Sampler(Protocol):
+    """A rule for one step; frozen, so that what a run remembers is in `state` alone.
+
+    Attributes:
+        stochastic: whether a step uses its `noise`.
+    """
+
+    @property
+    def stochastic(self) -> bool: ...
+
+    def init(self, z: Tensor) -> State:
+        """What the first step gets as `state`."""
+        ...
+
+    def step(
+        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
+    ) -> tuple[Tensor, State]:
+        """One step down.
+
+        Args:
+            denoiser: the model.
+            z: images at t, (B, C, H, W).
+            t, s: this time and the next, (B,) each with equal entries, s < t.
+            noise: standard normal, shaped like z, fresh at each step.
+            state: of the step before.
+            cond: keyword arguments of the network.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """Ancestral sampling from p(z_s | z_t) with the denoiser's reverse variance; no noise into t = 0 (DDPM, algorithm 2)."""
+
+    stochastic = True
+
+    def init(self, z: Tensor) -> State:
+        return ()
+
+    def step(
+        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
+    ) -> tuple[Tensor, State]:
+        back = denoiser.reverse(z, t, s, cond)
+        return back.sample(over_images((s > 0).to(z.dtype), z) * noise), state
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """z_s = alpha_s x0_hat + sqrt(sigma_s² - c²) noise_hat + c noise, c² = eta² beta-tilde.
+
+    Song et al. 2021, Denoising diffusion implicit models, eq. 12 and 16.
+    """
+
+    eta: float = 0.0
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def init(self, z: Tensor) -> State:
+        return ()
+
+    def step(
+        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
+    ) -> tuple[Tensor, State]:
+        p = denoiser(z, t, cond)
+        alpha, sigma = _at(denoiser.schedule, s, z)
+        if not self.stochastic:
+            return alpha * p.x0 + sigma * p.noise, state
+        variance = self.eta**2 * transition(denoiser.schedule, t, s).posterior_variance
+        variance = over_images(variance.to(z.dtype), z)
+        rest = (sigma**2 - variance).clamp(min=0).sqrt()
+        return alpha * p.x0 + rest * p.noise + variance.sqrt() * noise, state
+
+
+@dataclass(frozen=True)
+class Euler:
+    """Euler's rule for the probability-flow ODE on the straight path.
+
+    With r = alpha + sigma, u = sigma/r and w = z/r, every schedule is a flow: dw/du = noise_hat - x0_hat, regular at both
+    ends. On `Flow` it is rectified flow's Euler step; on any schedule it equals DDIM without noise.
+    """
+
+    stochastic = False
+
+    def init(self, z: Tensor) -> State:
+        return ()
+
+    def step(
+        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
+    ) -> tuple[Tensor, State]:
+        return _straight(denoiser.schedule, z, t, s, _velocity(denoiser(z, t, cond))), state
+
+
+@dataclass(frozen=True)
+class Heun:
+    """Heun's second-order rule on the straight path of `Euler`: two network calls, but one into t = 0.
+
+    Karras et al. 2022, algorithm 1, in the coordinates of `Euler` instead of sigma.
+    """
+
+    stochastic = False
+
+    def init(self, z: Tensor) -> State:
+        return ()
+
+    def step(
+        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
+    ) -> tuple[Tensor, State]:
+        slope = _velocity(denoiser(z, t, cond))
+        ahead = _straight(denoiser.schedule, z, t, s, slope)
+        if not bool((s > 0).all()):
+            return ahead, state  # no noise is left there for the network to read the slope from
+        slope = (slope + _velocity(denoiser(ahead, s, cond))) / 2
+        return _straight(denoiser.schedule, z, t, s, slope), state
+
+
+@dataclass(frozen=True)
+class DPMSolver2M:
+    """DPM-Solver++(2M): second order with one network call a step (Lu et al. 2022, algorithm 2).
+
+    With l = logsnr/2 and h = l_s - l_t: z_s = (sigma_s/sigma_t) z_t - alpha_s (e^-h - 1) D, D extrapolated from this x0_hat
+    and the last one. The first step, and steps from or to an infinite logsnr, are of first order.
+    """
+
+    stochastic = False
+
+    def init(self, z: Tensor) -> State:
+        return ()
+
+    def step(
+        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
+    ) -> tuple[Tensor, State]:
+        schedule, x0 = denoiser.schedule, denoiser(z, t, cond).x0
+        wide_t, wide_s = t.to(torch.float64), s.to(torch.float64)
+        l_t, l_s = schedule.logsnr(wide_t) / 2, schedule.logsnr(wide_s) / 2
+        h = l_s - l_t
+        d = x0
+        if state:
+            x0_before, l_before = state
+            share = h / (2 * (l_t - l_before))
+            usable = torch.isfinite(share)  # not so next to an end of infinite logsnr
+            share = over_images(torch.where(usable, share, torch.zeros_like(share)).to(z.dtype), z)
+            d = x0 + share * (x0 - x0_before)
+        keep = over_images((schedule.sigma(wide_s) / schedule.sigma(wide_t)).to(z.dtype), z)
+        add = over_images((-schedule.alpha(wide_s) * torch.expm1(-h)).to(z.dtype), z)
+        return keep * z + add * d, (x0, l_t)
+
+
+def sample(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    z: Tensor,
+    times: Tensor,
+    *,
+    grad_steps: int | None = 0,
+    checkpoint: bool = True,
+    callback: Callable[[int, Tensor], None] | None = None,
+    cond: Condition | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Run the sampler through `times`, from z at times[0] to the result at times[-1].
+
+    Args:
+        denoiser: the model.
+        sampler: the rule of a step.
+        z: start, (B, C, H, W), of scale sigma(times[0]): see `prior`.
+        times: (n + 1,), decreasing, see `uniform_times` and `karras_times`.
+        grad_steps: 0 differentiates nothing, K the last K steps (DRaFT-K, Clark et al. 2023), None all n.
+        checkpoint: recompute each step in the backward pass instead of keeping its activations.
+        callback: called with (number of steps done, z) after each step.
+        cond: keyword arguments of the network.
+        generator: noise of stochastic samplers; needed by them.
+
+    Returns:
+        The images at times[-1], (B, C, H, W), unclamped.
+
+    Raises:
+        ValueError: times do not decrease, grad_steps > n, or a stochastic sampler has no generator.
+    """
+    steps = len(times) - 1
+    if steps < 1 or not bool((times.diff() < 0).all()):
+        raise ValueError("times must decrease, with at least two entries, for example uniform_times(schedule, 50)")
+    if grad_steps is not None and not 0 <= grad_steps <= steps:
+        raise ValueError(f"grad_steps = {grad_steps}, but the sampler takes {steps} steps: choose 0..{steps}, or None for all")
+    if sampler.stochastic and generator is None:
+        raise ValueError(f"{sampler} draws noise: pass generator=torch.Generator().manual_seed(...)")
+    differentiated = steps if grad_steps is None else grad_steps
+    state, times = sampler.init(z), times.to(z.device)
+    for i in range(steps):
+        t, s = times[i].expand(z.shape[0]), times[i + 1].expand(z.shape[0])
+        # drawn outside of the step, so that a recomputation sees the same noise
+        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype) if sampler.stochastic else z
+        with torch.set_grad_enabled(torch.is_grad_enabled() and i >= steps - differentiated):
+            if checkpoint and torch.is_grad_enabled():
+                z, state = recompute(sampler.step, denoiser, z, t, s, noise, state, cond, use_reentrant=False)
+            else:
+                z, state = sampler.step(denoiser, z, t, s, noise, state, cond)
+        if callback is not None:
+            callback(i + 1, z)
+    return z
+
+
+def prior(denoiser: Denoiser, shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    """Samples of p(z_1) = N(0, sigma(1)²): where sampling starts. The generator must live on `device`."""
+    noise = torch.randn(shape, generator=generator, device=device)
+    return float(denoiser.schedule.sigma(torch.ones(1, device=device))) * noise
+
+
+def uniform_times(schedule: Schedule, steps: int) -> Tensor:
+    """(steps + 1,) equally spaced times from 1 to 0, float64; on a discrete schedule rounded to its grid.
+
+    Raises:
+        ValueError: more steps than a discrete schedule has.
+    """
+    if steps < 1 or (schedule.steps is not None and steps > schedule.steps):
+        raise ValueError(f"cannot take {steps} steps: choose 1..{schedule.steps or 'any number'}")
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    return times if schedule.steps is None else (times * schedule.steps).round() / schedule.steps
+
+
+def karras_times(schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
+    """EDM's noise levels as times: (sigma/alpha)^(1/rho) equally spaced, then 0 (Karras et al. 2022, eq. 5), float64."""
+    ends = torch.tensor([sigma_max, sigma_min], dtype=torch.float64) ** (1 / rho)
+    sigma = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64)) ** rho
+    times = schedule.t_of(-2 * sigma.log()).clamp(0, 1)
+    return torch.cat([times, times.new_zeros(1)]) if times[-1] > 0 else times
+
+
+def _velocity(p: Prediction) -> Tensor:
+    return p.noise - p.x0
+
+
+def _straight(schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, velocity: Tensor) -> Tensor:
+    """z_s/r_s = z_t/r_t + (u_s - u_t) velocity, with r = alpha + sigma, u = sigma/r."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = _at(schedule, t, z), _at(schedule, s, z)
+    r_t, r_s = alpha_t + sigma_t, alpha_s + sigma_s
+    return r_s * (z / r_t + (sigma_s / r_s - sigma_t / r_t) * velocity)
+
+
+def _at(schedule: Schedule, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    wide = t.to(torch.float64)
+    return over_images(schedule.alpha(wide).to(z.dtype), z), over_images(schedule.sigma(wide).to(z.dtype), z)

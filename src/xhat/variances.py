@@ -1,0 +1,69 @@
+"""The variance of the reverse step p(z_s | z_t): three published choices."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from xhat.gaussians import transition
+from xhat.schedules import Schedule
+from xhat.shapes import over_images
+
+
+class Variance(Protocol):
+    """A reverse variance; `outputs` is the number of network channels it needs per image channel."""
+
+    @property
+    def outputs(self) -> int: ...
+
+    def log_variance(self, schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, logits: Tensor | None) -> Tensor:
+        """log variance of p(z_s | z_t), broadcastable to z.
+
+        Args:
+            schedule: the schedule.
+            z: images (B, C, H, W), for shape and dtype.
+            t, s: times (B,), s < t.
+            logits: the network's variance channels (B, C, H, W), if it has any.
+        """
+        ...
+
+
+class Posterior:
+    """beta-tilde, the variance of q(z_s | z_t, x0): the right one if the data were a point (DDPM, section 3.2)."""
+
+    outputs = 1
+
+    def log_variance(self, schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, logits: Tensor | None) -> Tensor:
+        return over_images(_log_posterior(schedule, t, s).to(z.dtype), z)
+
+
+class Forward:
+    """beta, the variance of q(z_t | z_s): the right one if the data were N(0, I) (DDPM, section 3.2)."""
+
+    outputs = 1
+
+    def log_variance(self, schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, logits: Tensor | None) -> Tensor:
+        return over_images(transition(schedule, t, s).forward_variance.log().to(z.dtype), z)
+
+
+class Learned:
+    """exp(f log beta + (1 - f) log beta-tilde), f = (1 + v)/2 for the network's v (Nichol & Dhariwal 2021, eq. 15)."""
+
+    outputs = 2
+
+    def log_variance(self, schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, logits: Tensor | None) -> Tensor:
+        if logits is None:
+            raise ValueError("LEARNED variance needs a network with 2C output channels")
+        high = over_images(transition(schedule, t, s).forward_variance.log().to(z.dtype), z)
+        low = over_images(_log_posterior(schedule, t, s).to(z.dtype), z)
+        return low + (1 + logits) / 2 * (high - low)
+
+
+def _log_posterior(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
+    """log beta-tilde; a step to s = 0 would have variance 0 and takes that of the step before, as both DDPM codes do."""
+    s = s.to(torch.float64).clamp(min=schedule.t_min)
+    t = torch.maximum(t.to(torch.float64), s + schedule.t_min)
+    return transition(schedule, t, s).posterior_variance.log()
+
+
+POSTERIOR, FORWARD, LEARNED = Posterior(), Forward(), Learned()
