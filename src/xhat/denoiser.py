@@ -109,7 +109,7 @@ class Denoiser(nn.Module):
             cond: keyword arguments of the network, for example {"label": (B,)}.
         """
         scaled = z if self.scale_input is None else over_images(self.scale_input(self.schedule, t), z) * z
-        out = self.net(scaled, self.time_input(self.schedule, t), **(cond or {})).to(z.dtype)
+        out = self.net(scaled, self.time_input(self.schedule, t).to(z.dtype), **(cond or {})).to(z.dtype)
         channels = z.shape[1] * self.variance.outputs
         if out.shape != (z.shape[0], channels, *z.shape[2:]):
             raise ValueError(

@@ -39,7 +39,9 @@ def kl(p: Gaussian, q: Gaussian) -> Tensor:
     variances do not cancel, and no exponential of a log-variance larger than the ratio's is formed.
     """
     d = (p.log_variance - q.log_variance).expand_as(p.mean)
-    return image_sum(0.5 * (torch.expm1(d) - d + (p.mean - q.mean) ** 2 * torch.exp(-q.log_variance)))
+    # scaled before it is squared: a tiny variance must not overflow where the means agree
+    distance = (p.mean - q.mean) * torch.exp(-0.5 * q.log_variance)
+    return image_sum(0.5 * (torch.expm1(d) - d + distance**2))
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ def transition(schedule: Schedule, t: Tensor, s: Tensor) -> Transition:
 def posterior(schedule: Schedule, x0: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Gaussian:
     """q(z_s | z_t, x0) for images (B, ...) and times (B,); DDPM eq. 6-7."""
     step = transition(schedule, t, s)
-    mean = over_images(step.from_z.to(z.dtype), z) * z + over_images(step.from_x0.to(z.dtype), z) * x0
-    return Gaussian(mean, over_images(step.posterior_variance.log().to(z.dtype), z))
+    mean = over_images(step.from_z, z) * z + over_images(step.from_x0, z) * x0
+    return Gaussian(mean, over_images(step.posterior_variance.log(), z))
 
 
 @dataclass(frozen=True)

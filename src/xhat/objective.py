@@ -105,6 +105,7 @@ class Objective(nn.Module):
         self.times.bind(denoiser.schedule)
         self.losses = nn.ModuleDict({name: term.loss for name, term in terms.items()})
         self._seen: list[tuple[Tensor, Tensor]] = []
+        self._seen_step = -1
 
     def forward(
         self,
@@ -148,7 +149,9 @@ class Objective(nn.Module):
             values[name] = value.mean()
             total = total + term.weight * values[name]
         if self.training and isinstance(self.times, Binned):
-            self._learn_times(self.times, draw.t, per_image, shard)
+            self._learn_times(self.times, draw, per_image, shard)
+        if not values:
+            total = 0 * draw.prediction.raw.sum()  # no gate is open: a gradient of zero, not none
         return {"loss": total, **values}
 
     def draw(
@@ -211,12 +214,13 @@ class Objective(nn.Module):
         drawn = counted.normal(shape, self.seed, purpose, step, first=shard.first, device=x0.device)
         return drawn.to(x0.dtype)
 
-    def _learn_times(self, times: Binned, t: Tensor, per_image: Tensor, shard: Shard) -> None:
+    def _learn_times(self, times: Binned, draw: Draw, per_image: Tensor, shard: Shard) -> None:
         """Hand the sampler the losses of the whole global batch, once, in the order of its samples, on every rank."""
-        self._seen.append((t.detach(), per_image.detach()))
+        if self._seen_step != draw.step:
+            self._seen, self._seen_step = [], draw.step
+        self._seen.append((draw.t.detach(), per_image.detach()))
         world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        rows = t.numel() * world
-        if (shard.first // rows + 1) * rows < shard.total:
+        if world * sum(t.numel() for t, _ in self._seen) < shard.total:
             return  # more micro-batches of this step follow; they draw from the same history
         for own in self._seen:
             pair = torch.stack(own)

@@ -59,7 +59,7 @@ class DDPM:
         self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
     ) -> tuple[Tensor, State]:
         back = denoiser.reverse(z, t, s, cond)
-        return back.sample(over_images((s > 0).to(z.dtype), z) * noise), state
+        return back.sample(over_images((s > 0), z) * noise), state
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class DDIM:
         if not self.stochastic:
             return alpha * p.x0 + sigma * p.noise, state
         variance = self.eta**2 * transition(denoiser.schedule, t, s).posterior_variance
-        variance = over_images(variance.to(z.dtype), z)
+        variance = over_images(variance, z)
         rest = (sigma**2 - variance).clamp(min=0).sqrt()
         return alpha * p.x0 + rest * p.noise + variance.sqrt() * noise, state
 
@@ -158,10 +158,10 @@ class DPMSolver2M:
             x0_before, l_before = state
             share = h / (2 * (l_t - l_before))
             usable = torch.isfinite(share)  # not so next to an end of infinite logsnr
-            share = over_images(torch.where(usable, share, torch.zeros_like(share)).to(z.dtype), z)
+            share = over_images(torch.where(usable, share, torch.zeros_like(share)), z)
             d = x0 + share * (x0 - x0_before)
-        keep = over_images((schedule.sigma(wide_s) / schedule.sigma(wide_t)).to(z.dtype), z)
-        add = over_images((-schedule.alpha(wide_s) * torch.expm1(-h)).to(z.dtype), z)
+        keep = over_images((schedule.sigma(wide_s) / schedule.sigma(wide_t)), z)
+        add = over_images((-schedule.alpha(wide_s) * torch.expm1(-h)), z)
         return keep * z + add * d, (x0, l_t)
 
 
@@ -258,4 +258,4 @@ def _straight(schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, velocity: Ten
 
 def _at(schedule: Schedule, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     wide = t.to(torch.float64)
-    return over_images(schedule.alpha(wide).to(z.dtype), z), over_images(schedule.sigma(wide).to(z.dtype), z)
+    return over_images(schedule.alpha(wide), z), over_images(schedule.sigma(wide), z)

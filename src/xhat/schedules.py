@@ -2,14 +2,15 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from xhat.precise import PreciseModule
 
-class Schedule(nn.Module):
+
+class Schedule(PreciseModule):
     """A noise schedule, elementwise in t; immutable: every change returns a new one.
 
     Subclasses give `logsnr` = log(alpha²/sigma²), which decreases in t, its derivative `dlogsnr` = d logsnr / dt and its
@@ -46,16 +47,6 @@ class Schedule(nn.Module):
     def rescale_zero_terminal(self) -> "Schedule":
         """The same schedule with alpha(1) = 0: alpha shifted and scaled, alpha(0) kept (Lin et al. 2023, Algorithm 1)."""
         return _ZeroTerminal(self)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # .half() or .to(bfloat16) of a whole model must not round the tables: in bf16 alpha_bar is 1 for the first
-        # steps and no noise would be added (diffusers#3005). Devices change, precision never drops.
-        def keep_precision(x: Tensor) -> Tensor:
-            y = fn(x)
-            return x.to(y.device) if torch.finfo(y.dtype).eps > torch.finfo(x.dtype).eps else y
-
-        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
-        return self
 
 
 class Cosine(Schedule):
@@ -203,8 +194,8 @@ class Learned(Schedule):
         super().__init__()
         _require_falling(logsnr_max, logsnr_min)
         own = torch.Generator().manual_seed(0)
-        self.gamma_0 = nn.Parameter(torch.tensor(-logsnr_max))
-        self.log_range = nn.Parameter(torch.tensor(logsnr_max - logsnr_min).log())
+        self.gamma_0 = nn.Parameter(torch.tensor(-float(logsnr_max)))
+        self.log_range = nn.Parameter(torch.tensor(float(logsnr_max - logsnr_min)).log())
         self.w1 = nn.Parameter(torch.ones(()))
         self.w2 = nn.Parameter(torch.randn(features, generator=own))
         self.b2 = nn.Parameter(torch.zeros(features))

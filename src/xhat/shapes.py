@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def over_images(value: Float[Tensor, "b"], images: Tensor) -> Tensor:
-    """Reshape per-image numbers (B,) to (B, 1, ..., 1), so that they scale `images` (B, ...).
+    """Reshape per-image numbers (B,) to (B, 1, ..., 1), so that they scale `images` (B, ...), in its dtype.
 
     Plain broadcasting would silently pair a (B,) vector with the last axis of an image whose width is B, or turn
     (B, 1)·(B,) into a (B, B) table; every product of the two goes through here instead.
@@ -18,7 +18,7 @@ def over_images(value: Float[Tensor, "b"], images: Tensor) -> Tensor:
             f"expected one number per image, shape ({images.shape[0]},), got {tuple(value.shape)}: "
             "reduce over all pixels first, for example with x.flatten(1).mean(1)"
         )
-    return value.reshape(-1, *(1,) * (images.ndim - 1))
+    return value.to(images.dtype).reshape(-1, *(1,) * (images.ndim - 1))
 
 
 def image_mean(values: Tensor) -> Float[Tensor, "b"]:

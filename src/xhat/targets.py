@@ -42,6 +42,12 @@ class Target:
         a, b = self.coefficients(schedule, wide)
         return ((b * schedule.alpha(wide) / schedule.sigma(wide) - a) ** 2).to(t.dtype)
 
+    def gain_at(self, schedule: Schedule, logsnr: Tensor) -> Tensor:
+        """As `gain`, at a logsnr; alpha/sigma = exp(logsnr/2) keeps its digits where a time would be rounded to t = 1."""
+        wide = logsnr.to(torch.float64)
+        a, b = self.coefficients(schedule, schedule.t_of(wide))
+        return ((b * torch.exp(wide / 2) - a) ** 2).to(logsnr.dtype)
+
 
 def decode(target: Target, schedule: Schedule, z: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The clean image and the noise that the pair (z, y) implies, exactly.

@@ -9,14 +9,15 @@ import math
 from abc import abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from xhat.precise import PreciseModule
 from xhat.schedules import Schedule
 
 _EDGE = 1e-12  # quantiles stay this far from 0 and 1, where unbounded distributions have their infinities
 
 
-class TimeSampler(nn.Module):
+class TimeSampler(PreciseModule):
     """Draws times by the inverse of the distribution function `cdf`, stratified over the whole batch of n.
 
     Subclasses give cdf and icdf on [0, 1] and the density; the base class restricts them to the support of the schedule it
@@ -75,7 +76,8 @@ class TimeSampler(nn.Module):
             ratio = cell[index - 1] / cell.mean()
         else:
             low, high = self._ends()
-            ratio = self.density(wide) * (1 - self._t_min) / (high - low)
+            # where the densities of unbounded distributions vanish, at t = 0 and 1, their formulas are 0/0
+            ratio = self.density(wide).nan_to_num(nan=0.0) * (1 - self._t_min) / (high - low)
         return ratio.to(t.device, t.dtype)
 
     def _quantiles(self, n: int, generator: torch.Generator | None) -> Tensor:
@@ -199,8 +201,10 @@ class Binned(TimeSampler):
             self._make_history(self.bins)
 
     def update(self, t: Tensor, loss: Tensor) -> None:
-        """Take in the weighted per-image losses (n,) seen at times t (n,), of the whole global batch."""
-        self._learn(self._index(t.detach().to(torch.float64).cpu()), loss.detach().to(torch.float64).cpu())
+        """Take in the weighted per-image losses (n,) seen at times t (n,), of the whole global batch; NaN is left out."""
+        t, loss = t.detach().to(torch.float64).cpu(), loss.detach().to(torch.float64).cpu()
+        known = torch.isfinite(loss)
+        self._learn(self._index(t[known]), loss[known])
 
     def _index(self, t: Tensor) -> Tensor:
         if self.schedule is not None and self.schedule.steps is not None:

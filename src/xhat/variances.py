@@ -34,7 +34,7 @@ class Posterior:
     outputs = 1
 
     def log_variance(self, schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, logits: Tensor | None) -> Tensor:
-        return over_images(_log_posterior(schedule, t, s).to(z.dtype), z)
+        return over_images(_log_posterior(schedule, t, s), z)
 
 
 class Forward:
@@ -43,7 +43,7 @@ class Forward:
     outputs = 1
 
     def log_variance(self, schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, logits: Tensor | None) -> Tensor:
-        return over_images(transition(schedule, t, s).forward_variance.log().to(z.dtype), z)
+        return over_images(transition(schedule, t, s).forward_variance.log(), z)
 
 
 class Learned:
@@ -54,8 +54,8 @@ class Learned:
     def log_variance(self, schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, logits: Tensor | None) -> Tensor:
         if logits is None:
             raise ValueError("LEARNED variance needs a network with 2C output channels")
-        high = over_images(transition(schedule, t, s).forward_variance.log().to(z.dtype), z)
-        low = over_images(_log_posterior(schedule, t, s).to(z.dtype), z)
+        high = over_images(transition(schedule, t, s).forward_variance.log(), z)
+        low = over_images(_log_posterior(schedule, t, s), z)
         return low + (1 + logits) / 2 * (high - low)
 
 

@@ -172,6 +172,7 @@ class Product(nn.Module):
 
     def __init__(self, *factors: Weighting | ScheduleWeighting) -> None:
         super().__init__()
+        refuse_learned(*factors)
         self.factors = factors
         self.modules_of_factors = nn.ModuleList(f for f in factors if isinstance(f, nn.Module))
         spaces = {s.name: s for s in map(space_of, factors) if s is not None}
@@ -224,12 +225,23 @@ class LearnedUncertainty(nn.Module):
         return lambda logsnr: base(logsnr) * torch.exp(-self.offset(logsnr))
 
 
+def refuse_learned(*weights: object) -> None:
+    """A learned uncertainty has an offset that must reach the loss, so that nothing may be wrapped around it.
+
+    Raises:
+        ValueError: one of the weights is a LearnedUncertainty.
+    """
+    if any(isinstance(w, LearnedUncertainty) for w in weights):
+        raise ValueError("learned_uncertainty goes outermost, on a denoising loss: learned_uncertainty(base=...)")
+
+
 def moved(weight: Weighting | ScheduleWeighting, source: Target, space: Target) -> "Moved":
     """The weighting of the `space` loss that makes it the same loss as `weight` makes of the `source` loss.
 
     ‖y - y_hat‖² = gain ‖x0 - x0_hat‖² in each space, so the new weight is weight · gain_source/gain_space. Example:
     moved(min_snr(5), X0, V) is min(SNR, 5)/(SNR + 1) on a variance-preserving schedule. Squared errors only.
     """
+    refuse_learned(weight)
     return Moved(weight, source, space)
 
 
@@ -245,9 +257,8 @@ class Moved:
         inner = on_schedule(self.weight, schedule)
 
         def weight(logsnr: Tensor) -> Tensor:
-            t = schedule.t_of(logsnr.to(torch.float64))
-            factor = self.source.gain(schedule, t) / self.space.gain(schedule, t)
-            return inner(logsnr) * factor.to(logsnr.dtype)
+            logsnr = logsnr.clamp(min=-40)  # the limit at no signal, where weight and factor may be 0 · inf
+            return inner(logsnr) * self.source.gain_at(schedule, logsnr) / self.space.gain_at(schedule, logsnr)
 
         return weight
 

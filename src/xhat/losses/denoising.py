@@ -81,7 +81,6 @@ class Denoising(Loss):
         if self.norm is not squared:
             return None
         schedule = denoiser.schedule
-        t = schedule.t_of(logsnr.to(torch.float64))
         # gain takes the error from x0 to the space; exp(logsnr) takes it from x0 to noise
-        factor = self.space.gain(schedule, t) * torch.exp(-logsnr.to(torch.float64))
-        return on_schedule(self.weight, schedule)(logsnr) * factor.to(logsnr.dtype)
+        factor = self.space.gain_at(schedule, logsnr) * torch.exp(-logsnr)
+        return on_schedule(self.weight, schedule)(logsnr) * factor

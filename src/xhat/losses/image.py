@@ -9,7 +9,7 @@ from torch import Tensor
 from xhat.denoiser import Denoiser
 from xhat.losses.penalties import Penalty
 from xhat.objective import Draw, Loss
-from xhat.weightings import ScheduleWeighting, Weighting, constant, on_schedule
+from xhat.weightings import ScheduleWeighting, Weighting, constant, on_schedule, refuse_learned
 
 
 class ImageEstimate(Protocol):
@@ -51,6 +51,7 @@ class ImageLoss(Loss):
         decode: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        refuse_learned(weight)
         self.penalty, self.image, self.weight, self.decode = penalty, image or OneStep(), weight, decode
         self.at_drawn_time = self.image.at_drawn_time
 

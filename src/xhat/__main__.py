@@ -1,0 +1,7 @@
+"""python -m xhat, for torchrun -m xhat train ..."""
+
+import sys
+
+from xhat.cli import main
+
+sys.exit(main())

@@ -1,0 +1,76 @@
+"""The command line: xhat train | sample | evaluate | inspect."""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+COMMANDS = {
+    "train": "train a model, or go on with --resume",
+    "sample": "draw images from a trained model",
+    "evaluate": "measure a trained model: FID, KID, readable digits, penalties, error per noise level",
+    "inspect": "show what a preset or config optimizes, before training",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; errors of use are one line on stderr and exit code 2."""
+    from xhat import __version__
+    from xhat.commands.parsing import MISTAKES
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        print(f"xhat {__version__}")
+        return 0
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(COMMANDS)}"
+        print(f'xhat: unknown command "{name}": {hint}', file=sys.stderr)
+        return 2
+    try:
+        return _command(name)(rest)
+    except MISTAKES as error:
+        message = str(error)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        message = f"cannot read or write{where}: {error.strerror or error}"
+    except KeyboardInterrupt:
+        return 130
+    print(f"xhat {name}: {message}", file=sys.stderr)
+    return 2
+
+
+def _command(name: str) -> Callable[[Sequence[str]], int]:
+    """Each command imports what it needs, so that --help is quick."""
+    import importlib
+
+    run: Callable[[Sequence[str]], int] = importlib.import_module(f"xhat.commands.{name}").run
+    return run
+
+
+def _help() -> str:
+    lines = [
+        "xhat trains diffusion models on the loss you mean.",
+        "",
+        "usage: xhat COMMAND ...        (xhat COMMAND --help tells more)",
+        "",
+        *(f"  {name:<10} {text}" for name, text in COMMANDS.items()),
+        "",
+        "  xhat train mnist --run runs/digits                      a few minutes on a laptop",
+        "  xhat train mnist --run runs/mine --data path/to/images  the same on your own images",
+        "  xhat sample runs/digits --n 64 --out digits.npz         images as an array, a picture beside it",
+        "",
+        f"presets: {', '.join(preset_names())}",
+    ]
+    return "\n".join(lines)
+
+
+def preset_names() -> list[str]:
+    """The presets that the package ships."""
+    from importlib.resources import files
+
+    return sorted(os.path.splitext(p.name)[0] for p in (files("xhat") / "presets").iterdir() if p.name.endswith(".yaml"))

@@ -1,0 +1,152 @@
+"""xhat evaluate."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor, nn
+
+from xhat.commands.parsing import UsageError, new_parser
+from xhat.data.images import Images
+from xhat.runs import TrainedRun
+
+DESCRIPTION = """Measure a trained run: FID and KID of samples against held-out images, digits read with confidence,
+penalties of the samples, and the denoising error of x0 at each noise level.
+
+FID and KID are computed in the features of a small MNIST network for 28x28 grey images; name any other network with
+--features package.module:factory. With --json, stdout holds one JSON object and nothing else."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command."""
+    parser = new_parser("evaluate", DESCRIPTION)
+    parser.add_argument("run", metavar="RUN", help="a run folder, or an ema.safetensors")
+    parser.add_argument(
+        "--data", type=str | None, default=None, help="images to compare with (default: test set of the run's data)"
+    )
+    parser.add_argument("--n", type=int, default=1000, help="number of samples")
+    parser.add_argument("--samples", type=str | None, default=None, metavar="FILE.npz", help="use these instead of drawing")
+    parser.add_argument("--features", type=str | None, default=None, metavar="MODULE:FACTORY", help="network for FID and KID")
+    parser.add_argument("--images", type=int, default=1000, help="held-out images for the denoising error")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.read(argv)
+    if min(options.n, options.images) < 2:
+        raise UsageError("--n and --images must be at least 2")
+    result = _evaluate(options.run, options.data, options.n, options.samples, options.features, options.images, options.seed)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        _show(result)
+    return 0
+
+
+def _evaluate(
+    run_: str, data: str | None, n: int, samples: str | None, features: str | None, images: int, seed: int
+) -> dict[str, Any]:
+    from xhat.data.images import to_float
+    from xhat.data.load import load as load_data
+    from xhat.evaluation.denoising import denoising_error
+    from xhat.evaluation.quality import distance, penalties, read_digits
+    from xhat.runs import load
+
+    trained = load(run_)
+    real = load_data(data or trained.config.data, trained.shape.size, "test")
+    if real.pixels.shape[1] != trained.shape.channels:
+        raise UsageError(f"{real.name} has {real.pixels.shape[1]} channels, the run was trained on {trained.shape.channels}")
+    digits = (trained.shape.channels, trained.shape.size) == (1, 28)
+    network = _network(features, digits)
+    drawn = _draw(trained, n, seed) if samples is None else _read(samples, trained)
+    result: dict[str, Any] = {"run": run_, "step": trained.step, "samples": len(drawn), "reference": len(real)}
+    if network is None:
+        result |= {"fid": None, "kid": None, "kid_sd": None, "features": None}
+    else:
+        result |= asdict(distance(drawn, real.pixels, network, features or "mnist"))
+    if digits:
+        reading, of_real = read_digits(drawn), read_digits(real.pixels)
+        result |= {"confident": reading.confident, "confident_real": of_real.confident, "digits": reading.digits}
+    result |= {"penalties": penalties(drawn), "penalties_real": penalties(real.pixels)}
+    held_out, labels = to_float(real.pixels[:images]), _labels(real, trained, images)
+    return result | {"denoising": asdict(denoising_error(trained.denoiser, held_out, labels))}
+
+
+def _network(features: str | None, digits: bool) -> nn.Module | None:
+    from xhat.evaluation.features import MNISTFeatures
+    from xhat.evaluation.quality import feature_network
+
+    if features is None:
+        return MNISTFeatures.trained() if digits else None
+    try:
+        return feature_network(features)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _draw(trained: TrainedRun, n: int, seed: int) -> Tensor:
+    from xhat.config import build_sampler
+    from xhat.generate import generate
+
+    how = trained.config.sampling
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("sampling", total=n)
+        images, _ = generate(
+            trained.denoiser,
+            build_sampler(how.sampler),
+            trained.shape,
+            n,
+            steps=how.steps,
+            guidance=how.guidance,
+            seed=seed,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    return images
+
+
+def _read(samples: str, trained: TrainedRun) -> Tensor:
+    from xhat.data.load import load as load_data
+
+    if not Path(samples).is_file():
+        raise UsageError(f"--samples {samples} does not exist")
+    pixels = load_data(samples).pixels
+    expected = (trained.shape.channels, trained.shape.size, trained.shape.size)
+    if pixels.shape[1:] != expected:
+        raise UsageError(f"--samples {samples} holds images {tuple(pixels.shape[1:])}, the run makes {expected}")
+    return pixels
+
+
+def _labels(real: Images, trained: TrainedRun, images: int) -> Tensor | None:
+    if trained.shape.classes is None:
+        return None
+    if real.labels is None:
+        return torch.full((min(images, len(real)),), trained.shape.classes)
+    return real.labels[:images]
+
+
+def _show(result: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    if result["fid"] is None:
+        table.add_row("FID, KID", "no feature network for these images: name one with --features module:factory")
+    else:
+        against = f"{result['samples']} samples against {result['reference']} images, {result['features']} features"
+        table.add_row("FID", f"{result['fid']:.2f}", against)
+        table.add_row("KID", f"{result['kid']:.4f} ± {result['kid_sd']:.4f}", "mean and standard deviation over subsets")
+    if "digits" in result:
+        real = f"real test images: {result['confident_real']:.1%}"
+        table.add_row("read as a digit", f"{result['confident']:.1%}", f"with confidence >= 0.9; {real}")
+        table.add_row("digits 0 to 9", " ".join(map(str, result["digits"])), "images read as each")
+    for name, value in result["penalties"].items():
+        table.add_row(name, f"{value:.4f}", f"real images: {result['penalties_real'][name]:.4f}")
+    console.print(table)
+    errors = Table("logsnr", "error of x0", "± standard error", box=None, pad_edge=False, title_justify="left")
+    errors.title = f"denoising error per pixel of x0 in [-1, 1], {result['denoising']['images']} held-out images"
+    rows = result["denoising"]
+    for logsnr, error, se in zip(rows["logsnr"], rows["x0_error"], rows["x0_error_se"], strict=True):
+        errors.add_row(f"{logsnr:6.2f}", f"{error:.5f}", f"{se:.5f}")
+    console.print(errors)

@@ -1,0 +1,115 @@
+"""xhat inspect."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from xhat.commands.parsing import Parser, UsageError, config_parser, recipe_path, to_config
+from xhat.config import Config, DataShape, build_denoiser, build_objective
+from xhat.objective import Objective
+
+DESCRIPTION = """Show what a preset or config optimizes: the five choices, and the effective weighting.
+
+The effective weighting w(logsnr) is the weight of each noise level relative to the variational bound (Kingma & Gao 2023):
+constant is maximum likelihood, non-increasing in noise-free directions is a bound on augmented data. Values can be changed by
+their dotted names, as for xhat train. Writes a picture of the weighting."""
+
+LEVELS = 17
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command."""
+    recipe = _parser(None).read(argv).recipe
+    parser = _parser(recipe_path(recipe))
+    options = parser.read(argv)
+    config = to_config(options, parser)
+    picture = Path(options.picture or f"{Path(recipe).stem}-weighting.png")
+    if not picture.parent.is_dir():
+        raise UsageError(f"--picture {picture}: the folder {picture.parent} does not exist")
+    result = _inspect(config)
+    _draw(result, picture)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        _show(result, recipe, picture)
+    return 0
+
+
+def _parser(recipe: Path | None) -> Parser:
+    parser = config_parser("inspect", DESCRIPTION, recipe)
+    parser.add_argument("recipe", metavar="RECIPE", help="a preset or a .yaml file")
+    parser.add_argument("--picture", type=str | None, default=None, metavar="FILE.png", help="where the picture goes")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _inspect(config: Config) -> dict[str, Any]:
+    from xhat.data.load import load
+    from xhat.training.loop import data_shape
+
+    shape = DataShape(1, 28, 10 if config.labels else None) if config.data == "mnist" else data_shape(config, load(config.data))
+    denoiser = build_denoiser(config, shape)
+    objective = build_objective(config, denoiser)
+    logsnr, t = _levels(objective)
+    with torch.no_grad():
+        weight = objective.effective_weighting(logsnr)
+        density = objective.times.relative_density(t) / (-denoiser.schedule.dlogsnr(t))
+    return {
+        "network": config.network,
+        "parameters": sum(p.numel() for p in denoiser.net.parameters()),
+        "schedule": config.schedule,
+        "target": config.target,
+        "terms": {name: {"loss": term.loss, "weight": term.weight, "when": term.when} for name, term in config.terms.items()},
+        "times": config.times,
+        "variance": config.variance,
+        "logsnr": logsnr.tolist(),
+        "t": t.tolist(),
+        "effective_weighting": (weight / weight.max()).tolist() if weight.max() > 0 else weight.tolist(),
+        "sample_density": density.tolist(),
+    }
+
+
+def _levels(objective: Objective, count: int = 161) -> tuple[torch.Tensor, torch.Tensor]:
+    """logsnr from 10 to -10, as far as the trained times reach; on the grid of a discrete schedule."""
+    schedule = objective.denoiser.schedule
+    ends = schedule.logsnr(torch.tensor([max(schedule.t_min, 1e-6), 1 - 1e-6], dtype=torch.float64)).detach().clamp(-10, 10)
+    t = schedule.t_of(torch.linspace(float(ends[0]), float(ends[1]), count, dtype=torch.float64)).detach()
+    if schedule.steps is not None:
+        t = ((t * schedule.steps).round().clamp(1, schedule.steps) / schedule.steps).unique()
+        t = t[torch.isfinite(schedule.logsnr(t))]
+    return schedule.logsnr(t).detach(), t
+
+
+def _draw(result: dict[str, Any], picture: Path) -> None:
+    from xhat.pictures import save_curves
+
+    top = max(result["sample_density"])
+    curves = {
+        "effective weighting, relative to the bound": result["effective_weighting"],
+        "where the samples go, per unit logsnr": [d / top for d in result["sample_density"]],
+    }
+    save_curves(picture, result["logsnr"], curves, "logsnr  (noise on the left, data on the right)", "largest = 1")
+
+
+def _show(result: dict[str, Any], recipe: str, picture: Path) -> None:
+    console = Console(highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("1 network output", f"{result['target']}  from {result['network']}, {result['parameters']:,} parameters")
+    for name, term in result["terms"].items():
+        table.add_row("2, 3 loss space and weighting", f"{name}: {term['weight']:g} · {term['loss']}, {term['when']}")
+    table.add_row("4 time density", f"{result['times']}  on the schedule {result['schedule']}")
+    table.add_row("5 reverse variance", result["variance"])
+    console.print(f"[bold]{recipe}[/bold]")
+    console.print(table)
+    levels = Table("logsnr", "t", "effective weighting", "", "samples", box=None, pad_edge=False)
+    rows = list(zip(*(result[k] for k in ("logsnr", "t", "effective_weighting", "sample_density")), strict=True))
+    step = max(1, (len(rows) - 1) // (LEVELS - 1))
+    for logsnr, t, weight, density in rows[::step]:
+        levels.add_row(f"{logsnr:6.2f}", f"{t:.4f}", f"{weight:.4g}", "█" * round(24 * weight), f"{density:.4f}")
+    console.print(levels)
+    console.print(f"effective weighting: relative to the variational bound, largest = 1; picture: {picture}")

@@ -1,0 +1,151 @@
+"""Parsers that turn every mistake into one line, and configs from presets, files and options."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from xhat.cli import preset_names
+from xhat.config import Config
+from xhat.data.images import DataError
+from xhat.expressions import ExpressionError
+from xhat.training.checkpoint import RunError
+
+BUDGETS = ("max_steps", "max_images", "max_minutes")
+
+
+class UsageError(ValueError):
+    """What the user can mend: one line."""
+
+
+MISTAKES = (UsageError, ExpressionError, DataError, RunError)
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """A jsonargparse parser whose errors are one line, with the nearest options for a misspelt one."""
+
+    def read(self, argv: Sequence[str]) -> jsonargparse.Namespace:
+        """Parse.
+
+        Raises:
+            UsageError: anything that does not fit.
+        """
+        try:
+            return self.parse_args(list(argv))
+        except (argparse.ArgumentError, jsonargparse.ArgumentError, TypeError, ValueError) as error:
+            raise UsageError(self._one_line(str(error))) from None
+
+    def _one_line(self, message: str) -> str:
+        flat = re.sub(r"\s+", " ", message).strip()
+        unknown = re.search(r"unrecognized arguments: (\S+)|Option '([^']+)' is not accepted", flat)
+        if unknown:
+            name = unknown.group(1) or unknown.group(2)
+            known = [o for action in self._actions for o in action.option_strings]
+            close = difflib.get_close_matches(f"--{name.lstrip('-').split('=')[0]}", known, n=3, cutoff=0.6)
+            what = "option" if name.startswith("-") else "option or config key"
+            hint = f"did you mean {' or '.join(close)}?" if close else f"see {self.prog} --help"
+            return f'unknown {what} "{name}": {hint}'
+        wrong = re.search(r'key "([^"]+)":.*Given value: (.*)$|key "([^"]+)":.*Got value: (.*)$', flat)
+        if wrong:
+            key, given = wrong.group(1) or wrong.group(3), wrong.group(2) or wrong.group(4)
+            kinds = dict.fromkeys(
+                re.sub(r"<class '(\w+)'>", r"\1", k) for k in re.findall(r"Expected an? (.*?)(?= - |\. Got| Given|$)", flat)
+            )
+            kinds.pop("NoneType", None)
+            return f"{key}: expected {' or '.join(kinds).replace('typing.Literal', 'one of ')}, got {given}"
+        missing = re.search(r"arguments are required: (.*)$", flat)
+        return f"--{missing.group(1)} is needed, see {self.prog} --help" if missing else flat
+
+
+def new_parser(command: str, description: str, recipe: Path | None = None) -> Parser:
+    """The parser of a command; the defaults come from a recipe, if there is one."""
+    return Parser(
+        prog=f"xhat {command}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        default_config_files=[str(recipe)] if recipe else [],
+    )
+
+
+def recipe_path(recipe: str) -> Path:
+    """The YAML of a preset's name, or the file itself.
+
+    Raises:
+        UsageError: neither exists; with the nearest names.
+    """
+    if recipe in preset_names():
+        with as_file(files("xhat") / "presets" / f"{recipe}.yaml") as path:
+            return path
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        if not path.is_file():
+            raise UsageError(f"config {recipe} does not exist")
+        return path
+    close = difflib.get_close_matches(recipe, preset_names(), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(preset_names())}, or a .yaml file"
+    raise UsageError(f'unknown preset "{recipe}": {hint}')
+
+
+def read_config(path: Path) -> Config:
+    """The config of a YAML file, defaults filled in.
+
+    Raises:
+        UsageError: it is not YAML, or has a wrong or unknown value; named.
+    """
+    parser = config_parser("config", "", path)
+    return to_config(parser.read([]), parser)
+
+
+def config_parser(command: str, description: str, recipe: Path | None) -> Parser:
+    """A parser with an option for each config value, whose defaults come from a recipe."""
+    _require_mapping(recipe)
+    parser = new_parser(command, description, recipe)
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def to_config(parsed: jsonargparse.Namespace, parser: Parser) -> Config:
+    """The config among parsed options."""
+    names = [f.name for f in fields(Config)]
+    made = parser.instantiate(parsed)
+    return Config(**{name: made[name] for name in names})
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write a config as YAML that `xhat train` and `read_config` read back."""
+    values = asdict(config)
+    values["optimizer"]["betas"] = list(values["optimizer"]["betas"])
+    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def differences(a: Config, b: Config, ignored: Sequence[str]) -> list[str]:
+    """Lines "key: value of a, value of b" for the values in which two configs differ."""
+    first, second = _flat(asdict(a)), _flat(asdict(b))
+    keys = [k for k in {**first, **second} if first.get(k) != second.get(k) and k.split(".")[0] not in ignored]
+    return [f"{k}: {first.get(k, 'absent')} there, {second.get(k, 'absent')} here" for k in keys]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _require_mapping(recipe: Path | None) -> None:
+    if recipe is None:
+        return
+    try:
+        loaded = yaml.safe_load(recipe.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{recipe} holds no config: write key: value lines, see the presets")

@@ -1,0 +1,73 @@
+"""xhat sample."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from xhat.commands.parsing import UsageError, new_parser
+
+DESCRIPTION = """Draw images from a trained run.
+
+Writes an .npz with the array images, uint8, N x H x W x C (and labels, for class-conditional models), and a picture of the
+first 100 beside it. Image k depends on the seed and k alone. Sampler, steps and guidance default to the run's own."""
+
+SHOWN = 100
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command."""
+    parser = new_parser("sample", DESCRIPTION)
+    parser.add_argument("run", metavar="RUN", help="a run folder, or an ema.safetensors")
+    parser.add_argument("--out", required=True, metavar="FILE.npz", help="where the images go")
+    parser.add_argument("--n", type=int, default=64, help="number of images")
+    parser.add_argument("--sampler", type=str | None, default=None, help="ddim, ddim(eta=1), ddpm, euler, heun or dpm2m")
+    parser.add_argument("--steps", type=int | None, default=None, help="sampling steps")
+    parser.add_argument("--guidance", type=float | None, default=None, help="classifier-free guidance scale; 1 is none")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    options = parser.read(argv)
+    return _sample(options.run, Path(options.out), options.n, options.sampler, options.steps, options.guidance, options.seed)
+
+
+def _sample(run_: str, out: Path, n: int, sampler: str | None, steps: int | None, guidance: float | None, seed: int) -> int:
+    from xhat.config import build_sampler
+    from xhat.generate import generate
+    from xhat.pictures import save_grid
+    from xhat.runs import load
+    from xhat.training.checkpoint import write_bytes
+
+    if out.suffix != ".npz":
+        raise UsageError(f"--out {out}: the file must end in .npz")
+    if n < 1:
+        raise UsageError(f"--n must be at least 1, got {n}")
+    trained = load(run_)
+    how = trained.config.sampling
+    rule = build_sampler(sampler or how.sampler)
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("sampling", total=n)
+        try:
+            images, labels = generate(
+                trained.denoiser,
+                rule,
+                trained.shape,
+                n,
+                steps=how.steps if steps is None else steps,
+                guidance=how.guidance if guidance is None else guidance,
+                seed=seed,
+                progress=lambda done: bar.update(task, completed=done),
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+    arrays = {"images": images.permute(0, 2, 3, 1).numpy()} | ({} if labels is None else {"labels": labels.numpy()})
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(out, buffer.getvalue())
+    picture = out.with_suffix(".png")
+    save_grid(images[:SHOWN], picture, columns=trained.shape.classes if trained.shape.classes in range(5, 17) else None)
+    print(f"{n} images in {out}, {'all' if n <= SHOWN else f'the first {SHOWN}'} of them to look at in {picture}")
+    return 0

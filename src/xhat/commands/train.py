@@ -1,0 +1,97 @@
+"""xhat train."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from xhat.commands.parsing import (
+    BUDGETS,
+    Parser,
+    UsageError,
+    config_parser,
+    differences,
+    read_config,
+    recipe_path,
+    to_config,
+    write_config,
+)
+from xhat.config import Config
+from xhat.training.checkpoint import newest_checkpoint
+
+DESCRIPTION = """Train a model into a run folder.
+
+RECIPE is a preset or a .yaml file; every value of it can be set by its dotted name, for example --optimizer.lr 1e-3,
+--network "unet(widths=(64, 128), blocks=(2, 4))" or --terms.smooth.loss "image_loss(total_variation)".
+A budget given here (--max_steps, --max_images, --max_minutes) replaces the recipe's.
+Ctrl-C saves; --resume goes on. With several processes: torchrun --nproc-per-node 2 -m xhat train ..."""
+
+CONFIG_FILE = "config.yaml"
+MAY_CHANGE = (*BUDGETS, "checkpoint_every", "sample_every", "log_every", "data")
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command."""
+    first = _parser(None).read(argv)
+    folder = Path(first.run)
+    stored = folder / CONFIG_FILE
+    if first.recipe is None and first.resume:
+        if not stored.exists():
+            raise UsageError(f"{folder} holds no run to resume: leave --resume out to start one")
+        recipe = stored
+    else:
+        recipe = recipe_path(first.recipe or "mnist")
+    parser = _parser(recipe)
+    config = to_config(parser.read(argv), parser)
+    if any(first[b] is not None for b in BUDGETS):
+        config = replace(config, **{b: first[b] for b in BUDGETS})
+    return _train(config, folder, stored, first.resume)
+
+
+def _parser(recipe: Path | None) -> Parser:
+    parser = config_parser("train", DESCRIPTION, recipe)
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a preset or a .yaml file (default: mnist)")
+    parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
+    return parser
+
+
+def _train(config: Config, folder: Path, stored: Path, resume: bool) -> int:
+    from xhat.data.load import load
+    from xhat.training.loop import Trainer
+
+    checkpoint = None
+    if stored.exists():
+        if changed := differences(read_config(stored), config, () if not resume else MAY_CHANGE):
+            raise UsageError(f"{folder} holds a run with another config ({'; '.join(changed[:3])}): choose another --run")
+        if not resume:
+            raise UsageError(f"{folder} holds this run already: add --resume to go on, or choose another --run")
+        checkpoint, damaged = newest_checkpoint(folder)
+        for line in damaged:
+            print(f"xhat train: {line}", file=sys.stderr)
+        if checkpoint is None:
+            print(f"xhat train: {folder} has no checkpoint yet, starting from step 0", file=sys.stderr)
+    elif resume:
+        raise UsageError(f"{folder} holds no run to resume: leave --resume out to start one")
+    elif folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: --run names a folder")
+    data = load(config.data, config.image_size)
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        trainer = Trainer(config, data, folder, checkpoint)
+    except BaseException:
+        for path in made:  # nothing was trained: leave nothing behind
+            path.rmdir()
+        raise
+    if trainer.accelerator.is_main_process:
+        write_config(config, stored)
+    if checkpoint is not None:
+        trainer.log.say(f"going on from {checkpoint.path.name}, step {checkpoint.step}")
+    finished, main = trainer.fit(), trainer.accelerator.is_main_process
+    if main and finished:
+        print(f"trained {trainer.step} steps; samples, losses.png and metrics.jsonl are in {folder}")
+        print(f"next: xhat sample {folder} --n 64 --out {folder / 'samples.npz'}")
+    elif main:
+        print(f"stopped and saved at step {trainer.step}; go on with: xhat train --run {folder} --resume")
+    return 0 if finished else 130

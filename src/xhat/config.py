@@ -1,0 +1,271 @@
+"""The configuration of a run: plain values and expressions, and the objects they stand for."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from xhat import gates, samplers, schedules, targets, times, variances, weightings
+from xhat.denoiser import Denoiser, diffusers_index, log_sigma, time_itself
+from xhat.expressions import ExpressionError, Factory, evaluate
+from xhat.losses import denoising, image, penalties
+from xhat.networks.dit import DiT
+from xhat.networks.unet import UNet
+from xhat.objective import Objective, Term
+from xhat.samplers import Sampler
+
+NETWORKS = {"unet": Factory(UNet), "dit": Factory(DiT)}
+SCHEDULES = {
+    "cosine": Factory(schedules.Cosine),
+    "linear_logsnr": Factory(schedules.LinearLogSNR),
+    "flow": Factory(schedules.Flow),
+    "ve": Factory(schedules.VE),
+    "learned": Factory(schedules.Learned),
+    "linear_beta": Factory(schedules.Discrete.linear_beta),
+    "cosine_beta": Factory(schedules.Discrete.cosine_beta),
+    "zero_terminal": lambda schedule: schedule.rescale_zero_terminal(),
+}
+TARGETS = {
+    **{t.name: t for t in (targets.X0, targets.NOISE, targets.V, targets.SCALED_NOISE, targets.STEP_NOISE)},
+    **{t.name: t for t in (targets.POSTERIOR_MEAN, targets.SCORE, targets.FLOW)},
+    "edm": Factory(targets.edm),
+}
+VARIANCES = {"posterior": variances.POSTERIOR, "forward": variances.FORWARD, "learned": variances.LEARNED}
+TIME_INPUTS = {"t": time_itself, "log_sigma": log_sigma, "diffusers_index": diffusers_index}
+TIMES = {
+    "uniform": Factory(times.Uniform),
+    "stratified": Factory(times.Stratified),
+    "logit_normal": Factory(times.LogitNormal),
+    "log_normal_sigma": Factory(times.LogNormalSigma),
+    "loss_second_moment": Factory(times.LossSecondMoment),
+    "adaptive": Factory(times.Adaptive),
+}
+WEIGHTINGS = {
+    "constant": weightings.constant,
+    "elbo": weightings.elbo,
+    "truncated_snr": weightings.truncated_snr,
+    "debiased": weightings.debiased,
+    "min_snr": Factory(weightings.min_snr),
+    "p2": Factory(weightings.p2),
+    "sigmoid": Factory(weightings.sigmoid),
+    "edm_weight": weightings.edm,
+    "clipped_velocity": Factory(weightings.clipped_velocity),
+    "from_density": weightings.from_density,
+    "product": weightings.product,
+    "moved": weightings.moved,
+    "learned_uncertainty": Factory(weightings.learned_uncertainty),
+}
+LOSSES = {
+    "denoising": Factory(denoising.Denoising),
+    "image_loss": image.ImageLoss,
+    "one_step": Factory(image.OneStep),
+    "squared": denoising.squared,
+    "absolute": denoising.absolute,
+    "euclidean": denoising.euclidean,
+    "huber": Factory(denoising.huber),
+    "total_variation": penalties.total_variation,
+    "out_of_range": penalties.out_of_range,
+}
+GATES = {"always": gates.always, "every": gates.every, "randomly": gates.randomly, "after": gates.after}
+SAMPLERS = {
+    "ddpm": Factory(samplers.DDPM),
+    "ddim": Factory(samplers.DDIM),
+    "euler": Factory(samplers.Euler),
+    "heun": Factory(samplers.Heun),
+    "dpm2m": Factory(samplers.DPMSolver2M),
+}
+
+
+@dataclass
+class TermConfig:
+    """One term of the objective.
+
+    Args:
+        loss: for example denoising(space=x0, weight=min_snr(5)) or image_loss(total_variation).
+        weight: factor in the sum.
+        when: always, every(n), randomly(p) or after(n).
+    """
+
+    loss: str
+    weight: float = 1.0
+    when: str = "always"
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and Muon, with linear warm-up and a cosine decay to zero over the budget.
+
+    Args:
+        lr: peak learning rate of AdamW.
+        muon_lr: peak learning rate of Muon, for the hidden matrices of networks that name them; 0 is AdamW for all.
+        betas: decay rates of the first and the second moment.
+        weight_decay: decoupled weight decay.
+        warmup_steps: steps of linear warm-up.
+        grad_clip: largest norm of the gradient.
+    """
+
+    lr: float = 2e-3
+    muon_lr: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    grad_clip: float = 1.0
+
+
+@dataclass
+class SamplingConfig:
+    """How samples are drawn when nothing else is said.
+
+    Args:
+        sampler: ddim, ddim(eta=1), ddpm, euler, heun or dpm2m.
+        steps: sampling steps.
+        guidance: classifier-free guidance scale of class-conditional models; 1 is none.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 50
+    guidance: float = 1.0
+
+
+@dataclass
+class Config:
+    """A training run.
+
+    Args:
+        data: mnist, a folder of images, an IDX file (.gz or not), .npz or .npy.
+        image_size: side of the square images; by default that of the data (a folder: its smallest side, at most 64).
+        labels: condition the network on the class labels of the data.
+        label_dropout: share of samples trained without their label, for guidance.
+        network: unet(...) or dit(...); channels, size and classes come from the data.
+        schedule: cosine, linear_logsnr, flow, ve, learned, linear_beta, cosine_beta, or zero_terminal(one of them).
+        target: what the network predicts; x0, noise, v, scaled_noise, step_noise, posterior_mean, score, flow, edm(0.5).
+        variance: of the reverse step; posterior, forward or learned.
+        time_input: what the network sees of the time; t or log_sigma.
+        times: where samples go; stratified, uniform, logit_normal(0, 1), log_normal_sigma(-1.2, 1.2), loss_second_moment,
+            adaptive.
+        terms: the objective, name -> {loss, weight, when}.
+        input_perturbation: gamma of Ning et al. 2023; 0 is off.
+        seed: of initial weights, data order, times and noise.
+        batch_size: images per step, over all processes and micro-batches.
+        accumulate: micro-batches per step.
+        max_steps: stop after so many steps.
+        max_images: stop after so many images.
+        max_minutes: stop after so many minutes, compilation included.
+        checkpoint_every: steps between checkpoints.
+        sample_every: steps between pictures of samples.
+        log_every: steps between lines of metrics.jsonl.
+        precision: of the network's body; auto is bf16 where the machine is fast at it.
+        compile: torch.compile the network; auto does so if the budget repays it.
+        ema: relative width of the power-function average of the weights (EDM2); 0 keeps the last weights.
+        optimizer: see OptimizerConfig.
+        sampling: see SamplingConfig.
+    """
+
+    data: str = "mnist"
+    image_size: int | None = None
+    labels: bool = False
+    label_dropout: float = 0.1
+    network: str = "unet"
+    schedule: str = "cosine"
+    target: str = "v"
+    variance: str = "posterior"
+    time_input: str = "t"
+    times: str = "stratified"
+    terms: dict[str, TermConfig] = field(default_factory=lambda: {"denoise": TermConfig("denoising(space=v)")})
+    input_perturbation: float = 0.0
+    seed: int = 0
+    batch_size: int = 128
+    accumulate: int = 1
+    max_steps: int | None = None
+    max_images: int | None = None
+    max_minutes: float | None = None
+    checkpoint_every: int = 500
+    sample_every: int = 500
+    log_every: int = 20
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    ema: float = 0.1
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What a network must know of the data: image channels, side, and the number of classes it is conditioned on."""
+
+    channels: int
+    size: int
+    classes: int | None
+
+
+def _make(key: str, text: str, names: dict[str, Any], context: dict[str, Any] | None = None) -> Any:
+    try:
+        return evaluate(text, names, context)
+    except ExpressionError as error:
+        raise ExpressionError(f"{key}: {error}") from None
+
+
+def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
+    """The denoiser of a config for data of this shape.
+
+    Raises:
+        ExpressionError: a name or an argument that does not exist, or choices that do not fit together.
+    """
+    variance = _make("variance", config.variance, VARIANCES)
+    context = {
+        "channels": shape.channels,
+        "outputs": shape.channels * variance.outputs,
+        "size": shape.size,
+        "classes": shape.classes,
+    }
+    net = _make("network", config.network, NETWORKS, context)
+    if getattr(net, "channels", shape.channels) != shape.channels:
+        raise ExpressionError(
+            f"network: {config.network} takes {net.channels} channels, the data have {shape.channels}: leave channels out"
+        )
+    try:
+        return Denoiser(
+            net,
+            _make("schedule", config.schedule, SCHEDULES),
+            _make("target", config.target, TARGETS),
+            variance=variance,
+            time_input=_make("time_input", config.time_input, TIME_INPUTS),
+        )
+    except ExpressionError:
+        raise
+    except ValueError as error:
+        raise ExpressionError(str(error)) from None
+
+
+def build_objective(config: Config, denoiser: Denoiser) -> Objective:
+    """The objective of a config.
+
+    Raises:
+        ExpressionError: as for `build_denoiser`.
+    """
+    names = {**WEIGHTINGS, **TARGETS, **TIMES, **LOSSES}
+    terms = {}
+    for name, term in config.terms.items():
+        loss = _make(f"terms.{name}.loss", term.loss, names)
+        when = _make(f"terms.{name}.when", term.when, GATES)
+        terms[name] = Term(loss, term.weight, when)
+    try:
+        times_ = _make("times", config.times, TIMES)
+        return Objective(denoiser, terms, times_, seed=config.seed, input_perturbation=config.input_perturbation)
+    except ExpressionError:
+        raise
+    except ValueError as error:
+        raise ExpressionError(str(error)) from None
+
+
+def build_sampler(text: str) -> Sampler:
+    """The sampler of an expression such as ddim or ddim(eta=1)."""
+    sampler: Sampler = _make("sampler", text, SAMPLERS)
+    return sampler
+
+
+def config_from_dict(values: dict[str, Any]) -> Config:
+    """The config that `dataclasses.asdict` took apart; JSON's lists become tuples again."""
+    values = dict(values)
+    optimizer, sampling = dict(values.pop("optimizer")), values.pop("sampling")
+    optimizer["betas"] = tuple(optimizer["betas"])
+    terms = {name: TermConfig(**term) for name, term in values.pop("terms").items()}
+    return Config(**values, terms=terms, optimizer=OptimizerConfig(**optimizer), sampling=SamplingConfig(**sampling))

@@ -1,0 +1,64 @@
+"""IDX files (MNIST's format), plain or gzipped, and the MNIST embedded in the package."""
+
+import gzip
+import zlib
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+
+from xhat.data.images import DataError, Images
+
+Split = Literal["train", "test"]
+
+
+class _Readable(Protocol):
+    def read_bytes(self) -> bytes: ...
+
+
+def read_idx(path: _Readable, name: str) -> np.ndarray:
+    """The uint8 array of an IDX file: two zero bytes, type 8, number of axes, big-endian lengths, values.
+
+    Raises:
+        DataError: not IDX, of another type than uint8, or cut short.
+    """
+    raw = path.read_bytes()
+    try:
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise DataError(f"{name} is a gzip file cut short or damaged: copy it again") from None
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != 8 or not 1 <= raw[3] <= 4:
+        raise DataError(f"{name} is not an IDX file of unsigned bytes")
+    axes = raw[3]
+    shape = tuple(int(n) for n in np.frombuffer(raw[4 : 4 + 4 * axes], ">u4"))
+    body = np.frombuffer(raw, np.uint8, offset=min(4 + 4 * axes, len(raw)))
+    if len(shape) < axes or body.size != int(np.prod(shape)):
+        raise DataError(f"{name} is cut short: its header announces {int(np.prod(shape))} values, it holds {body.size}")
+    return body.reshape(shape).copy()
+
+
+def load_idx(path: Path) -> Images:
+    """Images of an IDX file (N, H, W); labels from the file beside it whose name has labels-idx1 for images-idx3."""
+    pixels = read_idx(path, str(path))
+    if pixels.ndim != 3:
+        raise DataError(f"{path} holds {pixels.ndim}-d data, not images (N, H, W)")
+    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    labels = read_idx(beside, str(beside)) if beside != path and beside.exists() else None
+    return _images(pixels, labels, str(path))
+
+
+def mnist(split: Split = "train") -> Images:
+    """The complete MNIST: 60,000 training or 10,000 test images of 28x28, shipped in the package."""
+    folder, stem = files("xhat.data") / "mnist", "train" if split == "train" else "t10k"
+    pixels = read_idx(folder / f"{stem}-images-idx3-ubyte.gz", "mnist")
+    labels = read_idx(folder / f"{stem}-labels-idx1-ubyte.gz", "mnist")
+    return _images(pixels, labels, f"mnist ({split})")
+
+
+def _images(pixels: np.ndarray, labels: np.ndarray | None, name: str) -> Images:
+    if labels is not None and labels.shape != pixels.shape[:1]:
+        raise DataError(f"{name}: {len(pixels)} images but {len(labels)} labels")
+    known = None if labels is None else torch.from_numpy(labels).long()
+    return Images(torch.from_numpy(pixels).unsqueeze(1), known, 0 if known is None else int(known.max()) + 1, name)

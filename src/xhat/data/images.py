@@ -1,0 +1,77 @@
+"""A data set in memory: uint8 images and their labels, and the order in which training visits them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xhat.counted import generator
+
+
+class DataError(ValueError):
+    """Data that cannot be used; one line that names the file and says what to change."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and labels.
+
+    Attributes:
+        pixels: uint8 (N, C, H, W).
+        labels: int64 (N,), or None.
+        classes: number of classes; 0 without labels.
+        name: for messages.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None
+    classes: int
+    name: str
+
+    def __post_init__(self) -> None:
+        if len(self.pixels) == 0:
+            raise DataError(f"{self.name} holds no images")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 [-1, 1]."""
+    return pixels.float().mul_(1 / 127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float [-1, 1] (clamped) -> uint8 0..255, rounded."""
+    return images.detach().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class Order:
+    """Which image is sample k of step n: a fresh permutation each epoch, a function of (seed, n, k) alone.
+
+    Args:
+        length: images in the data set.
+        batch: samples per step, over all processes and micro-batches.
+        seed: of the permutations.
+    """
+
+    def __init__(self, length: int, batch: int, seed: int) -> None:
+        self.length, self.batch, self.seed = length, batch, seed
+        self._epoch, self._permutation = -1, torch.empty(0)
+
+    def indices(self, step: int, first: int, count: int) -> Tensor:
+        """Images of samples first..first + count - 1 of this step, int64 (count,)."""
+        position = step * self.batch + first
+        parts = []
+        while count > 0:
+            epoch, offset = divmod(position, self.length)
+            take = min(count, self.length - offset)
+            parts.append(self._of(epoch)[offset : offset + take])
+            position, count = position + take, count - take
+        return torch.cat(parts)
+
+    def _of(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            self._permutation = torch.randperm(self.length, generator=generator(self.seed, "order", epoch))
+            self._epoch = epoch
+        return self._permutation

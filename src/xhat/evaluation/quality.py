@@ -1,0 +1,112 @@
+"""How good samples are: distances to a data set in the features of a network, digits read, penalties."""
+
+import importlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from xhat.data.images import to_float
+from xhat.evaluation.features import MNISTFeatures, in_batches
+from xhat.losses.penalties import out_of_range, total_variation
+
+CONFIDENT, KID_SUBSET, KID_SUBSETS = 0.9, 500, 50
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Distances between two sets of images.
+
+    Attributes:
+        fid: Fréchet distance of Gaussians fitted to the features (Heusel et al. 2017, eq. 6); biased upwards in few samples.
+        kid: unbiased squared maximum mean discrepancy, cubic kernel (Binkowski et al. 2018), mean over subsets.
+        kid_sd: its standard deviation over the subsets.
+        samples: number of generated images.
+        reference: number of real images.
+        features: the network that the distances are measured in.
+    """
+
+    fid: float
+    kid: float
+    kid_sd: float
+    samples: int
+    reference: int
+    features: str
+
+
+class Given(nn.Module):
+    """Passes features on: torchmetrics computes the distances, the features are made once, here."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def distance(samples: Tensor, reference: Tensor, network: nn.Module, name: str) -> Distance:
+    """FID and KID of uint8 images (N, C, H, W) to uint8 images (M, C, H, W) in the features of a network.
+
+    Args:
+        samples, reference: the images.
+        network: images (B, C, H, W) in [-1, 1] -> features (B, D).
+        name: of the network.
+    """
+    fake, real = (in_batches(network, to_float(x)).flatten(1).double() for x in (samples, reference))
+    given = Given(fake.shape[1])
+    fid = FrechetInceptionDistance(feature=given).set_dtype(torch.float64)
+    subset = min(KID_SUBSET, len(fake), len(real))
+    kid = KernelInceptionDistance(feature=given, subsets=KID_SUBSETS, subset_size=subset).set_dtype(torch.float64)
+    for metric in (fid, kid):
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the subsets
+        mean, sd = kid.compute()
+    return Distance(float(fid.compute()), float(mean), float(sd), len(fake), len(real), name)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the shipped classifier reads digits.
+
+    Attributes:
+        confident: share of images read as some digit with probability >= 0.9.
+        digits: number of images read as each digit, 0..9.
+    """
+
+    confident: float
+    digits: list[int]
+
+
+def read_digits(images: Tensor) -> Reading:
+    """Reading of uint8 images (N, 1, 28, 28)."""
+    network = MNISTFeatures.trained()
+    probability = torch.cat([network.read(to_float(part)) for part in images.split(500)])
+    sure, digit = probability.max(1)
+    return Reading(float((sure >= CONFIDENT).double().mean()), torch.bincount(digit, minlength=10).tolist())
+
+
+def penalties(images: Tensor) -> dict[str, float]:
+    """Mean of each penalty over uint8 images."""
+    values = to_float(images)
+    return {"total_variation": float(total_variation(values).mean()), "out_of_range": float(out_of_range(values).mean())}
+
+
+def feature_network(path: str) -> nn.Module:
+    """The network that "package.module:factory" makes.
+
+    Raises:
+        ValueError: it cannot be imported or is no network.
+    """
+    module, _, factory = path.partition(":")
+    try:
+        network = getattr(importlib.import_module(module), factory)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f'--features "{path}" is not module:factory of a network: {error}') from None
+    if not isinstance(network, nn.Module):
+        raise ValueError(f'--features "{path}" made a {type(network).__name__}, not a network')
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,103 @@
+"""A small diffusion transformer (Peebles & Xie 2023) with the usual refinements: RMS norm, normalized queries and keys."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xhat.networks.layers import Embedding, float32_edge, rms_norm, to_body, zeroed
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each scaled, shifted and gated by the conditioning vector; the gates are zero at first."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.modulation = zeroed(nn.Linear(width, 6 * width))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.expand = nn.Linear(width, 4 * width)
+        self.reduce = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(e).unsqueeze(1).chunk(6, dim=-1)
+        x = x + gate1 * self.attention(rms_norm(x, -1) * (1 + scale1) + shift1)
+        h = self.expand(rms_norm(x, -1) * (1 + scale2) + shift2)
+        return x + gate2 * self.reduce(F.silu(h))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Multi-head self-attention over tokens, (B, N, D) -> (B, N, D)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(rms_norm(q, -1), rms_norm(k, -1), v)
+        out: Tensor = self.mix(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class DiT(nn.Module):
+    """Patches as tokens, transformer blocks conditioned by adaLN-zero, a linear map back to pixels, zero at first.
+
+    Called as net(z (B, C, H, W), t (B,), label (B,) or None) -> (B, outputs, H, W).
+
+    Args:
+        channels: of the images.
+        outputs: of the network; by default as many as channels.
+        size: side of the images, a multiple of patch.
+        classes: number of class labels; None is unconditional.
+        patch: side of a patch.
+        width: of a token.
+        depth: number of blocks.
+        heads: of the attention.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        channels: int = 1,
+        outputs: int | None = None,
+        size: int = 28,
+        classes: int | None = None,
+        patch: int = 4,
+        width: int = 192,
+        depth: int = 6,
+        heads: int = 3,
+    ) -> None:
+        super().__init__()
+        if size % patch:
+            raise ValueError(f"this DiT needs images whose side is a multiple of its patch {patch}, not {size}: set image_size")
+        if width % (4 * heads):
+            raise ValueError(f"width must be a multiple of 4 · heads = {4 * heads}, got {width}")
+        self.channels, self.classes, self.patch, self.side = channels, classes, patch, size // patch
+        self.embedding = Embedding(width, classes)
+        self.first = nn.Linear(channels * patch**2, width)
+        self.register_buffer("positions", sine_positions(self.side, width), persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.modulation = zeroed(nn.Linear(width, 2 * width))
+        self.last = zeroed(nn.Linear(width, (outputs or channels) * patch**2))
+
+    def forward(self, z: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        with float32_edge(z.device):
+            x = self.first(F.pixel_unshuffle(z, self.patch).flatten(2).transpose(1, 2)) + self.positions
+        x, e = to_body(x), self.embedding(t, label)
+        for block in self.blocks:
+            x = block(x, e)
+        scale, shift = self.modulation(e).unsqueeze(1).chunk(2, dim=-1)
+        x = rms_norm(x, -1) * (1 + scale) + shift
+        with float32_edge(z.device):
+            x = self.last(x.to(self.last.weight.dtype))
+        return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (self.side, self.side)), self.patch)
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Weights that map hidden channels to hidden channels, for optimizers that treat matrices apart."""
+        return [m.weight for block in self.blocks for m in (block.qkv, block.mix, block.expand, block.reduce)]
+
+
+def sine_positions(side: int, width: int) -> Tensor:
+    """Fixed two-dimensional sines and cosines, (side², width): half of the width for rows, half for columns."""
+    frequencies = torch.exp(-math.log(100.0) * torch.arange(width // 4) / (width // 4))
+    angles = torch.arange(side).unsqueeze(1) * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = line.unsqueeze(1).expand(-1, side, -1), line.unsqueeze(0).expand(side, -1, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)

@@ -1,0 +1,105 @@
+"""Pictures: grids of samples, curves of losses and weightings."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from PIL import Image
+from torch import Tensor
+
+from xhat.training.checkpoint import write_bytes
+
+BLUE, GREY = "#1f5fa8", "#8a8f98"
+
+
+def save_grid(images: Tensor, path: Path, columns: int | None = None, zoom: int | None = None) -> None:
+    """A PNG of uint8 images (N, C, H, W) in rows, enlarged by whole pixels until a small image is easy to see.
+
+    Args:
+        images: the images.
+        path: the PNG.
+        columns: images per row; by default about as many as rows.
+        zoom: pixels per image pixel; by default such that an image is 56 pixels or more.
+    """
+    n, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    zoom = zoom or max(1, -(-56 // height))
+    rows, gap = -(-n // columns), 1
+    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 96, np.uint8)
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        y, x = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        canvas[y : y + height, x : x + width] = image
+    picture = Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
+    _save_picture(picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST), path)
+
+
+def save_losses(metrics: Path, path: Path) -> None:
+    """A PNG of every term of a metrics.jsonl against the step, one panel each, smoothed line over the raw one."""
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    if not rows:
+        return
+    names = list(rows[-1]["terms"])
+    names = ["loss", *names] if len(names) > 1 else names
+    figure = Figure(figsize=(7, 2.6 * len(names) + 0.4), layout="constrained")
+    for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
+        points = [(r["step"], r["loss"] if name == "loss" else r["terms"].get(name)) for r in rows]
+        steps, values = zip(*[(s, v) for s, v in points if v is not None], strict=True) if points else ((), ())
+        axis.plot(steps, values, color=GREY, alpha=0.5, linewidth=0.8)
+        axis.plot(steps, _smoothed(values), color=BLUE, linewidth=1.8)
+        axis.set_title("loss (weighted sum of all terms)" if name == "loss" else f"term: {name}", loc="left", fontsize=10)
+        if min(values) > 0:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(NullFormatter())
+        _tidy(axis)
+        axis.set_xlabel("training step")
+    _save_figure(figure, path)
+
+
+def save_curves(path: Path, x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> None:
+    """A PNG of curves over a common axis; logarithmic if all values are positive and span more than a factor of 20."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for i, (name, values) in enumerate(curves.items()):
+        axis.plot(x, values, linewidth=1.8, label=name, color=(BLUE, "#c4572e", "#3b8a4f", "#7a4fa3")[i % 4])
+    everything = [v for values in curves.values() for v in values if math.isfinite(v)]
+    if everything and min(everything) > 0 and max(everything) > 20 * min(everything):
+        axis.set_yscale("log")
+    if len(curves) > 1:
+        axis.legend(frameon=False)
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    _tidy(axis)
+    _save_figure(figure, path)
+
+
+def _smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
+    width = max(1, round(share * len(values)))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - width)
+    return [float(v) for v in (sums[ends] - sums[starts]) / (ends - starts)]
+
+
+def _tidy(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25)
+
+
+def _save_figure(figure: Any, path: Path) -> None:
+    buffer = BytesIO()
+    figure.savefig(buffer, dpi=130)
+    write_bytes(path, buffer.getvalue())
+
+
+def _save_picture(picture: Image.Image, path: Path) -> None:
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,53 @@
+"""A run folder: the EMA weights that carry their config, and how to read them back."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save
+
+from xhat.config import Config, DataShape, build_denoiser, config_from_dict
+from xhat.denoiser import Denoiser
+from xhat.training.checkpoint import RunError, read_tensors, write_bytes
+
+WEIGHTS = "ema.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run left: a denoiser ready to sample, and what it was trained with."""
+
+    denoiser: Denoiser
+    config: Config
+    shape: DataShape
+    step: int
+
+
+def save_weights(path: Path, denoiser: Denoiser, config: Config, shape: DataShape, step: int) -> None:
+    """Write the weights, with the resolved config as metadata, so that the file alone is enough to sample from."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in denoiser.state_dict().items()}
+    metadata = {"config": json.dumps(asdict(config)), "shape": json.dumps(asdict(shape)), "step": str(step)}
+    write_bytes(path, save(tensors, metadata=metadata))
+
+
+def load(run: str | Path) -> TrainedRun:
+    """The trained model of a run folder, or of a weights file, in evaluation mode.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    path = Path(run)
+    path = path / WEIGHTS if path.is_dir() else path
+    if not path.exists():
+        raise RunError(f"{path} does not exist: train first, for example xhat train mnist --run {run}")
+    try:
+        metadata, tensors = read_tensors(path)
+        config = config_from_dict(json.loads(metadata["config"]))
+        shape = DataShape(**json.loads(metadata["shape"]))
+        step = int(metadata["step"])
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        raise RunError(f"{path} is damaged or not written by xhat: go on with --resume to write it anew") from None
+    denoiser = build_denoiser(config, shape)
+    denoiser.load_state_dict(tensors)
+    return TrainedRun(denoiser.eval(), config, shape, step)

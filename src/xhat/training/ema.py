@@ -1,0 +1,37 @@
+"""The average of the weights that is sampled from."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+
+def power_exponent(width: float) -> float:
+    """gamma of the power-function average whose weight profile has this relative standard deviation.
+
+    width² = (gamma + 1) / ((gamma + 2)² (gamma + 3)) (Karras et al. 2024, EDM2, eq. 6 and appendix C).
+
+    Raises:
+        ValueError: width is not in (0, 0.28], where a solution exists.
+    """
+    if not 0 < width <= 0.28:
+        raise ValueError(f"ema is the relative width of the average, 0 (off) or in (0, 0.28], got {width}")
+    t = width**-2
+    return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
+
+
+def power_average(model: nn.Module, width: float) -> AveragedModel:
+    """average_t = beta average_{t-1} + (1 - beta) weights_t, beta = (1 - 1/t)^(gamma + 1) (Karras et al. 2024, eq. 7).
+
+    The averaging length is a fixed share of the training so far, whatever its length: no half-life to choose, no warm-up.
+
+    Args:
+        model: copied, and averaged by `update_parameters(model)`.
+        width: standard deviation of the weight profile, as a share of the training; see `power_exponent`.
+    """
+    gamma = power_exponent(width)
+
+    def update(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
+        torch._foreach_lerp_(averages, currents, 1 - (1 - 1 / (float(count) + 1)) ** (gamma + 1))
+
+    return AveragedModel(model, multi_avg_fn=update)  # type: ignore[arg-type]

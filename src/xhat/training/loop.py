@@ -1,0 +1,217 @@
+"""The training loop: batches by number, one objective, checkpoints, pictures, and a way to stop and go on."""
+
+import contextlib
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from xhat import counted
+from xhat.config import Config, DataShape, build_denoiser, build_objective, build_sampler
+from xhat.counted import Shard
+from xhat.data.images import Images
+from xhat.denoiser import Denoiser
+from xhat.generate import generate
+from xhat.pictures import save_grid, save_losses
+from xhat.runs import WEIGHTS, save_weights
+from xhat.training.batches import Batches
+from xhat.training.budget import Budget, Stop
+from xhat.training.checkpoint import Checkpoint, RunError, save_checkpoint
+from xhat.training.ema import power_average
+from xhat.training.hardware import compile_network, fast_bf16, repays_compiling
+from xhat.training.log import Log
+from xhat.training.optimizers import build_optimizers, learning_rate_factor
+
+PICTURE_IMAGES, PICTURE_STEPS = 64, 20
+
+
+class Trainer:
+    """One run on this process.
+
+    Args:
+        config: what and how.
+        data: the training images.
+        run: folder for checkpoints, metrics and pictures; it exists.
+        checkpoint: go on from here.
+
+    Raises:
+        RunError: no budget, or a batch that cannot be divided.
+        ExpressionError: choices of the config that do not fit together.
+    """
+
+    def __init__(self, config: Config, data: Images, run: Path, checkpoint: Checkpoint | None = None) -> None:
+        self.config, self.run, self.budget = config, run, Budget(config)
+        self.shape = data_shape(config, data)
+        torch.manual_seed(config.seed)
+        self.denoiser = build_denoiser(config, self.shape)
+        self.objective = build_objective(config, self.denoiser)
+        gpu = torch.cuda.is_available()
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(torch.device("cuda" if gpu else "cpu")))
+        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not gpu)
+        parts = self.accelerator.num_processes * config.accumulate
+        if config.batch_size % parts:
+            raise RunError(f"batch_size {config.batch_size} must be a multiple of processes · accumulate = {parts}")
+        self.rows = config.batch_size // parts
+        self.objective.to(self.accelerator.device)
+        self.average = power_average(self.denoiser, config.ema) if config.ema else None
+        self.optimizers = build_optimizers(self.objective, config.optimizer)
+        self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.peaks = [group["lr"] for group in self.groups]
+        self.step, self.seconds = 0, 0.0
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self.batches = Batches(config, data, self.shape, self.accelerator.device)
+        self.log = Log(run, self.accelerator, config.log_every, self.step, config.batch_size)
+        self._started = time.perf_counter() - self.seconds
+        if config.compile == "on" or (
+            config.compile == "auto" and repays_compiling(self.accelerator.device, self.budget.steps, self.budget.seconds)
+        ):
+            self._compile(bf16)
+        self.prepared, *self.optimizers = self.accelerator.prepare(self.objective, *self.optimizers)
+
+    def fit(self) -> bool:
+        """Train until the budget is spent.
+
+        Returns:
+            Whether it was; False after Ctrl-C, with the state saved.
+
+        Raises:
+            RunError: a loss or a gradient is not finite; the state before that step is saved.
+        """
+        stop, first, ended = Stop(), self.step, False
+        try:
+            while not ended and self._progress() < 1:
+                rate = self._set_learning_rate()
+                losses, norm = self._gradients()
+                bad, asked, self.seconds = self._agree(losses, norm, stop.asked)
+                if bad:
+                    self._save()
+                    raise RunError(self._blame(losses))
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                if self.average is not None:
+                    self.average.update_parameters(self.denoiser)
+                self.step += 1
+                ended = asked or self._progress() >= 1
+                self.log.step(self.step, losses, self._progress(), self.seconds, rate, norm)
+                if ended or self.step % self.config.checkpoint_every == 0:
+                    self._save()
+                if not asked and (self.step % self.config.sample_every == 0 or ended):
+                    self._picture()
+            if self.accelerator.is_main_process and self.step > first:
+                save_losses(self.run / "metrics.jsonl", self.run / "losses.png")
+        finally:
+            self.log.close()
+            stop.restore()
+        self.accelerator.wait_for_everyone()  # without it gloo may abort while the others are still writing
+        self.accelerator.end_training()
+        return not stop.asked
+
+    def final_weights(self) -> Denoiser:
+        """The denoiser with the averaged weights."""
+        model = self.denoiser if self.average is None else self.average.module
+        assert isinstance(model, Denoiser)
+        return model
+
+    def _progress(self) -> float:
+        return self.budget.progress(self.step, self.seconds)
+
+    def _set_learning_rate(self) -> float:
+        factor = learning_rate_factor(self.step, self._progress(), self.config.optimizer.warmup_steps)
+        for group, peak in zip(self.groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        return self.peaks[0] * factor
+
+    def _gradients(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses and clipped gradients of one step, over all micro-batches; the norm before clipping."""
+        rank, world, parts = self.accelerator.process_index, self.accelerator.num_processes, self.config.accumulate
+        # dropout and the like, in networks that have it: a function of (seed, step, rank), so nothing to checkpoint
+        torch.manual_seed(counted.generator(self.config.seed, "network", self.step, rank).initial_seed())
+        losses: dict[str, Tensor] = {}
+        for part in range(parts):
+            shard = Shard((part * world + rank) * self.rows, self.config.batch_size)
+            x0, cond = self.batches.get(self.step, shard, self.rows)
+            quiet = self.accelerator.no_sync(self.prepared) if part < parts - 1 else contextlib.nullcontext()
+            with quiet:
+                values = self.prepared(x0, step=self.step, cond=cond, shard=shard)
+                self.accelerator.backward(values["loss"] / parts)
+            for name, value in values.items():
+                losses[name] = losses.get(name, torch.zeros_like(value)) + value.detach() / parts
+        norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), self.config.optimizer.grad_clip)
+        assert norm is not None
+        return losses, norm
+
+    def _agree(self, losses: dict[str, Tensor], norm: Tensor, asked: bool) -> tuple[bool, bool, float]:
+        """Whether something is not finite, whether to stop, and the time: the same answer on all ranks."""
+        bad = not bool(torch.isfinite(losses["loss"] + norm))
+        seconds = time.perf_counter() - self._started
+        if self.accelerator.num_processes == 1:
+            return bad, asked, seconds
+        votes = torch.tensor([bad, asked, seconds], dtype=torch.float64, device=self.accelerator.device)
+        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
+        return bool(votes[0]), bool(votes[1]), float(votes[2])
+
+    def _blame(self, losses: dict[str, Tensor]) -> str:
+        terms = [f'term "{k}"' for k, v in losses.items() if k != "loss" and not bool(torch.isfinite(v))]
+        return (
+            f"{' and '.join(terms) or 'the gradient'} is not finite at step {self.step}: the state before it is saved in "
+            f"{self.run}; lower optimizer.lr, or that term's weight"
+        )
+
+    def _compile(self, bf16: bool) -> None:
+        self.log.say("compiling the network: about half a minute, the first time")
+        device = self.accelerator.device
+        x0, cond = self.batches.get(0, Shard(0, self.config.batch_size), self.rows)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+        times = torch.full((self.rows,), 0.5, device=device)
+        failure = compile_network(self.denoiser.net, x0, times, cond or {}, autocast)
+        if failure:
+            self.log.say(f"the network was not compiled, training goes on without: {failure}")
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        self.step, self.seconds = checkpoint.step, float(state["seconds"])
+        self.objective.load_state_dict(state["objective"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def _save(self) -> None:
+        """Both artefacts: the whole training state, and the weights to sample from."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            state = {
+                "objective": self.objective.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "seconds": self.seconds,
+                "config": asdict(self.config),
+            }
+            save_checkpoint(self.run, self.step, state)
+            save_weights(self.run / WEIGHTS, self.final_weights(), self.config, self.shape, self.step)
+
+    def _picture(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        how = self.config.sampling
+        model, training = self.final_weights(), self.denoiser.training
+        steps = min(how.steps, PICTURE_STEPS)
+        images, _ = generate(
+            model.eval(), build_sampler(how.sampler), self.shape, PICTURE_IMAGES, steps=steps, guidance=how.guidance
+        )
+        model.train(training)
+        folder = self.run / "samples"
+        folder.mkdir(exist_ok=True)
+        save_grid(images, folder / f"step-{self.step:08d}.png", columns=self.shape.classes or None)
+
+
+def data_shape(config: Config, data: Images) -> DataShape:
+    """What the network must know of the data."""
+    channels, size = data.pixels.shape[1:3]
+    return DataShape(channels, size, data.classes if config.labels and data.classes else None)
