@@ -1,7 +1,10 @@
 """The configuration of a run: plain values and expressions, and the objects they stand for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from torch import Tensor
 
 from xhat import gates, samplers, schedules, targets, times, variances, weightings
 from xhat.denoiser import Denoiser, diffusers_index, log_sigma, time_itself
@@ -11,6 +14,7 @@ from xhat.networks.dit import DiT
 from xhat.networks.unet import UNet
 from xhat.objective import Objective, Term
 from xhat.samplers import Sampler
+from xhat.schedules import Schedule
 
 NETWORKS = {"unet": Factory(UNet), "dit": Factory(DiT)}
 SCHEDULES = {
@@ -72,6 +76,7 @@ SAMPLERS = {
     "heun": Factory(samplers.Heun),
     "dpm2m": Factory(samplers.DPMSolver2M),
 }
+SPACINGS = {"uniform": samplers.uniform_times, "karras": samplers.karras_times}
 
 
 @dataclass
@@ -118,11 +123,13 @@ class SamplingConfig:
         sampler: ddim, ddim(eta=1), ddpm, euler, heun or dpm2m.
         steps: sampling steps.
         guidance: classifier-free guidance scale of class-conditional models; 1 is none.
+        spacing: of the times; uniform or karras.
     """
 
     sampler: str = "ddim"
     steps: int = 50
     guidance: float = 1.0
+    spacing: str = "uniform"
 
 
 @dataclass
@@ -260,6 +267,12 @@ def build_sampler(text: str) -> Sampler:
     """The sampler of an expression such as ddim or ddim(eta=1)."""
     sampler: Sampler = _make("sampler", text, SAMPLERS)
     return sampler
+
+
+def build_times(text: str, schedule: Schedule, steps: int) -> Tensor:
+    """The sampling times of a spacing, from 1 to 0."""
+    spacing: Callable[[Schedule, int], Tensor] = _make("sampling.spacing", text, SPACINGS)
+    return spacing(schedule, steps)
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:

@@ -6,11 +6,30 @@ import torch
 from torch import Tensor
 
 from xhat import counted
-from xhat.config import DataShape
+from xhat.config import DataShape, SamplingConfig, build_sampler, build_times
 from xhat.data.images import to_uint8
 from xhat.denoiser import Denoiser
 from xhat.guidance import Guided
-from xhat.samplers import Sampler, sample, uniform_times
+from xhat.samplers import Sampler, sample
+
+
+def draw(
+    denoiser: Denoiser,
+    how: SamplingConfig,
+    shape: DataShape,
+    n: int,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """`generate` as a config says.
+
+    Raises:
+        ValueError: the sampler, the spacing or the number of steps does not exist.
+    """
+    times = build_times(how.spacing, denoiser.schedule, how.steps)
+    sampler = build_sampler(how.sampler)
+    return generate(denoiser, sampler, shape, n, times=times, guidance=how.guidance, seed=seed, progress=progress)
 
 
 @torch.no_grad()
@@ -20,7 +39,7 @@ def generate(
     shape: DataShape,
     n: int,
     *,
-    steps: int,
+    times: Tensor,
     guidance: float = 1.0,
     seed: int = 0,
     batch: int = 125,
@@ -33,7 +52,7 @@ def generate(
         sampler: its rule.
         shape: of the images.
         n: how many.
-        steps: sampling steps.
+        times: of the steps, from 1 to 0.
         guidance: classifier-free guidance scale.
         seed: of the noise.
         batch: images at a time.
@@ -45,7 +64,7 @@ def generate(
     device = next(denoiser.net.parameters()).device
     labels = torch.arange(n) % shape.classes if shape.classes else None
     model = Guided(denoiser, guidance, shape.classes) if shape.classes else denoiser
-    times, top = uniform_times(denoiser.schedule, steps), denoiser.schedule.sigma(torch.ones(1, device=device))
+    top = denoiser.schedule.sigma(torch.ones(1, device=device)).detach()
     done = []
     for first in range(0, n, batch):
         count = min(batch, n - first)

@@ -18,17 +18,16 @@ from xhat.training.checkpoint import write_bytes
 BLUE, GREY = "#1f5fa8", "#8a8f98"
 
 
-def save_grid(images: Tensor, path: Path, columns: int | None = None, zoom: int | None = None) -> None:
+def save_grid(images: Tensor, path: Path, columns: int, zoom: int | None = None) -> None:
     """A PNG of uint8 images (N, C, H, W) in rows, enlarged by whole pixels until a small image is easy to see.
 
     Args:
         images: the images.
         path: the PNG.
-        columns: images per row; by default about as many as rows.
+        columns: images per row.
         zoom: pixels per image pixel; by default such that an image is 56 pixels or more.
     """
     n, channels, height, width = images.shape
-    columns = columns or math.ceil(math.sqrt(n))
     zoom = zoom or max(1, -(-56 // height))
     rows, gap = -(-n // columns), 1
     canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 96, np.uint8)
@@ -37,6 +36,11 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, zoom: int 
         canvas[y : y + height, x : x + width] = image
     picture = Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
     _save_picture(picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST), path)
+
+
+def grid_columns(classes: int | None) -> int:
+    """Images per row: one column per class where that makes a row of fair length."""
+    return classes if classes is not None and 5 <= classes <= 16 else 8
 
 
 def save_losses(metrics: Path, path: Path) -> None:

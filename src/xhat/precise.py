@@ -19,5 +19,5 @@ class PreciseModule(nn.Module):
             coarser = x.is_floating_point() and torch.finfo(y.dtype).eps > torch.finfo(x.dtype).eps
             return x.to(y.device) if coarser else y
 
-        super()._apply(keep_precision, recurse)
+        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
         return self

@@ -1,10 +1,10 @@
 """The one place where per-image numbers meet images."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
-def over_images(value: Float[Tensor, "b"], images: Tensor) -> Tensor:
+def over_images(value: Shaped[Tensor, "b"], images: Tensor) -> Tensor:
     """Reshape per-image numbers (B,) to (B, 1, ..., 1), so that they scale `images` (B, ...), in its dtype.
 
     Plain broadcasting would silently pair a (B,) vector with the last axis of an image whose width is B, or turn

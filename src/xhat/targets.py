@@ -30,7 +30,7 @@ class Target:
 
     def of(self, schedule: Schedule, t: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
         """y = a x0 + b noise for images (B, ...) at times (B,)."""
-        a, b = self.coefficients(schedule, t)
+        a, b = self.coefficients(schedule, t.to(torch.float64))
         return over_images(a, x0) * x0 + over_images(b, x0) * noise
 
     def gain(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -69,16 +69,22 @@ def decode(target: Target, schedule: Schedule, z: Tensor, t: Tensor, y: Tensor) 
 
 def decode_x0(target: Target, schedule: Schedule, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
     """The first half of `decode`: x0 = (b z - sigma y)/D."""
-    (a, b), alpha, sigma = target.coefficients(schedule, t), schedule.alpha(t), schedule.sigma(t)
+    a, b, alpha, sigma = _coefficients(target, schedule, t)
     d = alpha * b - sigma * a
     return over_images(b / d, z) * z - over_images(sigma / d, z) * y
 
 
 def decode_noise(target: Target, schedule: Schedule, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
     """The second half of `decode`: noise = (alpha y - a z)/D."""
-    (a, b), alpha, sigma = target.coefficients(schedule, t), schedule.alpha(t), schedule.sigma(t)
+    a, b, alpha, sigma = _coefficients(target, schedule, t)
     d = alpha * b - sigma * a
     return over_images(alpha / d, z) * y - over_images(a / d, z) * z
+
+
+def _coefficients(target: Target, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """a, b, alpha, sigma in float64: D may cancel (POSTERIOR_MEAN: 1 - SNR_t/SNR_s)."""
+    wide = t.to(torch.float64)
+    return *target.coefficients(schedule, wide), schedule.alpha(wide), schedule.sigma(wide)
 
 
 def forward_step(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,19 +89,15 @@ def _network(features: str | None, digits: bool) -> nn.Module | None:
 
 
 def _draw(trained: TrainedRun, n: int, seed: int) -> Tensor:
-    from xhat.config import build_sampler
-    from xhat.generate import generate
+    from xhat.generate import draw
 
-    how = trained.config.sampling
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("sampling", total=n)
-        images, _ = generate(
+        images, _ = draw(
             trained.denoiser,
-            build_sampler(how.sampler),
+            trained.config.sampling,
             trained.shape,
             n,
-            steps=how.steps,
-            guidance=how.guidance,
             seed=seed,
             progress=lambda done: bar.update(task, completed=done),
         )

@@ -2,7 +2,9 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -29,13 +31,13 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--guidance", type=float | None, default=None, help="classifier-free guidance scale; 1 is none")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     options = parser.read(argv)
-    return _sample(options.run, Path(options.out), options.n, options.sampler, options.steps, options.guidance, options.seed)
+    changes = {key: options[key] for key in ("sampler", "steps", "guidance") if options[key] is not None}
+    return _sample(options.run, Path(options.out), options.n, changes, options.seed)
 
 
-def _sample(run_: str, out: Path, n: int, sampler: str | None, steps: int | None, guidance: float | None, seed: int) -> int:
-    from xhat.config import build_sampler
-    from xhat.generate import generate
-    from xhat.pictures import save_grid
+def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int) -> int:
+    from xhat.generate import draw
+    from xhat.pictures import grid_columns, save_grid
     from xhat.runs import load
     from xhat.training.checkpoint import write_bytes
 
@@ -43,31 +45,30 @@ def _sample(run_: str, out: Path, n: int, sampler: str | None, steps: int | None
         raise UsageError(f"--out {out}: the file must end in .npz")
     if n < 1:
         raise UsageError(f"--n must be at least 1, got {n}")
-    trained = load(run_)
-    how = trained.config.sampling
-    rule = build_sampler(sampler or how.sampler)
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
+    trained = load(run_)
+    how = replace(trained.config.sampling, **changes)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("sampling", total=n)
         try:
-            images, labels = generate(
+            images, labels = draw(
                 trained.denoiser,
-                rule,
+                how,
                 trained.shape,
                 n,
-                steps=how.steps if steps is None else steps,
-                guidance=how.guidance if guidance is None else guidance,
                 seed=seed,
                 progress=lambda done: bar.update(task, completed=done),
             )
         except ValueError as error:
             raise UsageError(str(error)) from None
-    arrays = {"images": images.permute(0, 2, 3, 1).numpy()} | ({} if labels is None else {"labels": labels.numpy()})
+    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy()} | (
+        {} if labels is None else {"labels": labels.numpy()}
+    )
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_bytes(out, buffer.getvalue())
     picture = out.with_suffix(".png")
-    save_grid(images[:SHOWN], picture, columns=trained.shape.classes if trained.shape.classes in range(5, 17) else None)
+    save_grid(images[:SHOWN], picture, grid_columns(trained.shape.classes))
     print(f"{n} images in {out}, {'all' if n <= SHOWN else f'the first {SHOWN}'} of them to look at in {picture}")
     return 0

@@ -62,10 +62,13 @@ def _train(config: Config, folder: Path, stored: Path, resume: bool) -> int:
 
     checkpoint = None
     if stored.exists():
-        if changed := differences(read_config(stored), config, () if not resume else MAY_CHANGE):
-            raise UsageError(f"{folder} holds a run with another config ({'; '.join(changed[:3])}): choose another --run")
         if not resume:
-            raise UsageError(f"{folder} holds this run already: add --resume to go on, or choose another --run")
+            raise UsageError(f"{folder} holds a run already: add --resume to go on with it, or choose another --run")
+        if changed := differences(read_config(stored), config, MAY_CHANGE):
+            raise UsageError(
+                f"{folder} holds a run with another config ({'; '.join(changed[:3])}): choose another --run, or leave the "
+                "recipe and the options out to go on with its own"
+            )
         checkpoint, damaged = newest_checkpoint(folder)
         for line in damaged:
             print(f"xhat train: {line}", file=sys.stderr)

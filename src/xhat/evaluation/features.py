@@ -42,7 +42,8 @@ class MNISTFeatures(nn.Module):
 
     def read(self, images: Tensor) -> Tensor:
         """Probability of each digit, (B, 10)."""
-        return self.head(self(images)).softmax(-1)
+        probability: Tensor = self.head(self(images)).softmax(-1)
+        return probability
 
     @classmethod
     def trained(cls) -> "MNISTFeatures":

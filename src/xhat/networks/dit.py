@@ -25,7 +25,8 @@ class Block(nn.Module):
         scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(e).unsqueeze(1).chunk(6, dim=-1)
         x = x + gate1 * self.attention(rms_norm(x, -1) * (1 + scale1) + shift1)
         h = self.expand(rms_norm(x, -1) * (1 + scale2) + shift2)
-        return x + gate2 * self.reduce(F.silu(h))
+        out: Tensor = x + gate2 * self.reduce(F.silu(h))
+        return out
 
     def attention(self, x: Tensor) -> Tensor:
         """Multi-head self-attention over tokens, (B, N, D) -> (B, N, D)."""
@@ -91,7 +92,8 @@ class DiT(nn.Module):
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """Weights that map hidden channels to hidden channels, for optimizers that treat matrices apart."""
-        return [m.weight for block in self.blocks for m in (block.qkv, block.mix, block.expand, block.reduce)]
+        inner = [m for b in self.blocks for m in b.children() if isinstance(m, nn.Linear) and m is not b.modulation]
+        return [m.weight for m in inner if isinstance(m.weight, nn.Parameter)]
 
 
 def sine_positions(side: int, width: int) -> Tensor:

@@ -8,7 +8,7 @@ from xhat.networks.layers import Embedding, float32_edge, rms_norm, to_body, zer
 
 
 class Residual(nn.Module):
-    """x + conv(silu(norm(conv(silu(FiLM(norm(x))))))), the second convolution zero at first."""
+    """x + conv(silu(conv(silu(FiLM(norm(x)))))), the second convolution zero at first. A second norm did not pay."""
 
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
@@ -17,8 +17,18 @@ class Residual(nn.Module):
         self.conv2 = zeroed(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        h = self.conv1(F.silu(film(rms_norm(x, 1), self.film(e))))
-        return x + self.conv2(F.silu(rms_norm(h, 1)))
+        h: Tensor = self.conv1(F.silu(film(rms_norm(x, 1), self.film(e))))
+        out: Tensor = x + self.conv2(F.silu(h))
+        return out
+
+
+class Level(nn.ModuleList):
+    """Residual blocks at one size."""
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, e)
+        return x
 
 
 class UNet(nn.Module):
@@ -43,8 +53,8 @@ class UNet(nn.Module):
         outputs: int | None = None,
         size: int | None = None,
         classes: int | None = None,
-        widths: tuple[int, ...] = (32, 96),
-        blocks: tuple[int, ...] = (1, 3),
+        widths: tuple[int, ...] = (32, 64),
+        blocks: tuple[int, ...] = (1, 4),
         fold: int = 2,
         embedding: int = 128,
     ) -> None:
@@ -58,8 +68,8 @@ class UNet(nn.Module):
         self.embedding = Embedding(embedding, classes)
         self.first = nn.Conv2d(channels * fold**2, widths[0], 3, padding=1)
 
-        def level(width: int, count: int) -> nn.ModuleList:
-            return nn.ModuleList(Residual(width, embedding) for _ in range(count))
+        def level(width: int, count: int) -> Level:
+            return Level(Residual(width, embedding) for _ in range(count))
 
         upper = list(zip(widths, widths[1:], blocks, strict=False))
         self.down = nn.ModuleList(level(w, n) for w, _, n in upper)
@@ -76,17 +86,12 @@ class UNet(nn.Module):
             x = self.first(x)
         x, e = to_body(x), self.embedding(t, label)
         skips = []
-        for blocks, shrink in zip(self.down, self.shrink, strict=True):
-            for block in blocks:
-                x = block(x, e)
-            skips.append(x)
-            x = shrink(x)
-        for block in self.bottom:
-            x = block(x, e)
-        for blocks, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
-            x = F.pixel_shuffle(grow(x), 2) + skips.pop()
-            for block in blocks:
-                x = block(x, e)
+        for level, shrink in zip(self.down, self.shrink, strict=True):
+            skips.append(level(x, e))
+            x = shrink(skips[-1])
+        x = self.bottom(x, e)
+        for level, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
+            x = level(F.pixel_shuffle(grow(x), 2) + skips.pop(), e)
         x = F.silu(film(rms_norm(x, 1), self.film(e)))
         with float32_edge(z.device):
             return F.pixel_shuffle(self.last(x.to(self.last.weight.dtype)), self.fold)
@@ -94,7 +99,8 @@ class UNet(nn.Module):
     def hidden_matrices(self) -> list[nn.Parameter]:
         """Weights that map hidden channels to hidden channels, for optimizers that treat matrices apart."""
         inner = (self.down, self.shrink, self.bottom, self.grow, self.up)
-        return [m.weight for part in inner for m in part.modules() if isinstance(m, nn.Conv2d)]
+        kernels = [m.weight for part in inner for m in part.modules() if isinstance(m, nn.Conv2d)]
+        return [k for k in kernels if isinstance(k, nn.Parameter)]
 
 
 def film(x: Tensor, scale_and_shift: Tensor) -> Tensor:

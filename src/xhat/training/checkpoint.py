@@ -59,7 +59,7 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that can be read, and a line about each newer one that cannot."""
-    damaged = []
+    damaged: list[str] = []
     for path in _checkpoints(run):
         try:
             metadata, tensors = read_tensors(path)
@@ -70,9 +70,10 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file."""
+    """Metadata and tensors of a safetensors file, copied out of it: a mapped file that is cut later would be a bus error."""
     with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names: list[str] = file.keys()
+        return dict(file.metadata() or {}), {name: file.get_tensor(name).clone() for name in names}
 
 
 def _checkpoints(run: Path) -> list[Path]:

@@ -38,7 +38,7 @@ def compile_network(net: nn.Module, z: Tensor, t: Tensor, cond: Mapping[str, Ten
             out = net(z, t, **cond)
         out.sum().backward()
     except RuntimeError as error:  # dynamo's and inductor's errors, a compiler that is missing or broken among them
-        net._compiled_call_impl = None  # type: ignore[assignment]
+        net._compiled_call_impl = None
         return str(error).strip().splitlines()[0]
     finally:
         net.zero_grad()

@@ -76,7 +76,12 @@ class Log:
         if not self.accelerator.is_main_process:
             return
         loss, grad_norm = means.pop("loss"), means.pop("grad_norm")
-        row = {"step": done, "images": done * self.batch, "seconds": round(seconds, 3), "images_per_second": round(speed, 1)}
+        row: dict[str, object] = {
+            "step": done,
+            "images": done * self.batch,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(speed, 1),
+        }
         row |= {"lr": lr, "grad_norm": grad_norm, "loss": loss, "terms": means}
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")

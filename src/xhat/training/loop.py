@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from xhat import counted
-from xhat.config import Config, DataShape, build_denoiser, build_objective, build_sampler
+from xhat.config import Config, DataShape, build_denoiser, build_objective
 from xhat.counted import Shard
 from xhat.data.images import Images
 from xhat.denoiser import Denoiser
-from xhat.generate import generate
-from xhat.pictures import save_grid, save_losses
+from xhat.generate import draw
+from xhat.pictures import grid_columns, save_grid, save_losses
 from xhat.runs import WEIGHTS, save_weights
 from xhat.training.batches import Batches
 from xhat.training.budget import Budget, Stop
@@ -124,7 +124,7 @@ class Trainer:
         factor = learning_rate_factor(self.step, self._progress(), self.config.optimizer.warmup_steps)
         for group, peak in zip(self.groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        return self.peaks[0] * factor
+        return float(self.peaks[0] * factor)
 
     def _gradients(self) -> tuple[dict[str, Tensor], Tensor]:
         """Losses and clipped gradients of one step, over all micro-batches; the norm before clipping."""
@@ -199,16 +199,14 @@ class Trainer:
     def _picture(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        how = self.config.sampling
+        how = replace(self.config.sampling, steps=min(self.config.sampling.steps, PICTURE_STEPS))
+        columns = grid_columns(self.shape.classes)
         model, training = self.final_weights(), self.denoiser.training
-        steps = min(how.steps, PICTURE_STEPS)
-        images, _ = generate(
-            model.eval(), build_sampler(how.sampler), self.shape, PICTURE_IMAGES, steps=steps, guidance=how.guidance
-        )
+        images, _ = draw(model.eval(), how, self.shape, PICTURE_IMAGES // columns * columns)
         model.train(training)
         folder = self.run / "samples"
         folder.mkdir(exist_ok=True)
-        save_grid(images, folder / f"step-{self.step:08d}.png", columns=self.shape.classes or None)
+        save_grid(images, folder / f"step-{self.step:08d}.png", columns)
 
 
 def data_shape(config: Config, data: Images) -> DataShape:

@@ -1,12 +1,22 @@
 """The optimizers of a run: AdamW, and Muon for the hidden matrices of networks that name them."""
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from xhat.config import OptimizerConfig
+
+
+@runtime_checkable
+class HasHiddenMatrices(Protocol):
+    """A network that says which of its weights map hidden channels to hidden channels."""
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Those weights."""
+        ...
 
 
 class KernelMuon(torch.optim.Muon):
@@ -25,11 +35,11 @@ class KernelMuon(torch.optim.Muon):
             raise ValueError("Muon needs contiguous weights, whose flattened form is a view")
         super().__init__(self.matrices, lr=lr, weight_decay=weight_decay)
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update from the kernels' gradients."""
         for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
             matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
-        super().step()
+        super().step()  # type: ignore[no-untyped-call]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of kernels and matrices."""
@@ -42,7 +52,8 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimize
     hidden: list[nn.Parameter] = []
     if config.muon_lr > 0:
         for module in model.modules():
-            hidden += module.hidden_matrices() if hasattr(module, "hidden_matrices") else []
+            if isinstance(module, HasHiddenMatrices):
+                hidden += module.hidden_matrices()
     known = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if id(p) not in known]
     optimizers: list[Optimizer] = [AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)]

@@ -1,0 +1,126 @@
+"""The denoising loss: norms by hand, any space, whatever the network predicts."""
+
+import pytest
+import torch
+from torch import nn
+
+import xhat
+from oracles import SCHEDULES, SHAPE, STEP_TARGETS, TARGETS, GaussianData, ScaledX0, exact
+from xhat import FLOW, NOISE, X0, Denoiser, Denoising, Objective, Term, V, weightings
+from xhat.losses.denoising import absolute, euclidean, huber, squared
+
+
+def close(a, b, rtol=1e-6, atol=1e-9):
+    torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+
+
+@pytest.fixture
+def images(rng):
+    return GaussianData().sample(6, rng)
+
+
+def on(schedule, target=V):
+    schedule = SCHEDULES[schedule]()
+    return Denoiser(ScaledX0(schedule, target), schedule, target)
+
+
+ERROR = torch.tensor([[3.0, -4.0], [0.0, 0.5]], dtype=torch.float64).reshape(1, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("norm", "value"),
+    [
+        (squared, (9 + 16 + 0.25) / 4),
+        (absolute, 7.5 / 4),
+        (euclidean, 25.25**0.5),
+        (huber(1.0), (2.5 + 3.5 + 0.125) / 4),
+        (huber(3.5), (4.5 + 3.5 * (4 - 1.75) + 0.125) / 4),
+    ],
+    ids=["squared", "absolute", "euclidean", "huber1", "huber3.5"],
+)
+def test_norms_by_hand_and_their_gradients(norm, value):
+    close(norm(ERROR), torch.tensor([value], dtype=torch.float64))
+    both = torch.cat([ERROR, 2 * ERROR])
+    assert norm(both).shape == (2,)
+    close(norm(both)[0], norm(ERROR)[0])
+    smooth = (both + 0.01).requires_grad_()
+    assert torch.autograd.gradcheck(norm, smooth)
+
+
+@pytest.mark.parametrize("norm", [squared, absolute, euclidean, huber()], ids=["squared", "absolute", "euclidean", "huber"])
+@pytest.mark.trap(12)
+def test_a_perfect_prediction_has_no_nan_gradient(norm):
+    error = torch.zeros(2, *SHAPE, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(norm(error).sum(), error)
+    close(grad, torch.zeros_like(error))
+
+
+@pytest.mark.parametrize("space", [*TARGETS, *STEP_TARGETS], ids=lambda x: x.name)
+@pytest.mark.parametrize("norm", [squared, euclidean], ids=["squared", "euclidean"])
+def test_the_error_is_that_of_y_in_its_space(space, norm, images):
+    """weight · norm(a (x0 - x0_hat) + b (noise - noise_hat)), from the draw alone."""
+    denoiser = on("linear_beta")
+    draw = Objective(denoiser, {"d": Term(Denoising())}).draw(images, step=1)
+    p = draw.prediction
+    expected = norm(space.of(denoiser.schedule, draw.t, images - p.x0, draw.noise - p.noise))
+    close(Denoising(space, norm=norm)(denoiser, draw), expected)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "flow", "ve", "linear_beta"])
+@pytest.mark.parametrize("space", [X0, NOISE, V, FLOW, xhat.SCALED_NOISE], ids=lambda x: x.name)
+@pytest.mark.trap(1)
+@pytest.mark.trap(2)
+def test_squared_errors_of_all_spaces_are_the_x0_error_times_the_gain(schedule, space, images):
+    denoiser = on(schedule)
+    draw = Objective(denoiser, {"d": Term(Denoising())}).draw(images, step=1)
+    x0_error = squared(images - draw.prediction.x0)
+    gain = space.gain(denoiser.schedule, draw.t.double())
+    close(Denoising(space)(denoiser, draw), gain * x0_error, rtol=2e-4)  # float32 times: alpha, sigma at the ends
+
+
+def test_the_weight_multiplies_each_image_by_its_own_logsnr(images):
+    denoiser = on("cosine")
+    draw = Objective(denoiser, {"d": Term(Denoising())}).draw(images, step=1)
+    snr = denoiser.schedule.logsnr(draw.t).exp().double()
+    plain = Denoising(X0)(denoiser, draw)
+    close(Denoising(X0, weightings.min_snr(5))(denoiser, draw), snr.clamp(max=5) * plain)
+
+
+@pytest.mark.trap(3)
+def test_debiased_noise_loss_equals_its_v_form(images):
+    denoiser = on("cosine")
+    draw = Objective(denoiser, {"d": Term(Denoising())}).draw(images, step=1)
+    snr = denoiser.schedule.logsnr(draw.t).exp().double()
+    in_noise = Denoising(NOISE, weightings.debiased)(denoiser, draw)
+    close(in_noise, snr.sqrt() / (snr + 1) * Denoising(V)(denoiser, draw), rtol=2e-4)
+
+
+def test_learned_uncertainty_adds_its_offset(images):
+    """loss e^-u + u (EDM2, eq. 14)."""
+    denoiser, u = on("cosine"), weightings.learned_uncertainty()
+    nn.init.constant_(u.gains, 0.1)
+    draw = Objective(denoiser, {"d": Term(Denoising())}).draw(images, step=1)
+    offset = u.offset(denoiser.schedule.logsnr(draw.t))
+    expected = Denoising()(denoiser, draw) * torch.exp(-offset) + offset
+    close(Denoising(weight=u)(denoiser, draw), expected)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "flow", "ve", "linear_beta", "discrete_rescaled"])
+def test_the_exact_denoiser_minimizes_every_weighted_squared_loss(schedule, rng):
+    """x0_hat + c has a larger loss for either sign of c, by about c² (the first order vanishes), in each space."""
+    data, on_schedule = GaussianData(), SCHEDULES[schedule]()
+    objective = Objective(exact(data, on_schedule), {"d": Term(Denoising(X0, weightings.min_snr(5)))})
+    draw = objective.draw(data.sample(20_000, rng), step=0)
+    error = (draw.x0 - draw.prediction.x0) * weightings.min_snr(5)(on_schedule.logsnr(draw.t)).reshape(-1, 1, 1, 1)
+    for direction in (torch.ones_like(error), draw.z, draw.prediction.x0**2):
+        product = (error * direction).flatten(1).mean(1)
+        assert abs(product.mean()) < 5 * product.std() / len(product) ** 0.5
+
+
+@pytest.mark.trap(14)
+def test_there_is_no_clamp(images):
+    """The loss of a network that answers x0_hat = 100 is 100² to leading order, with the full gradient."""
+    schedule = SCHEDULES["cosine"]()
+    denoiser = Denoiser(ScaledX0(schedule, V, scale=0.0, shift=100.0), schedule, V)
+    loss = Objective(denoiser, {"d": Term(Denoising(X0))})(images)["loss"]
+    close(loss, (100 - images).square().mean(), rtol=1e-5)

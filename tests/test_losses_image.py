@@ -1,0 +1,126 @@
+"""Losses on the created image: what the penalty sees, and how its gradient reaches the network."""
+
+import pytest
+import torch
+from torch import nn
+
+import xhat
+from oracles import SCHEDULES, SHAPE, GaussianData, MixtureData, ScaledX0
+from xhat import (
+    X0,
+    Denoiser,
+    Denoising,
+    ImageLoss,
+    Objective,
+    OneStep,
+    Term,
+    V,
+    out_of_range,
+    per_image,
+    total_variation,
+    weightings,
+)
+
+
+def close(a, b, rtol=1e-6, atol=1e-9):
+    torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+
+
+@pytest.fixture
+def drawn(rng):
+    """A denoiser and a draw of six images."""
+    schedule = SCHEDULES["cosine"]()
+    denoiser = Denoiser(ScaledX0(schedule, V), schedule, V)
+    images = MixtureData().sample(6, rng)
+    return denoiser, Objective(denoiser, {"d": Term(Denoising())}).draw(images, step=2)
+
+
+def test_total_variation_by_hand():
+    image = torch.tensor([[0.0, 1.0, 3.0], [0.0, -1.0, 3.0]]).reshape(1, 1, 2, 3)
+    close(total_variation(image), torch.tensor([(0 + 2 + 0) / 3 + (1 + 2 + 1 + 4) / 4]))
+    close(total_variation(torch.full((2, 3, 4, 4), 0.7)), torch.zeros(2))
+
+
+def test_total_variation_has_torchmetrics_parts(rng):
+    """torchmetrics sums |differences| in both directions; ours are the means of each direction."""
+    from torchmetrics.functional.image import total_variation as peer
+
+    x = torch.randn(5, 3, 8, 8, generator=rng)
+    close(total_variation(x) * 3 * 7 * 8, peer(x, reduction="none"), rtol=1e-5)
+
+
+def test_out_of_range_by_hand():
+    image = torch.tensor([1.5, -3.0, 0.2, -1.0]).reshape(1, 1, 2, 2)
+    close(out_of_range(image), torch.tensor([(0.5 + 2.0) / 4]))
+
+
+def test_out_of_range_pulls_back_from_far_outside():
+    image = torch.full((1, *SHAPE), 80.0, requires_grad=True)
+    (grad,) = torch.autograd.grad(out_of_range(image).sum(), image)
+    close(grad, torch.full((1, *SHAPE), 0.25))
+
+
+def test_per_image_averages_each_image_alone():
+    images = torch.stack([torch.zeros(SHAPE), torch.ones(SHAPE)])
+    close(per_image(lambda x: x**2 + 1)(images), torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.trap(28)
+def test_the_value_is_the_penalty_of_x0_hat_times_the_weight(drawn):
+    denoiser, draw = drawn
+    snr = denoiser.schedule.logsnr(draw.t).exp().double()
+    expected = total_variation(draw.prediction.x0)
+    close(ImageLoss(total_variation)(denoiser, draw), expected)
+    close(ImageLoss(total_variation, OneStep())(denoiser, draw), expected)
+    close(ImageLoss(total_variation, weight=weightings.truncated_snr)(denoiser, draw), snr.clamp(min=1) * expected)
+    assert (expected - total_variation(draw.z)).abs().max() > 0.05
+
+
+def test_decode_comes_before_the_penalty(drawn):
+    denoiser, draw = drawn
+    loss = ImageLoss(total_variation, decode=nn.Upsample(scale_factor=2, mode="nearest"))
+    close(loss(denoiser, draw), total_variation(draw.prediction.x0.repeat_interleave(2, -1).repeat_interleave(2, -2)))
+
+
+@pytest.mark.trap(14)
+def test_the_gradient_is_the_chain_rule_through_x0_hat(drawn):
+    """x0_hat = scale z + shift, so d penalty/d scale = <grad penalty(x0_hat), z>."""
+    denoiser, draw = drawn
+    image = draw.prediction.x0.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(out_of_range(5 * image).sum(), image)
+    (grad,) = torch.autograd.grad(ImageLoss(lambda x: out_of_range(5 * x))(denoiser, draw).sum(), denoiser.net.scale)
+    close(grad, (slope * draw.z).sum(), rtol=1e-5)
+
+
+def test_no_second_network_call(drawn):
+    denoiser, draw = drawn
+    denoiser.net.register_forward_hook(lambda *_: pytest.fail("the network was called again"))
+    ImageLoss(total_variation)(denoiser, draw)
+
+
+@pytest.mark.parametrize("target", [X0, V, xhat.NOISE, xhat.edm(0.5)], ids=lambda x: x.name)
+def test_one_step_is_the_same_image_whatever_the_network_predicts(target, rng):
+    schedule, x0 = SCHEDULES["cosine"](), GaussianData().sample(4, rng)
+    objective = Objective(Denoiser(ScaledX0(schedule, target), schedule, target), {"i": Term(ImageLoss(total_variation))})
+    reference = Objective(Denoiser(ScaledX0(schedule, V), schedule, V), {"i": Term(ImageLoss(total_variation))})
+    close(objective(x0)["i"], reference(x0)["i"], rtol=1e-5)
+
+
+def test_whether_it_depends_on_t_is_up_to_the_estimate():
+    class Elsewhere:
+        at_drawn_time = False
+
+        def __call__(self, denoiser, draw):
+            return draw.x0
+
+    assert ImageLoss(total_variation).at_drawn_time
+    assert not ImageLoss(total_variation, Elsewhere()).at_drawn_time
+
+
+def test_a_penalty_that_reduces_over_the_batch_is_refused(drawn):
+    with pytest.raises(ValueError, match="one value per image"):
+        ImageLoss(lambda x: x.abs().mean())(*drawn)
+
+
+def test_an_image_loss_says_nothing_about_the_noise_weighting(drawn):
+    assert ImageLoss(total_variation).noise_weight(drawn[0], torch.zeros(1)) is None

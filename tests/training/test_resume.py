@@ -1,0 +1,88 @@
+"""Stopping and going on: after SIGKILL, after Ctrl-C, from a damaged checkpoint; equal to the last bit."""
+
+import signal
+import time
+
+import pytest
+
+from helpers import TINY, process, states_equal, xhat
+from xhat.runs import WEIGHTS
+from xhat.training.checkpoint import newest_checkpoint, read_tensors
+
+
+def final_state(run):
+    state = newest_checkpoint(run)[0].state
+    return {key: value for key, value in state.items() if key != "seconds"}
+
+
+OBJECTIVE = (
+    "--times",
+    "loss_second_moment(history=1)",
+    "--schedule",
+    "linear_beta(4)",
+    "--target",
+    "v",
+    "--optimizer.warmup_steps",
+    "2",
+)
+
+
+@pytest.mark.trap(15)
+@pytest.mark.trap(25)
+def test_resume_after_sigkill_is_exact(tmp_path, digits):
+    """Weights, average, both optimizers, the sampler's history: torch.equal to an uninterrupted run."""
+    command = ("train", "mnist", "--data", digits, "--max_steps", 40, *TINY, *OBJECTIVE)
+    straight = process(*command, "--run", tmp_path / "straight")
+    broken = process(*command, "--run", tmp_path / "broken")
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "broken").glob("checkpoint-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    broken.send_signal(signal.SIGKILL)
+    broken.wait()
+    assert newest_checkpoint(tmp_path / "broken")[0].step < 40, "the kill came too late to test anything"
+    resumed = process(*command, "--run", tmp_path / "broken", "--resume")
+    for run in (straight, resumed):
+        assert run.wait() == 0, run.stderr.read()
+    assert "going on from checkpoint" in resumed.stderr.read()
+    a, b = final_state(tmp_path / "straight"), final_state(tmp_path / "broken")
+    assert states_equal(a, b)
+    assert (a["objective"]["times.counts"] > 0).all(), "the history must have been in use"
+    assert states_equal(read_tensors(tmp_path / "straight" / WEIGHTS)[1], read_tensors(tmp_path / "broken" / WEIGHTS)[1])
+    lines = (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 40, "each step is logged once"
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, digits):
+    run = tmp_path / "run"
+    job = process("train", "mnist", "--data", digits, "--run", run, "--max_steps", 100000, *TINY)
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        time.sleep(0.05)
+        assert job.poll() is None, job.stderr.read()
+    job.send_signal(signal.SIGINT)
+    out, err = job.communicate(timeout=120)
+    assert job.returncode == 130, err
+    assert f"xhat train --run {run} --resume" in out
+    assert "Traceback" not in err
+    stopped = newest_checkpoint(run)[0].step
+    assert xhat("train", "--run", run, "--resume", "--max_steps", stopped + 2)[0] == 0
+    assert newest_checkpoint(run)[0].step == stopped + 2
+
+
+def test_resume_goes_back_from_a_damaged_checkpoint(tmp_path, digits, capsys):
+    run = tmp_path / "run"
+    xhat("train", "mnist", "--data", digits, "--run", run, "--max_steps", 8, *TINY)
+    expected = final_state(run)
+    newest = newest_checkpoint(run)[0].path
+    newest.write_bytes(newest.read_bytes()[:1000])
+    capsys.readouterr()
+    code, _, err = xhat("train", "--run", run, "--resume", capsys=capsys)
+    assert code == 0
+    assert f"{newest.name} is cut short or damaged; going back" in err
+    assert "going on from checkpoint-00000004" in err
+    assert states_equal(final_state(run), expected)
+
+
+def test_a_finished_run_has_nothing_left_to_do(tiny_run, capsys):
+    before = {p: p.stat().st_mtime_ns for p in tiny_run.glob("*.safetensors")}
+    assert xhat("train", "--run", tiny_run, "--resume", capsys=capsys)[0] == 0
+    assert before == {p: p.stat().st_mtime_ns for p in tiny_run.glob("*.safetensors")}
