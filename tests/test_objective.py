@@ -462,6 +462,29 @@ def test_zero_terminal_loss_and_gradient_are_finite(name, target, space):
         assert torch.isfinite(grad).all()
 
 
+@pytest.mark.parametrize("name", ["cosine_zero", "discrete_rescaled", "flow"])
+@pytest.mark.parametrize("space", [NOISE, V, X0], ids=lambda x: x.name)
+@pytest.mark.parametrize(
+    "weight",
+    [weightings.elbo, weightings.sigmoid(0.0), weightings.debiased, weightings.p2()],
+    ids=["elbo", "sigmoid", "debiased", "p2"],
+)
+@pytest.mark.trap(7)
+def test_weights_written_for_noise_stay_finite_where_there_is_no_signal(name, space, weight):
+    """A discrete schedule draws t = 1 once in T samples: an infinite weight on a vanishing error must not give NaN."""
+
+    class AtOne(Stratified):
+        def sample(self, n, generator=None):
+            return torch.ones(n), torch.ones(n)
+
+    net = Constant(torch.full((1, *SHAPE), 0.3))
+    loss = Denoising(space, weight if space is NOISE else weightings.moved(weight, NOISE, space))
+    value = Objective(Denoiser(net, SCHEDULES[name](), V), {"d": Term(loss)}, AtOne())(torch.ones(4, *SHAPE))["loss"]
+    (grad,) = torch.autograd.grad(value, net.output)
+    assert torch.isfinite(value)
+    assert torch.isfinite(grad).all()
+
+
 @pytest.mark.parametrize("name", ["linear_beta", "cosine"])
 def test_draw_is_float32_for_float32_images(name):
     draw = simple(name).draw(torch.randn(4, *SHAPE), step=0)

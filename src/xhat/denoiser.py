@@ -131,8 +131,7 @@ class Denoiser(nn.Module):
 
 
 def _refuse_singular_ends(schedule: Schedule, target: Target) -> None:
-    ends = torch.tensor([max(schedule.t_min, 0.0), 1.0], dtype=torch.float64)
-    ends = ends.to(next(iter([*schedule.buffers(), *schedule.parameters()]), ends).device)
+    ends = torch.tensor([schedule.t_min, 1.0], dtype=torch.float64, device=schedule.device)
     alpha, sigma = schedule.alpha(ends).detach(), schedule.sigma(ends).detach()
     a, b = (c.detach() for c in target.coefficients(schedule, ends))
     d = alpha * b - sigma * a

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
 
@@ -32,7 +33,7 @@ def save_weights(path: Path, denoiser: Denoiser, config: Config, shape: DataShap
 
 
 def load(run: str | Path) -> TrainedRun:
-    """The trained model of a run folder, or of a weights file, in evaluation mode.
+    """The trained model of a run folder, or of a weights file, in evaluation mode, on the GPU if there is one.
 
     Raises:
         RunError: there is none, or it is damaged.
@@ -50,4 +51,5 @@ def load(run: str | Path) -> TrainedRun:
         raise RunError(f"{path} is damaged or not written by xhat: go on with --resume to write it anew") from None
     denoiser = build_denoiser(config, shape)
     denoiser.load_state_dict(tensors)
-    return TrainedRun(denoiser.eval(), config, shape, step)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return TrainedRun(denoiser.to(device).eval(), config, shape, step)

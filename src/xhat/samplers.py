@@ -238,15 +238,19 @@ def uniform_times(schedule: Schedule, steps: int) -> Tensor:
 
 
 def karras_times(schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
-    """EDM's noise levels as times: (sigma/alpha)^(1/rho) equally spaced, then 0 (Karras et al. 2022, eq. 5), float64.
+    """(steps + 1,) times at EDM's noise levels: (sigma/alpha)^(1/rho) equally spaced, then 0, float64.
 
-    The levels are kept within the schedule's own.
+    Karras et al. 2022, eq. 5. The levels are kept within the schedule's own.
     """
-    reach = torch.exp(-schedule.logsnr(torch.tensor([1.0, schedule.t_min], dtype=torch.float64)).detach() / 2)
-    ends = torch.tensor([min(sigma_max, float(reach[0])), max(sigma_min, float(reach[1]))], dtype=torch.float64) ** (1 / rho)
-    sigma = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64)) ** rho
-    times = schedule.t_of(-2 * sigma.log()).clamp(0, 1)
-    return torch.cat([times, times.new_zeros(1)]) if times[-1] > 0 else times
+    reach = torch.tensor([1.0, schedule.t_min, 0.0], dtype=torch.float64, device=schedule.device)
+    most, least, end = (float(x) for x in torch.exp(-schedule.logsnr(reach).detach() / 2))
+    arrives = end >= sigma_min  # the schedule's own t = 0 is the last level, and no step to zero noise follows
+    ends = torch.tensor([min(sigma_max, most), max(sigma_min, least)], dtype=torch.float64) ** (1 / rho)
+    levels = torch.linspace(0, 1, steps + arrives, dtype=torch.float64)
+    sigma = torch.lerp(ends[0], ends[1], levels) ** rho
+    times = schedule.t_of(-2 * sigma.log().to(schedule.device)).detach().cpu().clamp(0, 1)
+    times = times[:-1] if arrives else times
+    return torch.cat([times, times.new_zeros(1)])
 
 
 def _velocity(p: Prediction) -> Tensor:

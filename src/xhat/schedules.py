@@ -24,6 +24,12 @@ class Schedule(PreciseModule):
     steps: int | None = None
     t_min: float = 0.0
 
+    @property
+    def device(self) -> torch.device:
+        """Where times must be to be asked about: that of the tables or parameters, the CPU for closed forms."""
+        held = next((x for x in (*self.buffers(), *self.parameters())), None)
+        return torch.device("cpu") if held is None else held.device
+
     @abstractmethod
     def logsnr(self, t: Tensor) -> Tensor:
         """log(alpha²/sigma²) at t, any shape; ±inf where sigma or alpha is 0."""
@@ -337,7 +343,8 @@ class Discrete(Schedule):
         slopes = self.alpha_bar.diff() * self.steps
         left, fraction = self._cell(t)
         before = torch.where(fraction == 0, slopes[(left - 1).clamp(min=0)], slopes[left])
-        product = self._between(self.alpha_bar, t) * self._between(self.noise_variance, t)
+        # at alpha = 0 the slope is infinite; e^-40 keeps products with errors that vanish there at their limit, 0
+        product = (self._between(self.alpha_bar, t) * self._between(self.noise_variance, t)).clamp(min=math.exp(-40))
         return ((before + slopes[left]) / (2 * product)).to(_dtype(t))
 
     def t_of(self, logsnr: Tensor) -> Tensor:

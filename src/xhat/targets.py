@@ -31,7 +31,7 @@ class Target:
     def of(self, schedule: Schedule, t: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
         """y = a x0 + b noise for images (B, ...) at times (B,)."""
         a, b = self.coefficients(schedule, t.to(torch.float64))
-        return over_images(a, x0) * x0 + over_images(b, x0) * noise
+        return torch.addcmul(over_images(a, x0) * x0, over_images(b, x0), noise)
 
     def gain(self, schedule: Schedule, t: Tensor) -> Tensor:
         """(D/sigma)², D = alpha b - sigma a: ‖y - y_hat‖² = gain ‖x0 - x0_hat‖² at given z. Any shape; float64 inside.

@@ -156,15 +156,22 @@ class LogNormalSigma(TimeSampler):
             raise ValueError("LogNormalSigma draws noise levels: bind(schedule) turns them into times")
         return self.schedule
 
+    def _normal(self, t: Tensor) -> Tensor:
+        schedule = self._known()
+        return (-schedule.logsnr(t.to(schedule.device)).detach().cpu() / 2 - self.mean) / self.std
+
     def cdf(self, t: Tensor) -> Tensor:
-        return _normal_cdf((-self._known().logsnr(t).cpu() / 2 - self.mean) / self.std)
+        return _normal_cdf(self._normal(t))
 
     def icdf(self, u: Tensor) -> Tensor:
-        return self._known().t_of(-2 * (self.mean + self.std * torch.special.ndtri(u)))
+        schedule = self._known()
+        logsnr = -2 * (self.mean + self.std * torch.special.ndtri(u))
+        return schedule.t_of(logsnr.to(schedule.device)).detach().cpu()
 
     def density(self, t: Tensor) -> Tensor:
-        normal = (-self._known().logsnr(t).cpu() / 2 - self.mean) / self.std
-        return _normal_density(normal) / self.std * (-self._known().dlogsnr(t).cpu() / 2)
+        schedule = self._known()
+        slope = -schedule.dlogsnr(t.to(schedule.device)).detach().cpu() / 2
+        return _normal_density(self._normal(t)) / self.std * slope
 
 
 class Binned(TimeSampler):

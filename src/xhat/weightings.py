@@ -18,6 +18,9 @@ from xhat.times import TimeSampler
 
 Weighting = Callable[[Tensor], Tensor]
 
+NO_SIGNAL = -40.0
+"""Below this logsnr a weight is its value here: at alpha = 0 infinite weights meet errors that are 0, and the limit is 0."""
+
 
 class ScheduleWeighting(Protocol):
     """A weighting that needs to know the schedule; `on(schedule)` is the plain function of logsnr."""
@@ -83,7 +86,7 @@ class Debiased:
     space = NOISE
 
     def __call__(self, logsnr: Tensor) -> Tensor:
-        return torch.exp(-logsnr / 2)
+        return torch.exp(-logsnr.clamp(min=NO_SIGNAL) / 2)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,11 @@ class BoundWeighting:
     space = NOISE
 
     def on(self, schedule: Schedule) -> Weighting:
-        return lambda logsnr: -0.5 * schedule.dlogsnr(schedule.t_of(logsnr)) * self.relative(logsnr)
+        def weight(logsnr: Tensor) -> Tensor:
+            wide = logsnr.to(torch.float64).clamp(min=NO_SIGNAL)
+            return -0.5 * schedule.dlogsnr(schedule.t_of(wide)).to(logsnr.dtype) * self.relative(logsnr)
+
+        return weight
 
     def __call__(self, logsnr: Tensor) -> Tensor:
         """The weight relative to the bound, which needs no schedule."""
@@ -193,22 +200,28 @@ class Product(nn.Module):
 
 
 class LearnedUncertainty(nn.Module):
-    """EDM2's learned uncertainty: loss · base · exp(-u(logsnr)) + u(logsnr) (Karras et al. 2024, eq. 14-15).
+    """EDM2's learned uncertainty: outer · (base · exp(-u(logsnr)) · error + u(logsnr)) (Karras et al. 2024, eq. 14-15).
 
     u is a linear map of random Fourier features of c_noise = -logsnr/8, zero at first. At the optimum exp(u) is the mean
-    weighted loss at each noise level, so that every level contributes equally; exp(-u) is the weight, `offset` the u.
+    of base · error at each noise level, so that every level contributes as `outer` says; EDM2's is its density of noise.
 
     Args:
         base: the weighting that is balanced.
+        outer: weighs the balanced loss and u alike, for example from_density(log_normal_sigma(-0.4, 1)).
         features: number of Fourier features.
     """
 
     frequencies: Tensor
     phases: Tensor
 
-    def __init__(self, base: Weighting | ScheduleWeighting | None = None, features: int = 128) -> None:
+    def __init__(
+        self,
+        base: Weighting | ScheduleWeighting | None = None,
+        outer: Weighting | ScheduleWeighting | None = None,
+        features: int = 128,
+    ) -> None:
         super().__init__()
-        self.base = base or constant
+        self.base, self.outer = base or constant, outer or constant
         own = torch.Generator().manual_seed(0)
         self.register_buffer("frequencies", 2 * torch.pi * torch.randn(features, generator=own))
         self.register_buffer("phases", 2 * torch.pi * torch.rand(features, generator=own))
@@ -217,12 +230,17 @@ class LearnedUncertainty(nn.Module):
 
     def offset(self, logsnr: Tensor) -> Tensor:
         """u(logsnr), (B,)."""
-        angles = (logsnr / 8).unsqueeze(-1) * self.frequencies + self.phases
+        angles = (-logsnr / 8).unsqueeze(-1) * self.frequencies + self.phases
         return (angles.cos() * self.gains).sum(-1) * math.sqrt(2 / self.gains.numel())
 
     def on(self, schedule: Schedule) -> Weighting:
-        base = on_schedule(self.base, schedule)
-        return lambda logsnr: base(logsnr) * torch.exp(-self.offset(logsnr))
+        base, outer = on_schedule(self.base, schedule), on_schedule(self.outer, schedule)
+        return lambda logsnr: outer(logsnr) * base(logsnr) * torch.exp(-self.offset(logsnr))
+
+    def offset_on(self, schedule: Schedule) -> Weighting:
+        """The summand outer · u of the loss, as a function of logsnr."""
+        outer = on_schedule(self.outer, schedule)
+        return lambda logsnr: outer(logsnr) * self.offset(logsnr)
 
 
 def refuse_learned(*weights: object) -> None:
@@ -257,7 +275,7 @@ class Moved:
         inner = on_schedule(self.weight, schedule)
 
         def weight(logsnr: Tensor) -> Tensor:
-            logsnr = logsnr.clamp(min=-40)  # the limit at no signal, where weight and factor may be 0 · inf
+            logsnr = logsnr.clamp(min=NO_SIGNAL)
             return inner(logsnr) * self.source.gain_at(schedule, logsnr) / self.space.gain_at(schedule, logsnr)
 
         return weight

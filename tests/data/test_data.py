@@ -149,7 +149,7 @@ def broken(tmp_path, kind):
     ],
 )
 def test_broken_data_is_named(tmp_path, kind, word):
-    with pytest.raises(DataError, match=".*") as caught:
+    with pytest.raises(DataError) as caught:
         load(broken(tmp_path, kind))
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -5,12 +5,15 @@ import torch
 
 from xhat.config import OptimizerConfig
 from xhat.networks.unet import UNet
-from xhat.training.optimizers import KernelMuon, build_optimizers, learning_rate_factor
+from xhat.training.optimizers import KernelMuon, build_optimizers, learning_rate_factor, orthogonalized
 
 
-def test_a_kernel_moves_as_its_matrix_does_under_torchs_muon():
+@pytest.mark.parametrize("shape", [(6, 4, 3, 3), (12, 2, 1, 1), (5, 5)])
+def test_a_kernel_moves_as_its_matrix_does_under_torchs_muon(shape):
+    """PyTorch's own, whose iteration runs in bf16: equal to bf16's precision, over several steps with momentum and decay."""
     torch.manual_seed(0)
-    kernel = torch.nn.Parameter(torch.randn(6, 4, 3, 3))
+    kernel = torch.nn.Parameter(torch.randn(shape))
+    start = kernel.detach().clone()
     matrix = torch.nn.Parameter(kernel.detach().flatten(1).clone())
     ours, theirs = KernelMuon([kernel], lr=0.1, weight_decay=0.01), torch.optim.Muon([matrix], lr=0.1, weight_decay=0.01)
     for _ in range(3):
@@ -18,28 +21,28 @@ def test_a_kernel_moves_as_its_matrix_does_under_torchs_muon():
         matrix.grad = kernel.grad.flatten(1).clone()
         ours.step()
         theirs.step()
-        ours.zero_grad()
-    assert torch.equal(kernel.flatten(1), matrix)
-    assert kernel.grad is None
+    moved = (kernel - start).flatten(1)
+    assert (moved - (matrix - start.flatten(1))).norm() < 0.03 * moved.norm()
 
 
-def test_a_full_rank_update_is_nearly_orthogonal():
-    """Jordan et al. 2024: the singular values of the update lie around 1, whatever those of the gradient."""
+def test_orthogonalized_keeps_the_singular_vectors():
+    """U S V^T becomes U D V^T with D near 1, tall or wide, each matrix of a stack by itself."""
     torch.manual_seed(0)
-    kernel = torch.nn.Parameter(torch.zeros(16, 8, 3, 3))
-    optimizer = KernelMuon([kernel], lr=1.0, weight_decay=0.0)
-    kernel.grad = torch.randn(16, 72).mul(torch.logspace(-1, 1, 16).unsqueeze(1)).view_as(kernel)
-    optimizer.step()
-    values = torch.linalg.svdvals(kernel.detach().flatten(1))
-    assert values.min() > 0.5
-    assert values.max() < 1.4
+    for rows, columns in ((8, 20), (20, 8)):
+        stack = torch.randn(3, rows, columns) * torch.tensor([1e-3, 1.0, 1e3]).reshape(3, 1, 1)
+        u, _, vh = torch.linalg.svd(stack, full_matrices=False)
+        inner = u.mT @ orthogonalized(stack) @ vh.mT
+        diagonal = inner.diagonal(dim1=1, dim2=2)
+        assert diagonal.min() > 0.5
+        assert diagonal.max() < 1.3
+        assert (inner - torch.diag_embed(diagonal)).abs().max() < 1e-4
 
 
 def test_every_parameter_has_exactly_one_optimizer():
     network = UNet(widths=(8, 8), blocks=(1, 1), classes=2)
     adam, muon = build_optimizers(network, OptimizerConfig(muon_lr=0.02))
     by_adam = {id(p) for g in adam.param_groups for p in g["params"]}
-    by_muon = {id(k) for k in muon.kernels}
+    by_muon = {id(k) for g in muon.param_groups for k in g["params"]}
     assert by_muon == {id(p) for p in network.hidden_matrices()}
     assert by_adam | by_muon == {id(p) for p in network.parameters()}
     assert not by_adam & by_muon

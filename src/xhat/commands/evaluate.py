@@ -53,7 +53,8 @@ def _evaluate(
     from xhat.data.images import to_float
     from xhat.data.load import load as load_data
     from xhat.evaluation.denoising import denoising_error
-    from xhat.evaluation.quality import distance, penalties, read_digits
+    from xhat.evaluation.features import MNISTFeatures
+    from xhat.evaluation.quality import distance, features_of, penalties, read_digits
     from xhat.runs import load
 
     trained = load(run_)
@@ -67,12 +68,15 @@ def _evaluate(
     if network is None:
         result |= {"fid": None, "kid": None, "kid_sd": None, "features": None}
     else:
-        result |= asdict(distance(drawn, real.pixels, network, features or "mnist"))
-    if digits:
-        reading, of_real = read_digits(drawn), read_digits(real.pixels)
+        features_drawn, features_real = features_of(network, drawn), features_of(network, real.pixels)
+        result |= asdict(distance(features_drawn, features_real, features or "mnist"))
+    if isinstance(network, MNISTFeatures):
+        reading, of_real = read_digits(network.read(features_drawn)), read_digits(network.read(features_real))
         result |= {"confident": reading.confident, "confident_real": of_real.confident, "digits": reading.digits}
     result |= {"penalties": penalties(drawn), "penalties_real": penalties(real.pixels)}
-    held_out, labels = to_float(real.pixels[:images]), _labels(real, trained, images)
+    device = next(trained.denoiser.net.parameters()).device
+    held_out, labels = to_float(real.pixels[:images]).to(device), _labels(real, trained, images)
+    labels = None if labels is None else labels.to(device)
     return result | {"denoising": asdict(denoising_error(trained.denoiser, held_out, labels))}
 
 
@@ -130,19 +134,20 @@ def _show(result: dict[str, Any]) -> None:
     if result["fid"] is None:
         table.add_row("FID, KID", "no feature network for these images: name one with --features module:factory")
     else:
-        against = f"{result['samples']} samples against {result['reference']} images, {result['features']} features"
+        console.print(f"features: {result['features']}", soft_wrap=True)
+        against = f"{result['samples']} samples against {result['reference']} images"
         table.add_row("FID", f"{result['fid']:.2f}", against)
-        table.add_row("KID", f"{result['kid']:.4f} ± {result['kid_sd']:.4f}", "mean and standard deviation over subsets")
+        table.add_row("KID", f"{result['kid']:.4f}", f"± {result['kid_sd']:.4f}, standard deviation over subsets")
     if "digits" in result:
         real = f"real test images: {result['confident_real']:.1%}"
         table.add_row("read as a digit", f"{result['confident']:.1%}", f"with confidence >= 0.9; {real}")
-        table.add_row("digits 0 to 9", " ".join(map(str, result["digits"])), "images read as each")
+        table.add_row("read as 0 to 9", "", " ".join(map(str, result["digits"])))
     for name, value in result["penalties"].items():
         table.add_row(name, f"{value:.4f}", f"real images: {result['penalties_real'][name]:.4f}")
     console.print(table)
-    errors = Table("logsnr", "error of x0", "± standard error", box=None, pad_edge=False, title_justify="left")
-    errors.title = f"denoising error per pixel of x0 in [-1, 1], {result['denoising']['images']} held-out images"
     rows = result["denoising"]
+    console.print(f"\ndenoising error: mean (x0 - x0_hat)² per pixel, {rows['images']} held-out images")
+    errors = Table("logsnr", "error of x0", "± standard error", box=None, pad_edge=False)
     for logsnr, error, se in zip(rows["logsnr"], rows["x0_error"], rows["x0_error_se"], strict=True):
         errors.add_row(f"{logsnr:6.2f}", f"{error:.5f}", f"{se:.5f}")
     console.print(errors)

@@ -99,9 +99,10 @@ def _draw(result: dict[str, Any], picture: Path) -> None:
 def _show(result: dict[str, Any], recipe: str, picture: Path) -> None:
     console = Console(highlight=False)
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("1 network output", f"{result['target']}  from {result['network']}, {result['parameters']:,} parameters")
+    table.add_row("1 network output", result["target"])
+    table.add_row("", f"{result['network']}, {result['parameters']:,} parameters")
     for name, term in result["terms"].items():
-        table.add_row("2, 3 loss space and weighting", f"{name}: {term['weight']:g} · {term['loss']}, {term['when']}")
+        table.add_row("2, 3 space, weighting", f"{name}: {term['weight']:g} · {term['loss']}, {term['when']}")
     table.add_row("4 time density", f"{result['times']}  on the schedule {result['schedule']}")
     table.add_row("5 reverse variance", result["variance"])
     console.print(f"[bold]{recipe}[/bold]")
@@ -112,4 +113,5 @@ def _show(result: dict[str, Any], recipe: str, picture: Path) -> None:
     for logsnr, t, weight, density in rows[::step]:
         levels.add_row(f"{logsnr:6.2f}", f"{t:.4f}", f"{weight:.4g}", "█" * round(24 * weight), f"{density:.4f}")
     console.print(levels)
-    console.print(f"effective weighting: relative to the variational bound, largest = 1; picture: {picture}")
+    console.print("effective weighting: relative to the variational bound, largest = 1")
+    console.print(f"picture: {picture}", soft_wrap=True)

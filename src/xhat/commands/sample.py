@@ -36,7 +36,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int) -> int:
-    from xhat.generate import draw
+    from xhat.config import build_sampler, build_times
+    from xhat.generate import generate
     from xhat.pictures import grid_columns, save_grid
     from xhat.runs import load
     from xhat.training.checkpoint import write_bytes
@@ -49,19 +50,22 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int) ->
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
     trained = load(run_)
     how = replace(trained.config.sampling, **changes)
+    try:
+        times, sampler = build_times(how.spacing, trained.denoiser.schedule, how.steps), build_sampler(how.sampler)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("sampling", total=n)
-        try:
-            images, labels = draw(
-                trained.denoiser,
-                how,
-                trained.shape,
-                n,
-                seed=seed,
-                progress=lambda done: bar.update(task, completed=done),
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        images, labels = generate(
+            trained.denoiser,
+            sampler,
+            trained.shape,
+            n,
+            times=times,
+            guidance=how.guidance,
+            seed=seed,
+            progress=lambda done: bar.update(task, completed=done),
+        )
     arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy()} | (
         {} if labels is None else {"labels": labels.numpy()}
     )

@@ -42,8 +42,10 @@ def denoising_error(
         batch: images at a time.
     """
     schedule, device = denoiser.schedule, x0.device
-    ends = schedule.logsnr(torch.tensor([max(schedule.t_min, 1e-4), 1.0], dtype=torch.float64)).clamp(-8, 8)
-    times = schedule.t_of(torch.linspace(float(ends[0]), float(ends[1]), levels, dtype=torch.float64)).clamp(0, 1)
+    reach = torch.tensor([max(schedule.t_min, 1e-4), 1.0], dtype=torch.float64, device=schedule.device)
+    ends = schedule.logsnr(reach).clamp(-8, 8)
+    wanted = torch.linspace(float(ends[0]), float(ends[1]), levels, dtype=torch.float64, device=schedule.device)
+    times = schedule.t_of(wanted).clamp(0, 1)
     if schedule.steps is not None:
         times = ((times * schedule.steps).round().clamp(min=1) / schedule.steps).unique()
     logsnr, means, errors = [], [], []

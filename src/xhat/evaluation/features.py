@@ -2,7 +2,6 @@
 
 from importlib.resources import files
 
-import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -40,9 +39,9 @@ class MNISTFeatures(nn.Module):
         features: Tensor = self.hidden(self.stages(images))
         return features
 
-    def read(self, images: Tensor) -> Tensor:
-        """Probability of each digit, (B, 10)."""
-        probability: Tensor = self.head(self(images)).softmax(-1)
+    def read(self, features: Tensor) -> Tensor:
+        """Probability of each digit, (B, 10), from features (B, 64)."""
+        probability: Tensor = self.head(features).softmax(-1)
         return probability
 
     @classmethod
@@ -52,9 +51,3 @@ class MNISTFeatures(nn.Module):
         weights = load((files("xhat.evaluation") / WEIGHTS).read_bytes())
         network.load_state_dict({name: w.float() if w.is_floating_point() else w for name, w in weights.items()})
         return network.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def in_batches(network: nn.Module, images: Tensor, batch: int = 500) -> Tensor:
-    """network(images), a batch at a time."""
-    return torch.cat([network(part) for part in images.split(batch)])

@@ -1,6 +1,7 @@
 """How good samples are: distances to a data set in the features of a network, digits read, penalties."""
 
 import importlib
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +10,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from xhat.data.images import to_float
-from xhat.evaluation.features import MNISTFeatures, in_batches
 from xhat.losses.penalties import out_of_range, total_variation
 
-CONFIDENT, KID_SUBSET, KID_SUBSETS = 0.9, 500, 50
+CONFIDENT, KID_SUBSET, KID_SUBSETS, BATCH = 0.9, 500, 50, 500
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,25 @@ class Given(nn.Module):
         return features
 
 
-def distance(samples: Tensor, reference: Tensor, network: nn.Module, name: str) -> Distance:
-    """FID and KID of uint8 images (N, C, H, W) to uint8 images (M, C, H, W) in the features of a network.
+def features_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Features (N, D) of uint8 images (N, C, H, W), for a network of images (B, C, H, W) in [-1, 1]."""
+    return torch.cat([network(to_float(part)).flatten(1) for part in images.split(BATCH)])
+
+
+def distance(samples: Tensor, reference: Tensor, name: str) -> Distance:
+    """FID and KID between features (N, D) and (M, D).
 
     Args:
-        samples, reference: the images.
-        network: images (B, C, H, W) in [-1, 1] -> features (B, D).
-        name: of the network.
+        samples, reference: see `features_of`.
+        name: of the network that made them.
     """
-    fake, real = (in_batches(network, to_float(x)).flatten(1).double() for x in (samples, reference))
+    fake, real = samples.double(), reference.double()
     given = Given(fake.shape[1])
     fid = FrechetInceptionDistance(feature=given).set_dtype(torch.float64)
     subset = min(KID_SUBSET, len(fake), len(real))
-    kid = KernelInceptionDistance(feature=given, subsets=KID_SUBSETS, subset_size=subset).set_dtype(torch.float64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all extracted features")
+        kid = KernelInceptionDistance(feature=given, subsets=KID_SUBSETS, subset_size=subset).set_dtype(torch.float64)
     for metric in (fid, kid):
         metric.update(real, real=True)
         metric.update(fake, real=False)
@@ -82,10 +88,8 @@ class Reading:
     digits: list[int]
 
 
-def read_digits(images: Tensor) -> Reading:
-    """Reading of uint8 images (N, 1, 28, 28)."""
-    network = MNISTFeatures.trained()
-    probability = torch.cat([network.read(to_float(part)) for part in images.split(500)])
+def read_digits(probability: Tensor) -> Reading:
+    """Reading of digit probabilities (N, 10), see `MNISTFeatures.read`."""
     sure, digit = probability.max(1)
     return Reading(float((sure >= CONFIDENT).double().mean()), torch.bincount(digit, minlength=10).tolist())
 

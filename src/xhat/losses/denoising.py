@@ -18,7 +18,7 @@ Norm = Callable[[Tensor], Tensor]
 
 def squared(error: Tensor) -> Tensor:
     """Mean over pixels of error², (B, ...) -> (B,)."""
-    return image_mean(error * error)
+    return image_mean(error.square())
 
 
 def absolute(error: Tensor) -> Tensor:
@@ -67,14 +67,14 @@ class Denoising(Loss):
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         schedule = denoiser.schedule
-        error = self.space.of(schedule, draw.t, draw.x0, draw.noise) - draw.prediction.within(self.space)
+        error = draw.prediction.within(self.space) - self.space.of(schedule, draw.t, draw.x0, draw.noise)
         loss: Tensor = self.norm(error)
         if self.weight is constant:
             return loss
         logsnr = schedule.logsnr(draw.t)
         loss = on_schedule(self.weight, schedule)(logsnr) * loss
         if isinstance(self.weight, LearnedUncertainty):
-            loss = loss + self.weight.offset(logsnr)
+            loss = loss + self.weight.offset_on(schedule)(logsnr)
         return loss
 
     def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from xhat.training.checkpoint import RunError
+
 
 def power_exponent(width: float) -> float:
     """gamma of the power-function average whose weight profile has this relative standard deviation.
@@ -12,10 +14,10 @@ def power_exponent(width: float) -> float:
     width² = (gamma + 1) / ((gamma + 2)² (gamma + 3)) (Karras et al. 2024, EDM2, eq. 6 and appendix C).
 
     Raises:
-        ValueError: width is not in (0, 0.28], where a solution exists.
+        RunError: width is not in (0, 0.28], where a solution exists.
     """
     if not 0 < width <= 0.28:
-        raise ValueError(f"ema is the relative width of the average, 0 (off) or in (0, 0.28], got {width}")
+        raise RunError(f"ema is the relative width of the average, 0 (off) or in (0, 0.28], got {width}")
     t = width**-2
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
 

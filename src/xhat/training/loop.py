@@ -50,7 +50,9 @@ class Trainer:
         self.objective = build_objective(config, self.denoiser)
         gpu = torch.cuda.is_available()
         bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(torch.device("cuda" if gpu else "cpu")))
-        self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not gpu)
+        self.accelerator = Accelerator(mixed_precision="no", cpu=not gpu)
+        # Accelerate keeps its precision for the whole process; with our own context a second run may have another
+        self.autocast = torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=bf16)
         parts = self.accelerator.num_processes * config.accumulate
         if config.batch_size % parts:
             raise RunError(f"batch_size {config.batch_size} must be a multiple of processes · accumulate = {parts}")
@@ -69,7 +71,7 @@ class Trainer:
         if config.compile == "on" or (
             config.compile == "auto" and repays_compiling(self.accelerator.device, self.budget.steps, self.budget.seconds)
         ):
-            self._compile(bf16)
+            self._compile()
         self.prepared, *self.optimizers = self.accelerator.prepare(self.objective, *self.optimizers)
 
     def fit(self) -> bool:
@@ -137,7 +139,8 @@ class Trainer:
             x0, cond = self.batches.get(self.step, shard, self.rows)
             quiet = self.accelerator.no_sync(self.prepared) if part < parts - 1 else contextlib.nullcontext()
             with quiet:
-                values = self.prepared(x0, step=self.step, cond=cond, shard=shard)
+                with self.autocast:
+                    values = self.prepared(x0, step=self.step, cond=cond, shard=shard)
                 self.accelerator.backward(values["loss"] / parts)
             for name, value in values.items():
                 losses[name] = losses.get(name, torch.zeros_like(value)) + value.detach() / parts
@@ -162,13 +165,11 @@ class Trainer:
             f"{self.run}; lower optimizer.lr, or that term's weight"
         )
 
-    def _compile(self, bf16: bool) -> None:
+    def _compile(self) -> None:
         self.log.say("compiling the network: about half a minute, the first time")
-        device = self.accelerator.device
         x0, cond = self.batches.get(0, Shard(0, self.config.batch_size), self.rows)
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-        times = torch.full((self.rows,), 0.5, device=device)
-        failure = compile_network(self.denoiser.net, x0, times, cond or {}, autocast)
+        times = torch.full((self.rows,), 0.5, device=self.accelerator.device)
+        failure = compile_network(self.denoiser.net, x0, times, cond or {}, self.autocast)
         if failure:
             self.log.say(f"the network was not compiled, training goes on without: {failure}")
 

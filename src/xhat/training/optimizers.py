@@ -4,7 +4,7 @@ import math
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from xhat.config import OptimizerConfig
@@ -19,32 +19,55 @@ class HasHiddenMatrices(Protocol):
         ...
 
 
-class KernelMuon(torch.optim.Muon):
-    """PyTorch's Muon (Jordan et al. 2024) for convolution kernels too: each acts as the matrix (out, in · height · width).
+class KernelMuon(Optimizer):
+    """Muon (Jordan et al. 2024): momentum, orthogonalized, for matrices and for kernels as matrices (out, in · height · width).
+
+    W <- (1 - lr · weight_decay) W - lr sqrt(max(1, rows/columns)) orthogonalized(g + momentum (m - g)), m the average of g.
+    PyTorch's Muon takes matrices only and iterates in bf16, which a CPU without bf16 instructions does ten times slower
+    (81 ms against 7 for the demo's network); here equal shapes are stacked, and iterate in float32 on a CPU.
 
     Args:
-        kernels: parameters with two or more axes; the matrices are views of them.
+        kernels: parameters with two or more axes.
         lr: learning rate at a square matrix.
         weight_decay: decoupled weight decay.
+        momentum: of the moving average, with Nesterov's look-ahead.
     """
 
-    def __init__(self, kernels: list[nn.Parameter], lr: float, weight_decay: float) -> None:
-        self.kernels = kernels
-        self.matrices = [nn.Parameter(k.detach().flatten(1)) for k in kernels]
-        if any(m.data_ptr() != k.data_ptr() for m, k in zip(self.matrices, kernels, strict=True)):
-            raise ValueError("Muon needs contiguous weights, whose flattened form is a view")
-        super().__init__(self.matrices, lr=lr, weight_decay=weight_decay)
+    def __init__(self, kernels: list[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95) -> None:
+        if any(k.ndim < 2 for k in kernels):
+            raise ValueError("Muon is for matrices and kernels: leave vectors to AdamW")
+        super().__init__(kernels, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
+    @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update from the kernels' gradients."""
-        for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
-            matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
-        super().step()  # type: ignore[no-untyped-call]
+        """One update from the gradients."""
+        for group in self.param_groups:
+            kernels = [p for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in kernels]
+            averages = [self.state[p].setdefault("average", torch.zeros_like(p)) for p in kernels]
+            torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+            ahead = [u.flatten(1) for u in torch._foreach_lerp(gradients, averages, group["momentum"])]
+            torch._foreach_mul_(kernels, 1 - group["lr"] * group["weight_decay"])
+            for shape in dict.fromkeys(u.shape for u in ahead):
+                same = [i for i, u in enumerate(ahead) if u.shape == shape]
+                rate = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
+                for i, update in zip(same, orthogonalized(torch.stack([ahead[i] for i in same])), strict=True):
+                    kernels[i].sub_(update.view_as(kernels[i]), alpha=rate)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients of kernels and matrices."""
-        for parameter in (*self.kernels, *self.matrices):
-            parameter.grad = None
+
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """Nearly U V^T of each matrix U S V^T of a stack (N, rows, columns), by five quintic Newton-Schulz steps.
+
+    The coefficients are Jordan et al.'s: all singular values end between about 0.7 and 1.2.
+    """
+    dtype = torch.bfloat16 if matrices.is_cuda else torch.float32
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = (matrices if wide else matrices.mT).to(dtype)
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x if wide else x.mT).to(matrices.dtype)
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:

@@ -1,0 +1,51 @@
+"""What the README shows runs as it stands, and the list of traps is covered."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from xhat.cli import main, preset_names
+
+ROOT = Path(__file__).parent.parent
+COVERED = {1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 14, 15, 16, 17, 18, 20, 21, 22, 23, 25, 27, 28}
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_library_example_runs_and_every_weight_gets_a_gradient():
+    (example,) = blocks("python")
+    scope = {"images": torch.rand(4, 1, 28, 28) * 2 - 1, "step": 4}
+    exec(example, scope)
+    assert set(scope["losses"]) == {"loss", "denoise", "smooth"}
+    assert any(p.grad.abs().sum() > 0 for p in scope["net"].parameters())
+
+
+def test_every_command_of_the_readme_exists(capsys):
+    """The options of each xhat line are options of that command."""
+    lines = [line for block in blocks("console") for line in block.splitlines() if line.startswith("xhat")]
+    assert len(lines) >= 5
+    for line in lines:
+        command, *rest = line.split("#")[0].split()[1:]
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert all(word in text for word in rest if word.startswith("--")), line
+
+
+def test_the_readme_names_every_preset():
+    text = (ROOT / "README.md").read_text() + (ROOT / "docs" / "presets.md").read_text()
+    assert all(f"`{name}`" in text for name in preset_names())
+
+
+def test_links_and_pictures_of_the_readme_are_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
+
+
+def test_each_trap_has_its_test():
+    marked = {int(n) for p in (ROOT / "tests").rglob("test_*.py") for n in re.findall(r"mark\.trap\((\d+)\)", p.read_text())}
+    assert marked >= COVERED
