@@ -126,7 +126,8 @@ def softmax_decoder(x: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tenso
     Args:
         x: 8-bit images scaled to [-1, 1], (B, ...).
         z: the latent at the lowest noise, (B, ...).
-        alpha, sigma: the schedule's values there, (B,).
+        alpha: the schedule's value there, (B,).
+        sigma: the schedule's value there, (B,).
 
     Raises:
         ValueError: a value of x is off the 8-bit grid.

@@ -38,7 +38,8 @@ class Sampler(Protocol):
         Args:
             denoiser: the model.
             z: images at t, (B, C, H, W).
-            t, s: this time and the next, (B,) each with equal entries, s < t.
+            t: this time, (B,), equal entries.
+            s: the next time, (B,), equal entries, s < t.
             noise: standard normal, shaped like z, fresh at each step.
             state: of the step before.
             cond: keyword arguments of the network.

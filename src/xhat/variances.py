@@ -22,7 +22,8 @@ class Variance(Protocol):
         Args:
             schedule: the schedule.
             z: images (B, C, H, W), for shape and dtype.
-            t, s: times (B,), s < t.
+            t: this time, (B,).
+            s: the next time, (B,), s < t.
             logits: the network's variance channels (B, C, H, W), if it has any.
         """
         ...

@@ -149,5 +149,5 @@ def _show(result: dict[str, Any]) -> None:
     console.print(f"\ndenoising error: mean (x0 - x0_hat)² per pixel, {rows['images']} held-out images")
     errors = Table("logsnr", "error of x0", "± standard error", box=None, pad_edge=False)
     for logsnr, error, se in zip(rows["logsnr"], rows["x0_error"], rows["x0_error_se"], strict=True):
-        errors.add_row(f"{logsnr:6.2f}", f"{error:.5f}", f"{se:.5f}")
+        errors.add_row(f"{logsnr:6.2f}", f"{error:.5f}", f"{se:.1g}")
     console.print(errors)

@@ -56,7 +56,8 @@ def distance(samples: Tensor, reference: Tensor, name: str) -> Distance:
     """FID and KID between features (N, D) and (M, D).
 
     Args:
-        samples, reference: see `features_of`.
+        samples: of the generated images, see `features_of`.
+        reference: of the real ones.
         name: of the network that made them.
     """
     fake, real = samples.double(), reference.double()
