@@ -8,9 +8,9 @@ from importlib.resources import files
 import pytest
 import torch
 
-from xhat.cli import preset_names
 from xhat.commands.parsing import read_config
 from xhat.config import DataShape, build_denoiser, build_objective, build_sampler, build_times
+from xhat.presets import preset_names
 
 NETWORKS = {"unet": "unet(widths=(8, 8), blocks=(1, 1), embedding=16)", "dit": "dit(width=16, depth=1, heads=2)"}
 

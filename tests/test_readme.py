@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from xhat.cli import main, preset_names
+from xhat.cli import main
+from xhat.presets import preset_names
 
 ROOT = Path(__file__).parent.parent
 COVERED = {1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 14, 15, 16, 17, 18, 20, 21, 22, 23, 25, 27, 28}

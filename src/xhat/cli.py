@@ -1,7 +1,6 @@
 """The command line: xhat train | sample | evaluate | inspect."""
 
 import difflib
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -53,6 +52,8 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def _help() -> str:
+    from xhat.presets import preset_names
+
     lines = [
         "xhat trains diffusion models on the loss you mean.",
         "",
@@ -67,10 +68,3 @@ def _help() -> str:
         f"presets: {', '.join(preset_names())}",
     ]
     return "\n".join(lines)
-
-
-def preset_names() -> list[str]:
-    """The presets that the package ships."""
-    from importlib.resources import files
-
-    return sorted(os.path.splitext(p.name)[0] for p in (files("xhat") / "presets").iterdir() if p.name.endswith(".yaml"))

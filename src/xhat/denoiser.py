@@ -136,7 +136,7 @@ def _refuse_singular_ends(schedule: Schedule, target: Target) -> None:
     a, b = (c.detach() for c in target.coefficients(schedule, ends))
     d = alpha * b - sigma * a
     x0_gain, noise_gain = (sigma / d).abs(), (alpha / d).abs()
-    name = type(schedule).__name__.lstrip("_")
+    name = type(schedule).__name__
     if not x0_gain[1] < 1e6:
         raise ValueError(
             f"target {target.name} cannot give x0 at t = 1, where {name} has alpha = {alpha[1]:.1e}: predict V, FLOW or X0, "

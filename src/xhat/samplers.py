@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,19 +15,17 @@ from xhat.shapes import over_images
 State = tuple[Tensor, ...]
 
 
-class Sampler(Protocol):
-    """A rule for one step; frozen, so that what a run remembers is in `state` alone.
-
-    Attributes:
-        stochastic: whether a step uses its `noise`.
-    """
+class Sampler:
+    """A rule for one step; frozen, so that what a run remembers is in `state` alone."""
 
     @property
-    def stochastic(self) -> bool: ...
+    def stochastic(self) -> bool:
+        """Whether a step uses its `noise`."""
+        return False
 
     def init(self, z: Tensor) -> State:
         """What the first step gets as `state`."""
-        ...
+        return ()
 
     def step(
         self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
@@ -43,18 +40,20 @@ class Sampler(Protocol):
             noise: standard normal, shaped like z, fresh at each step.
             state: of the step before.
             cond: keyword arguments of the network.
+
+        Returns:
+            Images at s, and the state for the next step.
         """
-        ...
+        raise NotImplementedError(f"{type(self).__name__} must define step")
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(Sampler):
     """Ancestral sampling from p(z_s | z_t) with the denoiser's reverse variance; no noise into t = 0 (DDPM, algorithm 2)."""
 
-    stochastic = True
-
-    def init(self, z: Tensor) -> State:
-        return ()
+    @property
+    def stochastic(self) -> bool:
+        return True
 
     def step(
         self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
@@ -64,7 +63,7 @@ class DDPM:
 
 
 @dataclass(frozen=True)
-class DDIM:
+class DDIM(Sampler):
     """z_s = alpha_s x0_hat + sqrt(sigma_s² - c²) noise_hat + c noise, c² = eta² beta-tilde.
 
     Song et al. 2021, Denoising diffusion implicit models, eq. 12 and 16.
@@ -75,9 +74,6 @@ class DDIM:
     @property
     def stochastic(self) -> bool:
         return self.eta > 0
-
-    def init(self, z: Tensor) -> State:
-        return ()
 
     def step(
         self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
@@ -93,17 +89,12 @@ class DDIM:
 
 
 @dataclass(frozen=True)
-class Euler:
+class Euler(Sampler):
     """Euler's rule for the probability-flow ODE on the straight path.
 
     With r = alpha + sigma, u = sigma/r and w = z/r, every schedule is a flow: dw/du = noise_hat - x0_hat, regular at both
     ends. On `Flow` it is rectified flow's Euler step; on any schedule it equals DDIM without noise.
     """
-
-    stochastic = False
-
-    def init(self, z: Tensor) -> State:
-        return ()
 
     def step(
         self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
@@ -112,16 +103,11 @@ class Euler:
 
 
 @dataclass(frozen=True)
-class Heun:
+class Heun(Sampler):
     """Heun's second-order rule on the straight path of `Euler`: two network calls, but one into t = 0.
 
     Karras et al. 2022, algorithm 1, in the coordinates of `Euler` instead of sigma.
     """
-
-    stochastic = False
-
-    def init(self, z: Tensor) -> State:
-        return ()
 
     def step(
         self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
@@ -135,17 +121,12 @@ class Heun:
 
 
 @dataclass(frozen=True)
-class DPMSolver2M:
+class DPMSolver2M(Sampler):
     """DPM-Solver++(2M): second order with one network call a step (Lu et al. 2022, algorithm 2).
 
     With l = logsnr/2 and h = l_s - l_t: z_s = (sigma_s/sigma_t) z_t - alpha_s (e^-h - 1) D, D extrapolated from this x0_hat
     and the last one. The first step, and steps from or to an infinite logsnr, are of first order.
     """
-
-    stochastic = False
-
-    def init(self, z: Tensor) -> State:
-        return ()
 
     def step(
         self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None

@@ -10,8 +10,9 @@ from PIL import Image
 
 from helpers import TINY, process, write_pngs, xhat
 from xhat import load
-from xhat.cli import COMMANDS, preset_names
+from xhat.cli import COMMANDS
 from xhat.commands.parsing import read_config
+from xhat.presets import preset_names
 from xhat.runs import WEIGHTS
 
 

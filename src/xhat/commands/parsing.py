@@ -12,10 +12,10 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from xhat.cli import preset_names
 from xhat.config import Config
 from xhat.data.images import DataError
 from xhat.expressions import ExpressionError
+from xhat.presets import preset_names
 from xhat.training.checkpoint import RunError
 
 BUDGETS = ("max_steps", "max_images", "max_minutes")
