@@ -15,7 +15,7 @@ from xhat.presets import preset_names
 NETWORKS = {"unet": "unet(widths=(8, 8), blocks=(1, 1), embedding=16)", "dit": "dit(width=16, depth=1, heads=2)"}
 
 
-def setting(name):
+def setting(name, spread=False):
     """Objective of a preset with a small, non-zero network in float64, a draw, and the network's raw output on it."""
     config = read_config(files("xhat") / "presets" / f"{name}.yaml")
     config = replace(config, network=NETWORKS[config.network.split("(")[0]])
@@ -25,6 +25,11 @@ def setting(name):
     for p in denoiser.net.parameters():
         torch.nn.init.normal_(p, std=0.1)
     x0 = torch.rand(64, 1, 8, 8, dtype=torch.float64) * 2 - 1
+    if spread:  # all noise levels, also those that the paper's density hardly ever draws
+        schedule = objective.denoiser.schedule
+        t = torch.linspace(max(schedule.t_min, 0.002), 0.998, 64, dtype=torch.float64)
+        t = t if schedule.steps is None else schedule.time(schedule.index(t))
+        objective.times.sample = lambda n, generator: (t, 1 / objective.times.relative_density(t))
     draw = objective.draw(x0, step=3)
     return config, objective, draw
 
@@ -138,10 +143,11 @@ def test_every_preset_has_a_formula():
     assert set(preset_names()) == set(FORMULAS)
 
 
+@pytest.mark.parametrize("spread", [False, True], ids=["drawn", "spread"])
 @pytest.mark.parametrize("name", FORMULAS)
-def test_preset_is_the_papers_loss(name):
+def test_preset_is_the_papers_loss(name, spread):
     """Per image, weight and importance included: in the papers, which correct for no density, each sample counts once."""
-    _, objective, draw = setting(name)
+    _, objective, draw = setting(name, spread)
     expected = FORMULAS[name](objective, draw)
     (term,) = objective.terms.values()
     ours = term.weight * term.loss(objective.denoiser, draw) * draw.importance

@@ -25,14 +25,16 @@ def test_exponent_of_the_papers_widths():
 
 
 def test_average_weighs_steps_by_their_power():
-    """The average of the step number t after n steps is n (gamma+1)/(gamma+2) up to a step or two."""
+    """Of the weights 1, 2, ..., n: the recurrence exactly, and its closed-form mean n (gamma+1)/(gamma+2) up to a step or two."""
     model = torch.nn.Linear(1, 1, bias=False).double()
     average = power_average(model, 0.1)
-    n = 2000
+    n, gamma, expected = 2000, power_exponent(0.1), 0.0
     for t in range(1, n + 1):
         torch.nn.init.constant_(model.weight, float(t))
         average.update_parameters(model)
-    gamma = power_exponent(0.1)
+        beta = (1 - 1 / t) ** (gamma + 1)
+        expected = beta * expected + (1 - beta) * t
+    assert average.module.weight.item() == pytest.approx(expected, rel=1e-9)
     assert average.module.weight.item() == pytest.approx(n * (gamma + 1) / (gamma + 2), abs=1.5)
 
 
