@@ -31,13 +31,18 @@ docs: $(VENV)/.installed-dev
 dist: $(VENV)/.installed-dev
 	$(BIN)/python -m build --no-isolation
 
+define VENV_OF_A_RECENT_PYTHON
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "xhat needs Python 3.11 or newer: make PYTHON=python3.12")'
+$(PYTHON) -m venv $(VENV)
+endef
+
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(VENV_OF_A_RECENT_PYTHON)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(VENV_OF_A_RECENT_PYTHON)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 

@@ -380,3 +380,17 @@ def test_ddim_eta_variance_is_eta_squared_beta_tilde(z):
     t, s = torch.full((4,), 0.6, dtype=torch.float64), torch.full((4,), 0.4, dtype=torch.float64)
     a, b = (DDIM(0.3).step(denoiser, z, t, s, noise, (), None)[0] for noise in (z, torch.zeros_like(z)))
     close(a - b, 0.3 * transition(schedule, t, s).posterior_variance[0].sqrt() * z)
+
+
+@pytest.mark.parametrize("steps", [8, 10, 20, 50])
+def test_2m_arrives_at_the_data(steps, rng):
+    """All the way to t = 0 on narrow clusters: the far last jump in logsnr must not be extrapolated (Lu et al. 2022)."""
+    data = MixtureData(std=0.02)
+    denoiser = exact(data, xhat.Cosine())
+    z = torch.randn(200, *SHAPE, dtype=torch.float64, generator=rng)
+    distances = {}
+    for name, sampler in (("2m", DPMSolver2M()), ("ddim", DDIM())):
+        x = sample(denoiser, sampler, z, uniform_times(denoiser.schedule, steps))
+        to_clusters = (x.unsqueeze(1) - data.means).flatten(2).square().mean(2).sqrt().amin(1)
+        distances[name] = to_clusters.quantile(0.9).item()
+    assert distances["2m"] < 1.5 * max(distances["ddim"], data.std)

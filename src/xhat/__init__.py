@@ -2,8 +2,8 @@
 
 import os
 
-# OpenMP's waiting threads spin for milliseconds: when another process shares the cores, a training step takes 27 times
-# as long (measured: 117 ms alone, 3150 ms beside a second one; 467 ms with this). Read when torch is first imported.
+# OpenMP's waiting threads spin for milliseconds: when another process shares the cores, every step takes many times as long.
+# Ten thousand turns cost nothing on a free machine. Read when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from xhat import weightings

@@ -1,4 +1,4 @@
-"""python -m xhat, for torchrun -m xhat train ..."""
+"""python -m xhat, for torchrun -m xhat -- train ..."""
 
 import sys
 

@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 COMMANDS = {
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(COMMANDS)}"
         print(f'xhat: unknown command "{name}": {hint}', file=sys.stderr)
         return 2
+    warnings.showwarning = _one_line_warning  # type: ignore[assignment]
     try:
         return _command(name)(rest)
     except MISTAKES as error:
@@ -41,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(f"xhat {name}: {message}", file=sys.stderr)
     return 2
+
+
+def _one_line_warning(message: Warning | str, *where: object) -> None:
+    print(f"xhat: note: {message}", file=sys.stderr)
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:

@@ -1,10 +1,12 @@
 """The configuration of a run: plain values and expressions, and the objects they stand for."""
 
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from xhat import gates, samplers, schedules, targets, times, variances, weightings
 from xhat.denoiser import Denoiser, diffusers_index, log_sigma, time_itself
@@ -12,9 +14,11 @@ from xhat.expressions import ExpressionError, Factory, evaluate
 from xhat.losses import denoising, image, penalties
 from xhat.networks.dit import DiT
 from xhat.networks.unet import UNet
-from xhat.objective import Objective, Term
+from xhat.objective import Loss, Objective, Term
 from xhat.samplers import Sampler
 from xhat.schedules import Schedule
+from xhat.targets import Target
+from xhat.times import TimeSampler
 
 NETWORKS = {"unet": Factory(UNet), "dit": Factory(DiT)}
 SCHEDULES = {
@@ -89,7 +93,7 @@ class TermConfig:
         when: always, every(n), randomly(p) or after(n).
     """
 
-    loss: str
+    loss: str = ""
     weight: float = 1.0
     when: str = "always"
 
@@ -193,6 +197,36 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
+    def __post_init__(self) -> None:
+        for key, value, low, high in self._ranges():
+            if value is not None and not low <= value <= high:
+                bounds = f"at least {low:g}" if math.isinf(high) or high > 1e9 else f"in [{low:g}, {high:g}]"
+                raise ExpressionError(f"{key} must be {bounds}, got {value}")
+
+    def _ranges(self) -> list[tuple[str, float | None, float, float]]:
+        """Key, value, lowest and highest; NaN is in no range."""
+        counts = ("batch_size", "accumulate", "checkpoint_every", "sample_every", "log_every", "max_steps", "max_images")
+        o, most = self.optimizer, sys.float_info.max
+        return [
+            *((key, getattr(self, key), 1, 2**53) for key in counts),
+            ("image_size", self.image_size, 4, 4096),
+            ("max_minutes", self.max_minutes, 1e-6, most),
+            ("seed", self.seed, 0, 2**62),
+            ("label_dropout", self.label_dropout, 0, 1),
+            ("input_perturbation", self.input_perturbation, 0, most),
+            ("ema", self.ema, 0, 0.28),
+            ("optimizer.lr", o.lr, 0, most),
+            ("optimizer.muon_lr", o.muon_lr, 0, most),
+            ("optimizer.betas", min(o.betas), 0, 0.9999999),
+            ("optimizer.betas", max(o.betas), 0, 0.9999999),
+            ("optimizer.weight_decay", o.weight_decay, 0, most),
+            ("optimizer.warmup_steps", o.warmup_steps, 0, 2**53),
+            ("optimizer.grad_clip", o.grad_clip, 1e-30, most),
+            ("sampling.steps", self.sampling.steps, 1, 2**31),
+            ("sampling.guidance", self.sampling.guidance, -most, most),
+            *((f"terms.{name}.weight", term.weight, -most, most) for name, term in self.terms.items()),
+        ]
+
 
 @dataclass(frozen=True)
 class DataShape:
@@ -203,11 +237,15 @@ class DataShape:
     classes: int | None
 
 
-def _make(key: str, text: str, names: dict[str, Any], context: dict[str, Any] | None = None) -> Any:
+def _make(key: str, text: str, names: dict[str, Any], kind: type | None = None, context: dict[str, Any] | None = None) -> Any:
     try:
-        return evaluate(text, names, context)
+        made = evaluate(text, names, context)
     except ExpressionError as error:
         raise ExpressionError(f"{key}: {error}") from None
+    if (kind is not None and not isinstance(made, kind)) or not (kind or callable(made)):
+        what = (kind.__name__ if kind else key).lower()
+        raise ExpressionError(f'{key}: "{text}" is no {what}; known: {", ".join(names)}')
+    return made
 
 
 def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
@@ -216,23 +254,25 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
     Raises:
         ExpressionError: a name or an argument that does not exist, or choices that do not fit together.
     """
-    variance = _make("variance", config.variance, VARIANCES)
+    variance = _make("variance", config.variance, VARIANCES, object)
     context = {
         "channels": shape.channels,
         "outputs": shape.channels * variance.outputs,
         "size": shape.size,
         "classes": shape.classes,
     }
-    net = _make("network", config.network, NETWORKS, context)
+    net = _make("network", config.network, NETWORKS, nn.Module, context)
     if getattr(net, "channels", shape.channels) != shape.channels:
         raise ExpressionError(
             f"network: {config.network} takes {net.channels} channels, the data have {shape.channels}: leave channels out"
         )
+    if shape.classes is not None and getattr(net, "classes", shape.classes) != shape.classes:
+        raise ExpressionError(f"network: {config.network} has {net.classes} classes, the data have {shape.classes}")
     try:
         return Denoiser(
             net,
-            _make("schedule", config.schedule, SCHEDULES),
-            _make("target", config.target, TARGETS),
+            _make("schedule", config.schedule, SCHEDULES, Schedule),
+            _make("target", config.target, TARGETS, Target),
             variance=variance,
             time_input=_make("time_input", config.time_input, TIME_INPUTS),
         )
@@ -248,14 +288,18 @@ def build_objective(config: Config, denoiser: Denoiser) -> Objective:
     Raises:
         ExpressionError: as for `build_denoiser`.
     """
-    names = {**WEIGHTINGS, **TARGETS, **TIMES, **LOSSES}
+    names = {**WEIGHTINGS, **TARGETS, **TIMES, **LOSSES, "target": denoiser.target}
     terms = {}
     for name, term in config.terms.items():
-        loss = _make(f"terms.{name}.loss", term.loss, names)
+        if not term.loss:
+            raise ExpressionError(
+                f'terms.{name}.loss is needed, for example "denoising(space=v)" (terms: {", ".join(config.terms)})'
+            )
+        loss = _make(f"terms.{name}.loss", term.loss, names, Loss)
         when = _make(f"terms.{name}.when", term.when, GATES)
         terms[name] = Term(loss, term.weight, when)
     try:
-        times_ = _make("times", config.times, TIMES)
+        times_ = _make("times", config.times, TIMES, TimeSampler)
         return Objective(denoiser, terms, times_, seed=config.seed, input_perturbation=config.input_perturbation)
     except ExpressionError:
         raise
@@ -265,7 +309,7 @@ def build_objective(config: Config, denoiser: Denoiser) -> Objective:
 
 def build_sampler(text: str) -> Sampler:
     """The sampler of an expression such as ddim or ddim(eta=1)."""
-    sampler: Sampler = _make("sampler", text, SAMPLERS)
+    sampler: Sampler = _make("sampler", text, SAMPLERS, Sampler)
     return sampler
 
 

@@ -8,6 +8,7 @@ cover them, so that it sees what one process would have seen, at the cost of at 
 
 import hashlib
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -25,7 +26,8 @@ class Shard:
 
 def generator(*key: float | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator whose seed is a 63-bit hash of `key`, for example (seed, "times", step)."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    plain = tuple(int(k) if isinstance(k, Integral) else k for k in key)  # NumPy's integers print otherwise
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
 
 

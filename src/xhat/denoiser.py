@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from xhat.gaussians import Gaussian, posterior
 from xhat.schedules import Schedule
 from xhat.shapes import over_images
-from xhat.targets import NOISE, Target, decode_noise, decode_x0
+from xhat.targets import NOISE, X0, Target, decode_noise, decode_x0
 from xhat.variances import POSTERIOR, Variance
 
 OverTime = Callable[[Schedule, Tensor], Tensor]
@@ -30,7 +30,7 @@ def diffusers_index(schedule: Schedule, t: Tensor) -> Tensor:
     """The 0-based timestep that diffusers' networks expect: T t - 1. Discrete schedules only."""
     if schedule.steps is None:
         raise ValueError("diffusers' timesteps count the steps of a discrete schedule: use Discrete.from_diffusers")
-    return t * schedule.steps - 1
+    return (t * schedule.steps).round() - 1
 
 
 class Prediction:
@@ -64,6 +64,10 @@ class Prediction:
         """The prediction as a value of any target, (B, C, H, W)."""
         if space is self._denoiser.target:
             return self.raw
+        if space is X0:
+            return self.x0
+        if space is NOISE:
+            return self.noise
         return space.of(self._denoiser.schedule, self.t, self.x0, self.noise)
 
 
@@ -98,7 +102,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.net, self.schedule, self.target, self.variance = net, schedule, target, variance
         self.time_input, self.scale_input = time_input, scale_input or target.scale_input
-        _refuse_singular_ends(schedule, target)
+        _refuse_singular_ends(schedule, target, time_input)
 
     def forward(self, z: Tensor, t: Tensor, cond: Condition | None = None) -> Prediction:
         """One network call.
@@ -130,13 +134,15 @@ class Denoiser(nn.Module):
         return Gaussian(mean, self.variance.log_variance(self.schedule, z, t, s, prediction.variance_logits))
 
 
-def _refuse_singular_ends(schedule: Schedule, target: Target) -> None:
+def _refuse_singular_ends(schedule: Schedule, target: Target, time_input: OverTime) -> None:
     ends = torch.tensor([schedule.t_min, 1.0], dtype=torch.float64, device=schedule.device)
     alpha, sigma = schedule.alpha(ends).detach(), schedule.sigma(ends).detach()
     a, b = (c.detach() for c in target.coefficients(schedule, ends))
     d = alpha * b - sigma * a
     x0_gain, noise_gain = (sigma / d).abs(), (alpha / d).abs()
     name = type(schedule).__name__
+    if not bool(torch.isfinite(time_input(schedule, ends)).all()):
+        raise ValueError(f"time_input is infinite at an end of {name}: use time_itself, or a schedule with finite logsnr")
     if not x0_gain[1] < 1e6:
         raise ValueError(
             f"target {target.name} cannot give x0 at t = 1, where {name} has alpha = {alpha[1]:.1e}: predict V, FLOW or X0, "

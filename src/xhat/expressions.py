@@ -8,7 +8,7 @@ import ast
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args, get_origin
 
 Names = Mapping[str, Any]
 
@@ -82,11 +82,16 @@ def _call(name: str, make: Any, args: list[Any], kwargs: dict[str, Any], context
         return make(*args, **kwargs, **extra)
     except ExpressionError:
         raise
-    except (TypeError, ValueError) as error:
-        raise ExpressionError(f"{name}: {error}") from None
+    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        # of an argument that the maker did not foresee; its first line is the user's
+        raise ExpressionError(f"{name}: {str(error).strip().splitlines()[0]}") from None
 
 
 def _check_type(name: str, key: str, value: Any, annotation: Any) -> None:
+    if get_origin(annotation) is tuple:
+        inner = get_args(annotation)[0]
+        if not isinstance(value, tuple) or not all(isinstance(v, inner) for v in value):
+            raise ExpressionError(f"{name}: {key} must be several {inner.__name__}s in brackets, such as (1, 2), got {value!r}")
     allowed = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}.get(annotation)
     if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and annotation is not bool)):
         raise ExpressionError(f"{name}: {key} must be a {annotation.__name__}, got {value!r}")

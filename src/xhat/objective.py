@@ -69,6 +69,13 @@ class Term:
     when: Gate = always
 
 
+def whole_batch(rows: int) -> Shard:
+    """The share of this rank, if each has so many rows: all of them in one process."""
+    if dist.is_available() and dist.is_initialized():
+        return Shard(dist.get_rank() * rows, dist.get_world_size() * rows)
+    return Shard(0, rows)
+
+
 class Objective(nn.Module):
     """sum_k weight_k · mean_b(importance_b · loss_k,b) over one draw; this module is what a trainer prepares and calls.
 
@@ -123,7 +130,8 @@ class Objective(nn.Module):
             step: the training step, which the draw is a function of.
             cond: keyword arguments of the network.
             generator: draws times and noise from here instead of from (seed, step).
-            shard: which samples of the global batch x0 holds; by default x0 is the whole batch.
+            shard: which samples of the global batch x0 holds; by default the batches of all ranks, in order, are the
+                global batch.
 
         Returns:
             {"loss": the weighted sum, each term's name: its unweighted mean} for the terms that count at this step.
@@ -131,11 +139,13 @@ class Objective(nn.Module):
         Raises:
             ValueError: a term does not return one number per image.
         """
-        shard = shard or Shard(0, x0.shape[0])
+        shard = shard or whole_batch(x0.shape[0])
         draw = self.draw(x0, step=step, cond=cond, generator=generator, shard=shard)
         total, per_image, values = x0.new_zeros(()), x0.new_zeros(x0.shape[0]), {}
         for name, term in self.terms.items():
             if not term.when(self.seed, step):
+                # parameters of the term's own (a learned uncertainty) get a gradient of 0, which DDP waits for
+                total = total + sum((0 * p.sum() for p in term.loss.parameters()), start=x0.new_zeros(()))
                 continue
             value = term.loss(self.denoiser, draw)
             if value.shape != draw.t.shape:
@@ -164,11 +174,13 @@ class Objective(nn.Module):
         shard: Shard | None = None,
     ) -> Draw:
         """The shared draw of `forward`, network call included."""
-        shard = shard or Shard(0, x0.shape[0])
+        shard = shard or whole_batch(x0.shape[0])
         own = slice(shard.first, shard.first + x0.shape[0])
-        time_generator = generator if generator is not None and generator.device.type == "cpu" else None
-        if generator is None or time_generator is None:
+        if generator is None:
             time_generator = counted.generator(self.seed, "times", step)
+        else:  # times are drawn on the CPU, the given generator may live elsewhere
+            start = torch.randint(2**62, (), generator=generator, device=generator.device)
+            time_generator = torch.Generator().manual_seed(int(start))
         t, importance = (x[own].to(x0.device) for x in self.times.sample(shard.total, time_generator))
         noise = self._normal(x0, "noise", step, shard, generator)
         schedule = self.denoiser.schedule
@@ -193,7 +205,7 @@ class Objective(nn.Module):
         """The whole objective's weight on the noise error relative to the bound's, w(logsnr) of Kingma & Gao 2023, eq. 3.
 
         L = ½ E_t[(-d logsnr/dt) w(logsnr) ‖noise - noise_hat‖²] up to the number of pixels; summed over the terms that are
-        weighted squared errors, whatever space they are written in. Independent of the time sampler.
+        weighted squared errors, whatever space they are written in. Independent of the time sampler; gates count as open.
 
         Args:
             logsnr: (N,).

@@ -48,7 +48,7 @@ def save_losses(metrics: Path, path: Path) -> None:
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     if not rows:
         return
-    names = list(rows[-1]["terms"])
+    names = list(dict.fromkeys(name for row in rows for name in row["terms"]))
     names = ["loss", *names] if len(names) > 1 else names
     figure = Figure(figsize=(7, 2.6 * len(names) + 0.4), layout="constrained")
     for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):

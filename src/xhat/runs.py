@@ -50,6 +50,9 @@ def load(run: str | Path) -> TrainedRun:
     except (SafetensorError, KeyError, TypeError, ValueError):
         raise RunError(f"{path} is damaged or not written by xhat: go on with --resume to write it anew") from None
     denoiser = build_denoiser(config, shape)
-    denoiser.load_state_dict(tensors)
+    try:
+        denoiser.load_state_dict(tensors)
+    except RuntimeError:
+        raise RunError(f"{path} does not hold the weights of its own config: was it edited?") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return TrainedRun(denoiser.to(device).eval(), config, shape, step)

@@ -125,7 +125,7 @@ class DPMSolver2M(Sampler):
     """DPM-Solver++(2M): second order with one network call a step (Lu et al. 2022, algorithm 2).
 
     With l = logsnr/2 and h = l_s - l_t: z_s = (sigma_s/sigma_t) z_t - alpha_s (e^-h - 1) D, D extrapolated from this x0_hat
-    and the last one. The first step, and steps from or to an infinite logsnr, are of first order.
+    and the last one. The first step, the step into t = 0, and steps from or to an infinite logsnr are of first order.
     """
 
     def step(
@@ -139,7 +139,8 @@ class DPMSolver2M(Sampler):
         if state:
             x0_before, l_before = state
             share = h / (2 * (l_t - l_before))
-            usable = torch.isfinite(share)  # not so next to an end of infinite logsnr
+            # not next to an end of infinite logsnr, nor into t = 0, a far jump in logsnr from where D was extrapolated
+            usable = torch.isfinite(share) & (s > 0)
             share = over_images(torch.where(usable, share, torch.zeros_like(share)), z)
             d = x0 + share * (x0 - x0_before)
         keep = over_images((schedule.sigma(wide_s) / schedule.sigma(wide_t)), z)
@@ -215,8 +216,7 @@ def uniform_times(schedule: Schedule, steps: int) -> Tensor:
     """
     if steps < 1 or (schedule.steps is not None and steps > schedule.steps):
         raise ValueError(f"cannot take {steps} steps: choose 1..{schedule.steps or 'any number'}")
-    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    return times if schedule.steps is None else (times * schedule.steps).round() / schedule.steps
+    return schedule.on_grid(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
 
 
 def karras_times(schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
@@ -224,6 +224,8 @@ def karras_times(schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma
 
     Karras et al. 2022, eq. 5. The levels are kept within the schedule's own.
     """
+    if steps < 1:
+        raise ValueError(f"cannot take {steps} steps: choose 1 or more")
     reach = torch.tensor([1.0, schedule.t_min, 0.0], dtype=torch.float64, device=schedule.device)
     most, least, end = (float(x) for x in torch.exp(-schedule.logsnr(reach).detach() / 2))
     arrives = end >= sigma_min  # the schedule's own t = 0 is the last level, and no step to zero noise follows

@@ -30,6 +30,8 @@ class Target:
 
     def of(self, schedule: Schedule, t: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
         """y = a x0 + b noise for images (B, ...) at times (B,)."""
+        if self is X0 or self is NOISE:
+            return x0 if self is X0 else noise
         a, b = self.coefficients(schedule, t.to(torch.float64))
         return torch.addcmul(over_images(a, x0) * x0, over_images(b, x0), noise)
 

@@ -53,6 +53,10 @@ class MinSNR:
     gamma: float = 5.0
     space = X0
 
+    def __post_init__(self) -> None:
+        if self.gamma <= 0:
+            raise ValueError(f"min_snr needs gamma > 0, got {self.gamma}")
+
     def __call__(self, logsnr: Tensor) -> Tensor:
         return logsnr.exp().clamp(max=self.gamma)
 

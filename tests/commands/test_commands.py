@@ -1,7 +1,9 @@
 """The command line as a user meets it: what is written, and one line for every mistake."""
 
 import json
+from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from helpers import TINY, process, write_pngs, xhat
 from xhat import load
 from xhat.cli import COMMANDS
 from xhat.commands.parsing import read_config
+from xhat.data.idx import mnist
 from xhat.presets import preset_names
 from xhat.runs import WEIGHTS
 
@@ -70,7 +73,7 @@ def test_evaluate_reads_samples_and_other_networks(mnist_run, tmp_path, capsys):
     arguments = ("--samples", tmp_path / "s.npz", "--images", 20, "--features", "xhat.evaluation.features:MNISTFeatures")
     code, out, _ = xhat("evaluate", mnist_run, *arguments, capsys=capsys)
     assert code == 0
-    assert "12 samples against 10000 images" in out
+    assert "12 samples against 10000 held-out images" in out
     assert "features: xhat.evaluation.features:MNISTFeatures" in out
 
 
@@ -145,6 +148,39 @@ def test_budgets_in_images_and_minutes(tmp_path, digits, budget):
     assert step == 3 if budget[0] == "--max_images" else step >= 1
 
 
+def test_one_value_of_a_term_can_be_changed(capsys, tmp_path):
+    """As the README shows."""
+    changed = ("--terms.denoise.weight", "0.5", "--terms.denoise.when", "every(2)", "--json")
+    code, out, _ = xhat("inspect", "min-snr", "--picture", tmp_path / "w.png", *changed, capsys=capsys)
+    assert code == 0
+    term = json.loads(out)["terms"]["denoise"]
+    assert term == {"loss": "denoising(space=x0, weight=min_snr(5))", "weight": 0.5, "when": "every(2)"}
+
+
+def few_digits(split, whole=mnist):
+    """The first images of MNIST: mistakes are the same with few."""
+    images = whole(split)
+    return replace(images, pixels=images.pixels[:50], labels=images.labels[:50])
+
+
+def test_evaluation_measures_the_runs_own_penalty_and_says_what_it_compares_with(tmp_path, digits, capsys):
+    run = tmp_path / "run"
+    options = ("--terms.smooth.loss", "image_loss(total_variation)", "--terms.smooth.weight", 0.1, "--max_steps", 2)
+    assert xhat("train", "mnist", "--run", run, "--data", digits, *TINY, *options)[0] == 0
+    _, out, _ = xhat("evaluate", run, "--n", 4, "--images", 4, "--json", capsys=capsys)
+    result = json.loads(out.splitlines()[-1])
+    assert result["penalties"]["smooth"] == result["penalties"]["total_variation"] > 0
+    assert result["reference_is"] == "training images"
+
+
+def test_training_survives_a_reader_that_goes_away(tmp_path, digits):
+    """`xhat train ... 2> >(head -1)`: the progress has nobody to read it."""
+    job = process("train", "mnist", "--run", tmp_path / "run", "--data", digits, "--max_steps", 30, *TINY)
+    job.stderr.close()
+    assert job.wait(timeout=120) == 0
+    assert load(tmp_path / "run").step == 30
+
+
 MISTAKES = {
     "unknown preset": (("train", "mnits", "--run", "RUN"), "did you mean mnist"),
     "unknown command": (("tarin",), "did you mean train"),
@@ -153,6 +189,32 @@ MISTAKES = {
     "wrong type": (("train", "mnist", "--run", "RUN", "--max_steps", "many"), "max_steps: expected int"),
     "wrong choice": (("train", "mnist", "--run", "RUN", "--precision", "fp8"), "precision: expected one of"),
     "no run": (("train", "mnist"), "--run is needed"),
+    "no sample": (("sample", "--n", "3"), "RUN, --out is needed"),
+    "empty run": (("train", "mnist", "--run", ""), "--run is empty"),
+    "empty data": (("train", "mnist", "--run", "RUN", "--data", ""), "data is empty"),
+    "no batch": (("train", "mnist", "--run", "RUN", "--batch_size", "0"), "batch_size must be at least 1"),
+    "no steps": (("train", "mnist", "--run", "RUN", "--max_steps", "0"), "max_steps must be at least 1"),
+    "no time": (("train", "mnist", "--run", "RUN", "--max_minutes", ".nan"), "max_minutes must be at least"),
+    "no log": (("train", "mnist", "--run", "RUN", "--log_every", "0"), "log_every must be at least 1"),
+    "negative clip": (("train", "mnist", "--run", "RUN", "--optimizer.grad_clip", "-1"), "optimizer.grad_clip"),
+    "dropout": (("train", "mnist", "--run", "RUN", "--label_dropout", "2"), "label_dropout must be in [0, 1]"),
+    "betas": (("train", "mnist", "--run", "RUN", "--optimizer.betas", "[2,3]"), "optimizer.betas"),
+    "sampler": (("train", "mnist", "--run", "RUN", "--sampling.sampler", "dimm"), "did you mean ddim"),
+    "sampler type": (("train", "mnist", "--run", "RUN", "--sampling.sampler", "5"), "no sampler"),
+    "steps of the grid": (("train", "mnist", "--run", "RUN", "--schedule", "linear_beta(10)"), "cannot take 50 steps"),
+    "no network": (("train", "mnist", "--run", "RUN", "--network", "5"), "no module"),
+    "no such widths": (("train", "mnist", "--run", "RUN", "--network", "unet(widths=8)"), "several ints"),
+    "no heads": (("train", "mnist", "--run", "RUN", "--network", "dit(heads=0)"), "dit:"),
+    "classes": (("train", "mnist", "--run", "RUN", "--network", "unet(classes=5)"), "has 5 classes"),
+    "outputs": (("train", "mnist", "--run", "RUN", "--network", "unet(outputs=3)"), "expected 1 channels"),
+    "no loss": (("train", "mnist", "--run", "RUN", "--terms.denoise.loss", "squared"), "is no loss"),
+    "no space": (("train", "mnist", "--run", "RUN", "--terms.denoise.loss", "denoising(space=5)"), "denoising:"),
+    "term without loss": (("train", "mnist", "--run", "RUN", "--terms.other.weight", "2"), "terms.other.loss is needed"),
+    "time input": (
+        ("train", "mnist", "--run", "RUN", "--schedule", "flow", "--time_input", "log_sigma"),
+        "time_input is infinite",
+    ),
+    "folder as recipe": (("train", "FOLDER", "--run", "RUN"), "with --data"),
     "unknown schedule": (("train", "mnist", "--run", "RUN", "--schedule", "cosin"), "did you mean cosine"),
     "wrong argument": (("train", "mnist", "--run", "RUN", "--network", "unet(width=3)"), "widths=(32, 64)"),
     "channels": (("train", "mnist", "--run", "RUN", "--network", "unet(channels=3)"), "the data have 1"),
@@ -162,7 +224,7 @@ MISTAKES = {
         "predict V",
     ),
     "step target in continuous time": (("train", "mnist", "--run", "RUN", "--target", "step_noise"), "Discrete"),
-    "ema": (("train", "mnist", "--run", "RUN", "--ema", "0.9"), "relative width"),
+    "ema": (("train", "mnist", "--run", "RUN", "--ema", "0.9"), "ema must be in"),
     "batch": (("train", "mnist", "--run", "RUN", "--accumulate", "3"), "multiple of"),
     "missing data": (("train", "mnist", "--run", "RUN", "--data", "nowhere"), "does not exist"),
     "missing config": (("train", "nowhere.yaml", "--run", "RUN"), "does not exist"),
@@ -177,6 +239,8 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments, hint = MISTAKES[name]
+    monkeypatch.setattr("xhat.data.load.mnist", lambda split: few_digits(split))
+    arguments = [str(Path(__file__).parent) if a == "FOLDER" else a for a in arguments]
     code, out, err = xhat(*("absent/run" if a == "RUN" else a for a in arguments), capsys=capsys)
     assert code == 2
     assert hint in err

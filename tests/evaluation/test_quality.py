@@ -82,8 +82,9 @@ def test_penalties_of_known_images():
     stripes = flat.clone()
     stripes[..., ::2] = 0
     stripes[..., 1::2] = 255
-    assert penalties(flat) == {"total_variation": 0.0, "out_of_range": 0.0}
-    assert penalties(stripes)["total_variation"] == pytest.approx(2.0)
+    brightness = {"brightness": lambda images: images.flatten(1).mean(1)}
+    assert penalties(flat, brightness) == {"total_variation": 0.0, "brightness": pytest.approx(100 / 127.5 - 1)}
+    assert penalties(stripes, {})["total_variation"] == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("path", ["no_such_module:x", "xhat.config:nothing", "xhat.config:Config", "plain"])

@@ -34,9 +34,11 @@ def step(rank: int, world: int, prepare) -> dict[str, torch.Tensor]:
         loss = model(x0, step=3, shard=shard)["loss"]
         (loss / 2).backward()
         losses.append(loss.detach())
+    plain = objective.draw(data[rank * TOTAL // world : (rank + 1) * TOTAL // world], step=4)  # no shard: by rank
     gradient = torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])
     return {
         "drawn": torch.stack(drawn),
+        "plain": plain.noise.flatten(1),
         "loss": torch.stack(losses).mean(),
         "gradient": gradient,
         "history": objective.times.losses,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import states_equal
-from xhat.training.checkpoint import KEEP, newest_checkpoint, save_checkpoint, write_bytes
+from xhat.training.checkpoint import KEEP, newest_checkpoint, save_checkpoint, sweep, write_bytes
 
 STATE = {
     "weights": {"a": torch.randn(3, 2), "table": torch.rand(4, dtype=torch.float64), "n": torch.tensor(7)},
@@ -38,6 +38,23 @@ def test_a_checkpoint_cut_short_falls_back_to_the_one_before(tmp_path, keep):
     checkpoint, damaged = newest_checkpoint(tmp_path)
     assert checkpoint.step == 1
     assert newest.name in damaged[0]
+
+
+def test_checkpoints_after_a_way_back_are_kept_and_the_damaged_ones_go(tmp_path):
+    for step in (6, 8):
+        damaged = save_checkpoint(tmp_path, step, STATE)
+        damaged.write_bytes(b"cut")
+    assert newest_checkpoint(tmp_path)[0] is None
+    for step in (2, 4):
+        save_checkpoint(tmp_path, step, STATE)
+    assert newest_checkpoint(tmp_path)[0].step == 4
+    assert {p.name for p in tmp_path.iterdir()} == {f"checkpoint-{step:08d}.safetensors" for step in (2, 4)}
+
+
+def test_what_a_killed_write_leaves_is_swept(tmp_path):
+    (tmp_path / ".checkpoint-00000001.safetensors.partial").touch()
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ def test_two_ranks_share_out_one_batch(tmp_path):
     assert not torch.equal(ranks[0]["drawn"], ranks[1]["drawn"])
     together = torch.stack([r["drawn"] for r in ranks], dim=1).reshape(TOTAL, -1)
     assert torch.equal(together, single["drawn"].reshape(TOTAL, -1))
+    assert torch.equal(torch.cat([r["plain"] for r in ranks]), single["plain"])
     torch.testing.assert_close(ranks[0]["loss"], single["loss"], rtol=1e-6, atol=0)
     torch.testing.assert_close(ranks[0]["gradient"], single["gradient"], rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(ranks[0]["history"], single["history"], rtol=1e-5, atol=0)

@@ -25,7 +25,7 @@ def test_exponent_of_the_papers_widths():
 
 
 def test_average_weighs_steps_by_their_power():
-    """Of the weights 1, 2, ..., n: the recurrence exactly, and its closed-form mean n (gamma+1)/(gamma+2) up to a step or two."""
+    """Of the weights 1, 2, ..., n: the recurrence exactly, its closed form n (gamma+1)/(gamma+2) up to a step or two."""
     model = torch.nn.Linear(1, 1, bias=False).double()
     average = power_average(model, 0.1)
     n, gamma, expected = 2000, power_exponent(0.1), 0.0

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from helpers import TINY, process, states_equal, xhat
+from helpers import TINY, process, states_equal, write_digits, xhat
 from xhat.runs import WEIGHTS
 from xhat.training.checkpoint import newest_checkpoint, read_tensors
 
@@ -80,6 +80,16 @@ def test_resume_goes_back_from_a_damaged_checkpoint(tmp_path, digits, capsys):
     assert f"{newest.name} is cut short or damaged; going back" in err
     assert "going on from checkpoint-00000004" in err
     assert states_equal(final_state(run), expected)
+
+
+def test_other_data_are_refused(tmp_path, capsys):
+    """The same file name with other images in it would silently be another run."""
+    data, run = write_digits(tmp_path / "d.npz"), tmp_path / "run"
+    xhat("train", "mnist", "--data", data, "--run", run, "--max_steps", 4, *TINY)
+    write_digits(data, 40)
+    code, _, err = xhat("train", "--run", run, "--resume", "--max_steps", 8, capsys=capsys)
+    assert code == 2
+    assert "the data are not those" in err
 
 
 def test_a_finished_run_has_nothing_left_to_do(tiny_run, capsys):

@@ -16,8 +16,8 @@ from xhat.commands.parsing import UsageError, new_parser
 from xhat.data.images import Images
 from xhat.runs import TrainedRun
 
-DESCRIPTION = """Measure a trained run: FID and KID of samples against held-out images, digits read with confidence,
-penalties of the samples, and the denoising error of x0 at each noise level.
+DESCRIPTION = """Measure a trained run: FID and KID of samples against real images, digits read with confidence,
+penalties of the samples, and the denoising error of x0 at each noise level, on held-out images where there are some.
 
 FID and KID are computed in the features of a small MNIST network for 28x28 grey images; name any other network with
 --features package.module:factory. With --json, stdout holds one JSON object and nothing else."""
@@ -27,9 +27,8 @@ def run(argv: Sequence[str]) -> int:
     """The command."""
     parser = new_parser("evaluate", DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="a run folder, or an ema.safetensors")
-    parser.add_argument(
-        "--data", type=str | None, default=None, help="images to compare with (default: test set of the run's data)"
-    )
+    reference = "images to compare with (default: MNIST's test set; for other runs their own training data)"
+    parser.add_argument("--data", type=str | None, default=None, help=reference)
     parser.add_argument("--n", type=int, default=1000, help="number of samples")
     parser.add_argument("--samples", type=str | None, default=None, metavar="FILE.npz", help="use these instead of drawing")
     parser.add_argument("--features", type=str | None, default=None, metavar="MODULE:FACTORY", help="network for FID and KID")
@@ -50,11 +49,13 @@ def run(argv: Sequence[str]) -> int:
 def _evaluate(
     run_: str, data: str | None, n: int, samples: str | None, features: str | None, images: int, seed: int
 ) -> dict[str, Any]:
+    from xhat.config import build_objective
     from xhat.data.images import to_float
     from xhat.data.load import load as load_data
     from xhat.evaluation.denoising import denoising_error
     from xhat.evaluation.features import MNISTFeatures
     from xhat.evaluation.quality import distance, features_of, penalties, read_digits
+    from xhat.losses.image import ImageLoss
     from xhat.runs import load
 
     trained = load(run_)
@@ -64,7 +65,9 @@ def _evaluate(
     digits = (trained.shape.channels, trained.shape.size) == (1, 28)
     network = _network(features, digits)
     drawn = _draw(trained, n, seed) if samples is None else _read(samples, trained)
+    held_out_data = data is not None or trained.config.data == "mnist"
     result: dict[str, Any] = {"run": run_, "step": trained.step, "samples": len(drawn), "reference": len(real)}
+    result["reference_is"] = "held out" if held_out_data else "training images"
     if network is None:
         result |= {"fid": None, "kid": None, "kid_sd": None, "features": None}
     else:
@@ -73,7 +76,9 @@ def _evaluate(
     if isinstance(network, MNISTFeatures):
         reading, of_real = read_digits(network.read(features_drawn)), read_digits(network.read(features_real))
         result |= {"confident": reading.confident, "confident_real": of_real.confident, "digits": reading.digits}
-    result |= {"penalties": penalties(drawn), "penalties_real": penalties(real.pixels)}
+    objective = build_objective(trained.config, trained.denoiser)
+    own = {name: term.loss.penalty for name, term in objective.terms.items() if isinstance(term.loss, ImageLoss)}
+    result |= {"penalties": penalties(drawn, own), "penalties_real": penalties(real.pixels, own)}
     device = next(trained.denoiser.net.parameters()).device
     held_out, labels = to_float(real.pixels[:images]).to(device), _labels(real, trained, images)
     labels = None if labels is None else labels.to(device)
@@ -131,22 +136,23 @@ def _labels(real: Images, trained: TrainedRun, images: int) -> Tensor | None:
 def _show(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
     table = Table(box=None, show_header=False, pad_edge=False)
+    kind = "held-out images" if result["reference_is"] == "held out" else "training images"
     if result["fid"] is None:
         table.add_row("FID, KID", "no feature network for these images: name one with --features module:factory")
     else:
         console.print(f"features: {result['features']}", soft_wrap=True)
-        against = f"{result['samples']} samples against {result['reference']} images"
+        against = f"{result['samples']} samples against {result['reference']} {kind}"
         table.add_row("FID", f"{result['fid']:.2f}", against)
         table.add_row("KID", f"{result['kid']:.4f}", f"± {result['kid_sd']:.4f}, standard deviation over subsets")
     if "digits" in result:
-        real = f"real test images: {result['confident_real']:.1%}"
+        real = f"real images: {result['confident_real']:.1%}"
         table.add_row("read as a digit", f"{result['confident']:.1%}", f"with confidence >= 0.9; {real}")
         table.add_row("read as 0 to 9", "", " ".join(map(str, result["digits"])))
     for name, value in result["penalties"].items():
         table.add_row(name, f"{value:.4f}", f"real images: {result['penalties_real'][name]:.4f}")
     console.print(table)
     rows = result["denoising"]
-    console.print(f"\ndenoising error: mean (x0 - x0_hat)² per pixel, {rows['images']} held-out images")
+    console.print(f"\ndenoising error: mean (x0 - x0_hat)² per pixel, {rows['images']} {kind}")
     errors = Table("logsnr", "error of x0", "± standard error", box=None, pad_edge=False)
     for logsnr, error, se in zip(rows["logsnr"], rows["x0_error"], rows["x0_error_se"], strict=True):
         errors.add_row(f"{logsnr:6.2f}", f"{error:.5f}", f"{se:.1g}")

@@ -16,7 +16,7 @@ from xhat.objective import Objective
 DESCRIPTION = """Show what a preset or config optimizes: the five choices, and the effective weighting.
 
 The effective weighting w(logsnr) is the weight of each noise level relative to the variational bound (Kingma & Gao 2023):
-constant is maximum likelihood, non-increasing in noise-free directions is a bound on augmented data. Values can be changed by
+constant is maximum likelihood; non-increasing in logsnr is the likelihood of noise-augmented data. Values can be changed by
 their dotted names, as for xhat train. Writes a picture of the weighting."""
 
 LEVELS = 17
@@ -79,9 +79,8 @@ def _levels(objective: Objective, count: int = 161) -> tuple[torch.Tensor, torch
     schedule = objective.denoiser.schedule
     ends = schedule.logsnr(torch.tensor([max(schedule.t_min, 1e-6), 1 - 1e-6], dtype=torch.float64)).detach().clamp(-10, 10)
     t = schedule.t_of(torch.linspace(float(ends[0]), float(ends[1]), count, dtype=torch.float64)).detach()
-    if schedule.steps is not None:
-        t = ((t * schedule.steps).round().clamp(1, schedule.steps) / schedule.steps).unique()
-        t = t[torch.isfinite(schedule.logsnr(t))]
+    t = schedule.on_grid(t).clamp(schedule.t_min, 1).unique()
+    t = t[torch.isfinite(schedule.logsnr(t))]
     return schedule.logsnr(t).detach(), t
 
 

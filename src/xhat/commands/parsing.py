@@ -16,7 +16,7 @@ from xhat.config import Config
 from xhat.data.images import DataError
 from xhat.expressions import ExpressionError
 from xhat.presets import preset_names
-from xhat.training.checkpoint import RunError
+from xhat.training.checkpoint import RunError, write_bytes
 
 BUDGETS = ("max_steps", "max_images", "max_minutes")
 
@@ -61,7 +61,11 @@ class Parser(jsonargparse.ArgumentParser):
             kinds.pop("NoneType", None)
             return f"{key}: expected {' or '.join(kinds).replace('typing.Literal', 'one of ')}, got {given}"
         missing = re.search(r"arguments are required: (.*)$", flat)
-        return f"--{missing.group(1)} is needed, see {self.prog} --help" if missing else flat
+        if missing:
+            options = {o for action in self._actions for o in action.option_strings}
+            names = [f"--{n}" if f"--{n}" in options else n.upper() for n in missing.group(1).split(", ")]
+            return f"{', '.join(names)} is needed, see {self.prog} --help"
+        return flat
 
 
 def new_parser(command: str, description: str, recipe: Path | None = None) -> Parser:
@@ -86,6 +90,8 @@ def recipe_path(recipe: str) -> Path:
             return path
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml") or path.exists():
+        if path.is_dir():
+            raise UsageError(f"{recipe} is a folder: name a preset, and the folder with --data {recipe}")
         if not path.is_file():
             raise UsageError(f"config {recipe} does not exist")
         return path
@@ -123,7 +129,9 @@ def write_config(config: Config, path: Path) -> None:
     """Write a config as YAML that `xhat train` and `read_config` read back."""
     values = asdict(config)
     values["optimizer"]["betas"] = list(values["optimizer"]["betas"])
-    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+    if not path.exists() or path.read_bytes() != text:
+        write_bytes(path, text)
 
 
 def differences(a: Config, b: Config, ignored: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """xhat train."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,22 +18,24 @@ from xhat.commands.parsing import (
     write_config,
 )
 from xhat.config import Config
-from xhat.training.checkpoint import newest_checkpoint
+from xhat.training.checkpoint import newest_checkpoint, sweep
 
 DESCRIPTION = """Train a model into a run folder.
 
 RECIPE is a preset or a .yaml file; every value of it can be set by its dotted name, for example --optimizer.lr 1e-3,
 --network "unet(widths=(64, 128), blocks=(2, 4))" or --terms.smooth.loss "image_loss(total_variation)".
 A budget given here (--max_steps, --max_images, --max_minutes) replaces the recipe's.
-Ctrl-C saves; --resume goes on. With several processes: torchrun --nproc-per-node 2 -m xhat train ..."""
+Ctrl-C saves; --resume goes on. With several processes: torchrun --nproc-per-node 2 -m xhat -- train ..."""
 
 CONFIG_FILE = "config.yaml"
-MAY_CHANGE = (*BUDGETS, "checkpoint_every", "sample_every", "log_every", "data")
+MAY_CHANGE = (*BUDGETS, "checkpoint_every", "sample_every", "log_every")
 
 
 def run(argv: Sequence[str]) -> int:
     """The command."""
     first = _parser(None).read(argv)
+    if not first.run:
+        raise UsageError("--run is empty: name a folder")
     folder = Path(first.run)
     stored = folder / CONFIG_FILE
     if first.recipe is None and first.resume:
@@ -69,6 +72,7 @@ def _train(config: Config, folder: Path, stored: Path, resume: bool) -> int:
                 f"{folder} holds a run with another config ({'; '.join(changed[:3])}): choose another --run, or leave the "
                 "recipe and the options out to go on with its own"
             )
+        sweep(folder)
         checkpoint, damaged = newest_checkpoint(folder)
         for line in damaged:
             print(f"xhat train: {line}", file=sys.stderr)
@@ -85,12 +89,11 @@ def _train(config: Config, folder: Path, stored: Path, resume: bool) -> int:
         trainer = Trainer(config, data, folder, checkpoint)
     except BaseException:
         for path in made:  # nothing was trained: leave nothing behind
-            path.rmdir()
+            with contextlib.suppress(OSError):
+                path.rmdir()
         raise
     if trainer.accelerator.is_main_process:
         write_config(config, stored)
-    if checkpoint is not None:
-        trainer.log.say(f"going on from {checkpoint.path.name}, step {checkpoint.step}")
     finished, main = trainer.fit(), trainer.accelerator.is_main_process
     if main and finished:
         print(f"trained {trainer.step} steps; samples, losses.png and metrics.jsonl are in {folder}")

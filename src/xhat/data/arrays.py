@@ -20,18 +20,19 @@ def load_array(path: Path) -> Images:
     """
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = {k: loaded[k] for k in loaded.files} if path.suffix == ".npz" else {"images": loaded}
+        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile):
         raise DataError(f"{path} cannot be read as a NumPy file: it is damaged, cut short or holds Python objects") from None
     pixels = _find_images(path, arrays)
     if pixels.dtype != np.uint8:
         raise DataError(f"{path}: images must be uint8 0..255, not {pixels.dtype}: save (255 * x).round().astype('uint8')")
+    given = pixels.shape
     if pixels.ndim == 3:
         pixels = pixels[:, None]
-    elif pixels.shape[-1] in (1, 3):
+    elif pixels.ndim == 4 and pixels.shape[-1] in (1, 3):
         pixels = pixels.transpose(0, 3, 1, 2)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
-        raise DataError(f"{path}: expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, got {pixels.shape}")
+        raise DataError(f"{path}: expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, got {given}")
     labels = next((arrays[k] for k in ("labels", "y", "y_train") if k in arrays), None)
     if labels is not None:
         labels = labels.reshape(-1)

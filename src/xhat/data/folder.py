@@ -74,5 +74,7 @@ def _open(path: Path) -> Image.Image:
         return Image.open(path)
     except UnidentifiedImageError:
         raise DataError(f"{path} is not an image: remove it or convert it") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{path} is too large an image to be decoded safely: make it smaller") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -61,4 +61,5 @@ def _images(pixels: np.ndarray, labels: np.ndarray | None, name: str) -> Images:
     if labels is not None and labels.shape != pixels.shape[:1]:
         raise DataError(f"{name}: {len(pixels)} images but {len(labels)} labels")
     known = None if labels is None else torch.from_numpy(labels).long()
-    return Images(torch.from_numpy(pixels).unsqueeze(1), known, 0 if known is None else int(known.max()) + 1, name)
+    classes = 0 if known is None or not len(known) else int(known.max()) + 1
+    return Images(torch.from_numpy(pixels).unsqueeze(1), known, classes, name)

@@ -1,11 +1,14 @@
 """A data set in memory: uint8 images and their labels, and the order in which training visits them."""
 
+import zlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from xhat.counted import generator
+
+MOST_CLASSES = 100_000
 
 
 class DataError(ValueError):
@@ -29,8 +32,14 @@ class Images:
     name: str
 
     def __post_init__(self) -> None:
-        if len(self.pixels) == 0:
+        if self.pixels.numel() == 0:
             raise DataError(f"{self.name} holds no images")
+        if self.classes > MOST_CLASSES:
+            raise DataError(f"{self.name}: labels up to {self.classes - 1} make too many classes: number them from 0")
+
+    def fingerprint(self) -> str:
+        """Number, shape and checksum: the same for the same images in the same order."""
+        return f"{tuple(self.pixels.shape)} {zlib.crc32(self.pixels.contiguous().numpy().data):08x}"
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -25,6 +25,8 @@ def load(data: str, size: int | None = None, split: Split = "train") -> Images:
     """
     if size is not None and size < 4:
         raise DataError(f"image_size must be at least 4, got {size}")
+    if not data:
+        raise DataError("data is empty: give mnist, a folder of images, an IDX file, .npz or .npy")
     if data == "mnist":
         return _square(mnist(split), size)
     path = Path(data).expanduser()

@@ -45,9 +45,7 @@ def denoising_error(
     reach = torch.tensor([max(schedule.t_min, 1e-4), 1.0], dtype=torch.float64, device=schedule.device)
     ends = schedule.logsnr(reach).clamp(-8, 8)
     wanted = torch.linspace(float(ends[0]), float(ends[1]), levels, dtype=torch.float64, device=schedule.device)
-    times = schedule.t_of(wanted).clamp(0, 1)
-    if schedule.steps is not None:
-        times = ((times * schedule.steps).round().clamp(min=1) / schedule.steps).unique()
+    times = schedule.on_grid(schedule.t_of(wanted)).clamp(schedule.t_min, 1).unique()
     logsnr, means, errors = [], [], []
     for time in times.sort().values:
         parts = []

@@ -11,7 +11,7 @@ WEIGHTS = "mnist_features.safetensors"
 class MNISTFeatures(nn.Module):
     """A convolutional classifier of 28x28 digits; its features are the 64 activations under the last linear map.
 
-    Trained by scripts/train_mnist_features.py on the MNIST training set. Input: images (B, 1, 28, 28) in [-1, 1].
+    Trained by `python -m xhat.evaluation.train_features` on the MNIST training set. Input: images (B, 1, 28, 28) in [-1, 1].
     """
 
     num_features = 64

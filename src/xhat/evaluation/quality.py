@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from xhat.data.images import to_float
-from xhat.losses.penalties import out_of_range, total_variation
+from xhat.losses.penalties import Penalty, total_variation
 
 CONFIDENT, KID_SUBSET, KID_SUBSETS, BATCH = 0.9, 500, 50, 500
 
@@ -95,10 +96,10 @@ def read_digits(probability: Tensor) -> Reading:
     return Reading(float((sure >= CONFIDENT).double().mean()), torch.bincount(digit, minlength=10).tolist())
 
 
-def penalties(images: Tensor) -> dict[str, float]:
-    """Mean of each penalty over uint8 images."""
+def penalties(images: Tensor, terms: Mapping[str, Penalty]) -> dict[str, float]:
+    """Mean over uint8 images of the total variation, and of each penalty that the run was trained with."""
     values = to_float(images)
-    return {"total_variation": float(total_variation(values).mean()), "out_of_range": float(out_of_range(values).mean())}
+    return {name: float(p(values).mean()) for name, p in {"total_variation": total_variation, **terms}.items()}
 
 
 def feature_network(path: str) -> nn.Module:

@@ -56,6 +56,8 @@ class Denoising(Loss):
 
     def __init__(self, space: Target = NOISE, weight: Weighting | ScheduleWeighting = constant, norm: Norm = squared) -> None:
         super().__init__()
+        if not isinstance(space, Target):
+            raise TypeError(f"space must be a target such as X0 or V, got {space!r}")
         written_for = space_of(weight)
         if written_for is not None and written_for.name != space.name:
             warnings.warn(

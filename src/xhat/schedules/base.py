@@ -40,6 +40,10 @@ class Schedule(PreciseModule):
     def t_of(self, logsnr: Tensor) -> Tensor:
         """The time at which the schedule has this logsnr: the inverse of `logsnr`."""
 
+    def on_grid(self, t: Tensor) -> Tensor:
+        """The nearest time that the schedule has: t itself in continuous time, i/T when discrete."""
+        return t if self.steps is None else (t * self.steps).round() / self.steps
+
     def alpha(self, t: Tensor) -> Tensor:
         """Scale of the clean image at t, any shape."""
         return torch.sigmoid(self.logsnr(t)).sqrt()

@@ -8,6 +8,7 @@ from torch import Tensor
 from xhat.precise import PreciseModule
 from xhat.schedules import Schedule
 
+_BELOW_ONE = 1 - 2**-24  # the float32 before 1, where unbounded densities vanish
 _EDGE = 1e-12  # quantiles stay this far from 0 and 1, where unbounded distributions have their infinities
 
 
@@ -57,7 +58,7 @@ class TimeSampler(PreciseModule):
             t = (index + 1) / self.schedule.steps
         else:
             low, high = self._ends()
-            t = self.icdf(low + (high - low) * u).clamp(self._t_min, 1.0)
+            t = self.icdf(low + (high - low) * u).clamp(self._t_min, _BELOW_ONE)
         t = t.float()
         return t, (1 / self.relative_density(t)).float()
 

@@ -35,9 +35,9 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except OSError:
+    except OSError as error:
         beside.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
@@ -52,9 +52,18 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
     tree = _encode(state, "", tensors)
     path = run / f"checkpoint-{step:08d}.safetensors"
     write_bytes(path, save(tensors, metadata={"format": "xhat-1", "step": str(step), "tree": json.dumps(tree)}))
+    for other in _checkpoints(run):
+        if other > path:  # of a later step: damaged, since the run went back
+            other.unlink()
     for old in _checkpoints(run)[KEEP:]:
         old.unlink()
     return path
+
+
+def sweep(run: Path) -> None:
+    """Remove what a write that was killed left behind."""
+    for partial in run.glob(".*.partial"):
+        partial.unlink()
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -64,6 +73,8 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
         try:
             metadata, tensors = read_tensors(path)
             return Checkpoint(path, int(metadata["step"]), _decode(json.loads(metadata["tree"]), tensors)), damaged
+        except PermissionError:
+            raise
         except (SafetensorError, OSError, KeyError, ValueError):
             damaged.append(f"{path.name} is cut short or damaged; going back to the checkpoint before it")
     return None, damaged

@@ -1,5 +1,6 @@
 """What a run tells: metrics.jsonl, and a progress bar (or, where there is no terminal, a line now and then)."""
 
+import contextlib
 import json
 import sys
 import time
@@ -10,6 +11,8 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+
+from xhat.training.checkpoint import write_bytes
 
 
 class Log:
@@ -32,7 +35,7 @@ class Log:
         self.bar: Progress | None = None
         if accelerator.is_main_process:
             kept = [r for r in _lines(self.path) if json.loads(r)["step"] <= start]
-            self.path.write_text("".join(f"{r}\n" for r in kept))
+            write_bytes(self.path, "".join(f"{r}\n" for r in kept).encode())
             if self.console.is_terminal:
                 self.bar = Progress(
                     TextColumn("training"),
@@ -50,7 +53,11 @@ class Log:
     def say(self, text: str) -> None:
         """One line for the user, above the bar."""
         if self.accelerator.is_main_process:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            with contextlib.suppress(OSError):  # whoever read stderr may be gone; training goes on
+                if self.bar is not None:
+                    self.console.print(text, highlight=False, soft_wrap=True)
+                else:
+                    print(text, file=sys.stderr, flush=True)
 
     def step(self, done: int, losses: dict[str, Tensor], progress: float, seconds: float, lr: float, norm: Tensor) -> None:
         """Take in one step; `done` counts it. On each `every`-th, write a line.
@@ -89,11 +96,7 @@ class Log:
             self.bar.update(self.task, completed=progress, step=done, loss=loss, speed=speed)
         elif progress * 10 >= self.spoken + 1 or progress >= 1:
             self.spoken = int(progress * 10)
-            print(
-                f"{progress:4.0%}  step {done}  loss {loss:.4f}  {speed:.0f} images/s  {seconds:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            self.say(f"{progress:4.0%}  step {done}  loss {loss:.4f}  {speed:.0f} images/s  {seconds:.0f} s")
 
     def close(self) -> None:
         """End the bar."""

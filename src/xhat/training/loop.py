@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,10 +10,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from xhat import counted
-from xhat.config import Config, DataShape, build_denoiser, build_objective
+from xhat.config import Config, DataShape, build_denoiser, build_objective, build_sampler, build_times
 from xhat.counted import Shard
 from xhat.data.images import Images
 from xhat.denoiser import Denoiser
+from xhat.expressions import ExpressionError
 from xhat.generate import draw
 from xhat.pictures import grid_columns, save_grid, save_losses
 from xhat.runs import WEIGHTS, save_weights
@@ -58,21 +59,16 @@ class Trainer:
             raise RunError(f"batch_size {config.batch_size} must be a multiple of processes · accumulate = {parts}")
         self.rows = config.batch_size // parts
         self.objective.to(self.accelerator.device)
+        self._refuse_what_cannot_run()
         self.average = power_average(self.denoiser, config.ema) if config.ema else None
         self.optimizers = build_optimizers(self.objective, config.optimizer)
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.peaks = [group["lr"] for group in self.groups]
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.resumed_from = 0, 0.0, checkpoint
+        self.fingerprint = data.fingerprint()
         if checkpoint is not None:
             self._restore(checkpoint)
         self.batches = Batches(config, data, self.shape, self.accelerator.device)
-        self.log = Log(run, self.accelerator, config.log_every, self.step, config.batch_size)
-        self._started = time.perf_counter() - self.seconds
-        if config.compile == "on" or (
-            config.compile == "auto" and repays_compiling(self.accelerator.device, self.budget.steps, self.budget.seconds)
-        ):
-            self._compile()
-        self.prepared, *self.optimizers = self.accelerator.prepare(self.objective, *self.optimizers)
 
     def fit(self) -> bool:
         """Train until the budget is spent.
@@ -83,14 +79,15 @@ class Trainer:
         Raises:
             RunError: a loss or a gradient is not finite; the state before that step is saved.
         """
+        self.log = Log(self.run, self.accelerator, self.config.log_every, self.step, self.config.batch_size)
         stop, first, ended = Stop(), self.step, False
         try:
+            self._prepare()
             while not ended and self._progress() < 1:
                 rate = self._set_learning_rate()
                 losses, norm = self._gradients()
                 bad, asked, self.seconds = self._agree(losses, norm, stop.asked)
                 if bad:
-                    self._save()
                     raise RunError(self._blame(losses))
                 for optimizer in self.optimizers:
                     optimizer.step()
@@ -159,11 +156,41 @@ class Trainer:
         return bool(votes[0]), bool(votes[1]), float(votes[2])
 
     def _blame(self, losses: dict[str, Tensor]) -> str:
+        """What to say of a step that is not finite. Checkpoints before it are good; without one, this state is the best."""
+        if not list(self.run.glob("checkpoint-*")):
+            self._save()
         terms = [f'term "{k}"' for k, v in losses.items() if k != "loss" and not bool(torch.isfinite(v))]
         return (
-            f"{' and '.join(terms) or 'the gradient'} is not finite at step {self.step}: the state before it is saved in "
+            f"{' and '.join(terms) or 'the gradient'} is not finite at step {self.step}: the last good state is kept in "
             f"{self.run}; lower optimizer.lr, or that term's weight"
         )
+
+    def _refuse_what_cannot_run(self) -> None:
+        """One forward pass and the sampler's plan: what does not fit is said before anything is written."""
+        shape, device = self.shape, self.accelerator.device
+        x0 = torch.zeros(2, shape.channels, shape.size, shape.size, device=device)
+        label = None if shape.classes is None else {"label": torch.full((2,), shape.classes, device=device)}
+        try:
+            with torch.no_grad():
+                self.denoiser(x0, torch.ones(2, device=device), label)
+            build_sampler(self.config.sampling.sampler)
+            build_times(self.config.sampling.spacing, self.denoiser.schedule, self.config.sampling.steps)
+        except ExpressionError:
+            raise
+        except ValueError as error:
+            raise RunError(str(error)) from None
+
+    def _prepare(self) -> None:
+        """Compile where it pays, and hand the objective to Accelerate."""
+        self._started = time.perf_counter() - self.seconds
+        if self.resumed_from is not None:
+            self.log.say(f"going on from {self.resumed_from.path.name}, step {self.step}")
+        if self.denoiser.variance.outputs > 1:
+            self.log.say("variance: no term of this objective trains the learned variance; it stays halfway in log scale")
+        wanted, device = self.config.compile, self.accelerator.device
+        if wanted == "on" or (wanted == "auto" and repays_compiling(device, self.budget.steps, self.budget.seconds)):
+            self._compile()
+        self.prepared, *self.optimizers = self.accelerator.prepare(self.objective, *self.optimizers)
 
     def _compile(self) -> None:
         self.log.say("compiling the network: about half a minute, the first time")
@@ -175,6 +202,8 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
+        if state["data"] != self.fingerprint:
+            raise RunError(f"the data are not those that {self.run} was trained on: they changed, or --data names others")
         self.step, self.seconds = checkpoint.step, float(state["seconds"])
         self.objective.load_state_dict(state["objective"])
         if self.average is not None:
@@ -192,7 +221,7 @@ class Trainer:
                 "average": None if self.average is None else self.average.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "seconds": self.seconds,
-                "config": asdict(self.config),
+                "data": self.fingerprint,
             }
             save_checkpoint(self.run, self.step, state)
             save_weights(self.run / WEIGHTS, self.final_weights(), self.config, self.shape, self.step)

@@ -1,4 +1,4 @@
-"""Train the MNIST feature network that the package ships: python scripts/train_mnist_features.py OUT.safetensors
+"""Train the MNIST feature network that the package ships: python -m xhat.evaluation.train_features OUT.safetensors
 
 About two minutes on two CPU cores. Prints test accuracy, and how many test images are read with confidence >= 0.9.
 """
