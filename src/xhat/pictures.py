@@ -88,7 +88,7 @@ def _smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
     width = max(1, round(share * len(values)))
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - width)
+    starts = ends - np.minimum(width, ends // 4 + 1)  # a short window where the curve is steep
     return [float(v) for v in (sums[ends] - sums[starts]) / (ends - starts)]
 
 

@@ -120,9 +120,10 @@ class ClippedVelocity:
 
 @dataclass(frozen=True)
 class BoundWeighting:
-    """relative(logsnr) · (-½ d logsnr/dt), for the noise loss: `relative` = 1 is the variational bound in nats.
+    """relative(logsnr) · (-½ d logsnr/dt), for the noise loss: `relative` = 1 is the variational bound, nats per pixel.
 
     L = ½ E_t[(-d logsnr/dt) w(logsnr) ‖noise - noise_hat‖²] (Kingma & Gao 2023, eq. 3); VDM's continuous bound at w = 1.
+    On a discrete schedule this is the continuous limit; the T-step bound itself weighs its first few steps more.
     """
 
     relative: Weighting = Constant()

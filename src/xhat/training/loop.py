@@ -77,7 +77,7 @@ class Trainer:
             Whether it was; False after Ctrl-C, with the state saved.
 
         Raises:
-            RunError: a loss or a gradient is not finite; the state before that step is saved.
+            RunError: a loss or a gradient is not finite; the last good state is kept.
         """
         self.log = Log(self.run, self.accelerator, self.config.log_every, self.step, self.config.batch_size)
         stop, first, ended = Stop(), self.step, False
