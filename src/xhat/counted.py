@@ -35,6 +35,8 @@ def normal(shape: tuple[int, ...], *key: float | str, first: int = 0, device: to
     """Standard normal samples number `first`, ..., `first + shape[0] - 1` of the stream named by `key`, float32."""
     count, *image = shape
     blocks = range(first // BLOCK, -(-(first + count) // BLOCK))
-    drawn = [torch.randn(BLOCK, *image, generator=generator(*key, b, device=device), device=device) for b in blocks]
+    drawn = torch.empty(len(blocks) * BLOCK, *image, device=device)
+    for place, block in enumerate(blocks):
+        drawn[place * BLOCK : (place + 1) * BLOCK].normal_(generator=generator(*key, block, device=device))
     start = first - blocks.start * BLOCK
-    return torch.cat(drawn)[start : start + count] if drawn else torch.empty(shape, device=device)
+    return drawn[start : start + count]

@@ -141,7 +141,7 @@ class Objective(nn.Module):
         """
         shard = shard or whole_batch(x0.shape[0])
         draw = self.draw(x0, step=step, cond=cond, generator=generator, shard=shard)
-        total, per_image, values = x0.new_zeros(()), x0.new_zeros(x0.shape[0]), {}
+        total, values, seen = x0.new_zeros(()), {}, {}
         for name, term in self.terms.items():
             if not term.when(self.seed, step):
                 # parameters of the term's own (a learned uncertainty) get a gradient of 0, which DDP waits for
@@ -154,12 +154,13 @@ class Objective(nn.Module):
                     "reduce over pixels only, for example with x.flatten(1).mean(1)"
                 )
             if term.loss.at_drawn_time:
-                per_image = per_image + term.weight * value
+                seen[name] = value.detach()
                 value = value * draw.importance
             values[name] = value.mean()
             total = total + term.weight * values[name]
         if self.training and isinstance(self.times, Binned):
-            self._learn_times(self.times, draw, per_image, shard)
+            weighted = (self.terms[name].weight * value for name, value in seen.items())
+            self._learn_times(self.times, draw, sum(weighted, start=x0.new_zeros(x0.shape[0])), shard)
         if not values:
             total = 0 * draw.prediction.raw.sum()  # no gate is open: a gradient of zero, not none
         return {"loss": total, **values}
@@ -230,7 +231,7 @@ class Objective(nn.Module):
         """Hand the sampler the losses of the whole global batch, once, in the order of its samples, on every rank."""
         if self._seen_step != draw.step:
             self._seen, self._seen_step = [], draw.step
-        self._seen.append((draw.t.detach(), per_image.detach()))
+        self._seen.append((draw.t, per_image))
         world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         if world * sum(t.numel() for t, _ in self._seen) < shard.total:
             return  # more micro-batches of this step follow; they draw from the same history

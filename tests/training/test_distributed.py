@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from helpers import TINY, process
 
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 # bf16 rounds the sums of gradients differently in each process, and Muon orthogonalizes in bf16
 EXACT = ("--precision", "float32", "--optimizer.muon_lr", "0")
 
@@ -19,7 +19,7 @@ EXACT = ("--precision", "float32", "--optimizer.muon_lr", "0")
 def test_two_ranks_share_out_one_batch(tmp_path):
     """Gradients equal on both ranks, noise different; data, times, noise and loss those of one process."""
     worker = Path(__file__).with_name("distributed_worker.py")
-    job = process(tmp_path, launcher=(*TORCHRUN, "29531", str(worker)))
+    job = process(tmp_path, launcher=(*TORCHRUN, str(worker)))
     assert job.wait(timeout=300) == 0, job.stderr.read()
     ranks = [load_file(tmp_path / f"rank{r}.safetensors") for r in range(2)]
     single = step(0, 1, lambda objective: objective)
@@ -38,7 +38,7 @@ def test_two_processes_train_as_one_does(tmp_path, digits):
     """The command line: the same losses to float tolerance, one set of files."""
     command = ("train", "mnist", "--data", digits, "--max_steps", 6, *TINY, *EXACT)
     one = process(*command, "--run", tmp_path / "one")
-    two = process(*command, "--run", tmp_path / "two", launcher=(*TORCHRUN, "29532", "-m", "xhat", "--"))
+    two = process(*command, "--run", tmp_path / "two", launcher=(*TORCHRUN, "-m", "xhat", "--"))
     for job in (one, two):
         assert job.wait(timeout=300) == 0, job.stderr.read()
     one_row, two_row = (

@@ -21,6 +21,9 @@ class Stratified(TimeSampler):
     def density(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
+    def relative_density(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)  # on any support
+
 
 class Uniform(Stratified):
     """Independent uniform times (DDPM, algorithm 1)."""
