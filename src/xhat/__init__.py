@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from xhat import weightings
+from xhat.bound import DENSITY, DISCRETIZED, SOFTMAX, Bound, variational_bound
 from xhat.counted import Shard
 from xhat.denoiser import Denoiser, Prediction, diffusers_index, log_sigma, time_itself
 from xhat.gates import after, always, every, randomly
@@ -16,6 +17,7 @@ from xhat.guidance import Guided
 from xhat.losses.denoising import Denoising, absolute, euclidean, huber, squared
 from xhat.losses.image import ImageLoss, OneStep
 from xhat.losses.penalties import out_of_range, per_image, total_variation
+from xhat.losses.variational import Hybrid, ScheduleVariance, VariationalBound, everything, variance_only
 from xhat.networks.dit import DiT
 from xhat.networks.unet import UNet
 from xhat.objective import Draw, Loss, Objective, Term
@@ -65,6 +67,7 @@ __all__ = [
     "Adaptive",
     "after",
     "always",
+    "Bound",
     "clipped_velocity",
     "constant",
     "Cosine",
@@ -78,6 +81,8 @@ __all__ = [
     "Discrete",
     "DiT",
     "DiscretizedGaussian",
+    "DENSITY",
+    "DISCRETIZED",
     "DPMSolver2M",
     "Draw",
     "edm",
@@ -85,6 +90,7 @@ __all__ = [
     "euclidean",
     "Euler",
     "every",
+    "everything",
     "Flow",
     "FLOW",
     "FORWARD",
@@ -94,6 +100,7 @@ __all__ = [
     "Guided",
     "Heun",
     "huber",
+    "Hybrid",
     "ImageLoss",
     "karras_times",
     "kl",
@@ -124,9 +131,11 @@ __all__ = [
     "sample",
     "SCALED_NOISE",
     "Schedule",
+    "ScheduleVariance",
     "SCORE",
     "Shard",
     "sigmoid",
+    "SOFTMAX",
     "softmax_decoder",
     "squared",
     "STEP_NOISE",
@@ -141,6 +150,9 @@ __all__ = [
     "Uniform",
     "uniform_times",
     "V",
+    "variance_only",
+    "variational_bound",
+    "VariationalBound",
     "VE",
     "Weighting",
     "weightings",

@@ -46,6 +46,15 @@ class Prediction:
     def __init__(self, denoiser: "Denoiser", z: Tensor, t: Tensor, raw: Tensor, logits: Tensor | None) -> None:
         self._denoiser, self.z, self.t, self.raw, self.variance_logits = denoiser, z, t, raw, logits
 
+    def rows(self, index: Tensor) -> "Prediction":
+        """The prediction for some of the images."""
+        logits = None if self.variance_logits is None else self.variance_logits[index]
+        return Prediction(self._denoiser, self.z[index], self.t[index], self.raw[index], logits)
+
+    def variance_alone(self) -> "Prediction":
+        """The same prediction, of which only the variance passes gradients."""
+        return Prediction(self._denoiser, self.z, self.t, self.raw.detach(), self.variance_logits)
+
     @cached_property
     def x0(self) -> Tensor:
         return decode_x0(self._denoiser.target, self._denoiser.schedule, self.z, self.t, self.raw)

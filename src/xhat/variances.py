@@ -62,8 +62,10 @@ class Learned:
 
 def _log_posterior(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
     """log beta-tilde; a step to s = 0 would have variance 0 and takes that of the step before, as both DDPM codes do."""
-    s = s.to(torch.float64).clamp(min=schedule.t_min)
-    t = torch.maximum(t.to(torch.float64), s + schedule.t_min)
+    t, s = t.to(torch.float64), s.to(torch.float64)
+    into_data = s < schedule.t_min
+    s = torch.where(into_data, schedule.t_min, s)
+    t = torch.where(into_data, t.clamp(min=2 * schedule.t_min), t)
     return transition(schedule, t, s).posterior_variance.log()
 
 

@@ -42,6 +42,10 @@ class Learned(Schedule):
             torch.ones((), dtype=t.dtype, device=t.device)
         )[0]
 
+    def shape_parameters(self) -> list[nn.Parameter]:
+        """What leaves the ends where they are: the bound does not depend on it, the variance of its estimate does."""
+        return [self.w1, self.w2, self.b2, self.w3]
+
     def logsnr(self, t: Tensor) -> Tensor:
         first, last = self._ends(t)
         return -(self.gamma_0 + self.log_range.exp() * (self._f(t)[0] - first) / (last - first))

@@ -1,0 +1,120 @@
+"""Decoders: how the lowest latent becomes data. They fix which latents there are, and the bound's reconstruction term."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xhat.denoiser import Denoiser, Prediction
+from xhat.gaussians import DiscretizedGaussian, bin_index, softmax_decoder
+from xhat.schedules import Schedule
+from xhat.shapes import over_images
+
+
+class Decoder:
+    """A decoder p(x0 | lowest latent).
+
+    Attributes:
+        calls_network: whether it is the network's own last step. Then the steps of a bound are i/T, i = 1..T, and the first
+            one is the decoder; otherwise the lowest latent is at `t_min`, and all steps are steps between latents.
+    """
+
+    calls_network: bool
+
+    @abstractmethod
+    def require(self, schedule: Schedule, steps: float) -> None:
+        """Raise ValueError where the decoder is not defined; the message names the term."""
+
+    @abstractmethod
+    def require_data(self, x0: Tensor) -> None:
+        """Raise ValueError for data that it cannot decode."""
+
+
+@dataclass(frozen=True)
+class NetworkDecoder(Decoder):
+    """The reverse step p(x0 | z_{1/T}) of the network, a Gaussian, read on 8-bit bins or as a density.
+
+    Attributes:
+        eight_bit: integrate over the bins of 8-bit images, DDPM's discretized Gaussian (Ho et al. 2020, eq. 13); otherwise
+            the density itself, for latents and other floats: bits/dim are then those of a differential entropy.
+    """
+
+    eight_bit: bool
+    calls_network = True
+
+    def require(self, schedule: Schedule, steps: float) -> None:
+        at_data = schedule.sigma(torch.zeros((), dtype=torch.float64, device=schedule.device))
+        if float(at_data) > 0:
+            raise ValueError(
+                f"reconstruction: the network's last step must end in the data, but {type(schedule).__name__} still has noise "
+                f"at t = 0 (sigma {float(at_data):.1e}): use the SOFTMAX decoder, or a Discrete schedule"
+            )
+        if steps < 2:
+            raise ValueError(
+                "reconstruction: the network's last step is one of at least 2 steps: use more, or the SOFTMAX decoder"
+            )
+        if 1 / steps < schedule.t_min * (1 - 1e-9):
+            raise ValueError(
+                f"reconstruction: the last step starts at t = 1/{steps}, below the trained times (t_min {schedule.t_min:g}): "
+                f"use at most {int(1 / schedule.t_min)} steps"
+            )
+
+    def require_data(self, x0: Tensor) -> None:
+        if self.eight_bit:
+            _require_bins(x0)
+
+    def log_prob(self, denoiser: Denoiser, prediction: Prediction, x0: Tensor) -> Tensor:
+        """log p(x0 | z) in nats per image, (B,), float64, from the prediction at the lowest latent."""
+        last = denoiser.step_back(prediction, torch.zeros_like(prediction.t))
+        mean, log_variance, x0 = last.mean.double(), last.log_variance.double(), x0.double()
+        if self.eight_bit:
+            return DiscretizedGaussian(mean, log_variance).log_prob(x0)
+        return type(last)(mean, log_variance).log_prob(x0)
+
+
+@dataclass(frozen=True)
+class SoftmaxDecoder(Decoder):
+    """VDM's p(x0 | z) ∝ N(z; alpha x0, sigma²) over the 256 levels of each pixel: no network (Kingma et al. 2021, sec. 3.1)."""
+
+    calls_network = False
+
+    def require(self, schedule: Schedule, steps: float) -> None:
+        sigma = schedule.sigma(torch.tensor(schedule.t_min, dtype=torch.float64, device=schedule.device))
+        if not float(sigma) > 0:
+            raise ValueError(
+                f"reconstruction: {type(schedule).__name__} has no noise at t = {schedule.t_min:g}, where the SOFTMAX decoder "
+                "reads its latent: set t_min > 0 or a finite logsnr_max"
+            )
+
+    def require_data(self, x0: Tensor) -> None:
+        _require_bins(x0)
+
+    def log_prob(self, schedule: Schedule, x0: Tensor, noise: Tensor) -> Tensor:
+        """log p(x0 | z) in nats per image, (B,), for z = alpha x0 + sigma noise at t_min, in the dtype of x0."""
+        t = torch.full((len(x0),), schedule.t_min, dtype=torch.float64, device=x0.device)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        z = over_images(alpha, x0) * x0 + over_images(sigma, x0) * noise
+        return softmax_decoder(x0, z, alpha, sigma)
+
+
+DISCRETIZED = NetworkDecoder(eight_bit=True)
+"""DDPM's decoder of 8-bit images: the network's last step, integrated over the bins."""
+
+DENSITY = NetworkDecoder(eight_bit=False)
+"""The network's last step as a density: for latents and other data without bins."""
+
+SOFTMAX = SoftmaxDecoder()
+"""VDM's decoder of 8-bit images: a softmax over the levels, at the lowest noise of the schedule."""
+
+
+def default_decoder(schedule: Schedule) -> Decoder:
+    """The decoder of the paper that the schedule comes from: DISCRETIZED when it is discrete, else SOFTMAX."""
+    return SOFTMAX if schedule.steps is None else DISCRETIZED
+
+
+def _require_bins(x0: Tensor) -> None:
+    try:
+        bin_index(x0)
+    except ValueError as error:
+        raise ValueError(f"reconstruction: {error}, and bits/dim by them; xhat.DENSITY decodes floats") from None

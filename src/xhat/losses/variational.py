@@ -1,0 +1,150 @@
+"""The variational bound as a loss, its sum with the simple loss, and the variance that a learned schedule lowers."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from xhat.bound.decoders import SOFTMAX, default_decoder
+from xhat.bound.terms import ContinuousForm, Form, StepForm, bits_per_dim, rate_term
+from xhat.denoiser import Condition, Denoiser, Prediction
+from xhat.gaussians import transition
+from xhat.losses.denoising import Denoising
+from xhat.objective import Draw, Loss
+from xhat.schedules import Discrete, Learned, Schedule
+from xhat.shapes import over_images
+from xhat.variances import Learned as LearnedVariance
+from xhat.weightings import elbo
+
+Learns = Callable[[Prediction], Prediction]
+
+
+def everything(prediction: Prediction) -> Prediction:
+    """The bound trains all that the network predicts."""
+    return prediction
+
+
+def variance_only(prediction: Prediction) -> Prediction:
+    """The bound trains the variance head alone: Improved DDPM's stop-gradient (Nichol & Dhariwal 2021, section 3.1).
+
+    Raises:
+        ValueError: the denoiser's variance is not learned, so that nothing would be trained.
+    """
+    if prediction.variance_logits is None:
+        raise ValueError("the bound is to train the variance head, but the denoiser has none: use variance LEARNED")
+    return prediction.variance_alone()
+
+
+class VariationalBound(Loss):
+    """An unbiased estimate of the whole bound in bits/dim from the drawn t, (B,): prior + diffusion + reconstruction.
+
+    On a discrete schedule T · L_{t-1}, where t = 1/T gives the discretized decoder's L_0 (Ho et al. 2020, eq. 5); on a
+    continuous one ½ (-d logsnr/dt) ‖noise - noise_hat‖² and VDM's softmax decoder (Kingma et al. 2021, eq. 11-17). The
+    terms without a network train a learned schedule's ends; on a fixed one they are constants.
+
+    Args:
+        learns: which part of the prediction the bound trains, `everything` or `variance_only`.
+    """
+
+    def __init__(self, learns: Learns = everything) -> None:
+        super().__init__()
+        self.learns = learns
+
+    def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
+        form, index = _form(denoiser.schedule, draw.t)
+        prediction = self.learns(draw.prediction)
+        t = form.times(index, torch.zeros_like(draw.t)) if isinstance(form, StepForm) else draw.t.double()
+        diffusion = form.count * form.part(denoiser, prediction, draw.x0, draw.noise, index, t)
+        last = draw.noise if form.decoder.calls_network else _normal_like(draw)
+        return bits_per_dim(sum(form.outside(draw.x0, last), start=diffusion), draw.x0).to(draw.x0.dtype)
+
+    def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:
+        if self.learns is not everything or isinstance(denoiser.variance, LearnedVariance):
+            return None
+        schedule = denoiser.schedule
+        if not isinstance(schedule, Discrete):
+            return elbo.on(schedule)(logsnr) / math.log(2)
+        assert schedule.steps is not None
+        # T ½ (from_x0 sigma/alpha)²/variance; the decoder's step as if it were a density
+        t = schedule.on_grid(schedule.t_of(logsnr.double()))
+        s = t - 1 / schedule.steps
+        pixel = torch.zeros(len(t), 1, dtype=torch.float64, device=t.device)
+        log_variance = denoiser.variance.log_variance(schedule, pixel, t, s, None).squeeze(1)
+        gain = transition(schedule, t, s).from_x0 ** 2 * torch.exp(-schedule.logsnr(t) - log_variance)
+        return (schedule.steps * gain / (2 * math.log(2))).to(logsnr.dtype)
+
+
+class Hybrid(Loss):
+    """simple + beta · bound: a reconstruction error plus beta times the KL terms, (B,).
+
+    With the defaults it is Improved DDPM's L_hybrid = L_simple + 0.001 L_vlb (Nichol & Dhariwal 2021, eq. 16), L_vlb in
+    bits/dim, where the bound trains the variance head alone.
+
+    Args:
+        beta: factor on the bound.
+        simple: the loss that trains the mean.
+        learns: which part of the prediction the bound trains, `variance_only` or `everything`.
+    """
+
+    def __init__(self, beta: float = 0.001, simple: Loss | None = None, learns: Learns = variance_only) -> None:
+        super().__init__()
+        self.beta, self.simple, self.bound = beta, simple or Denoising(), VariationalBound(learns)
+
+    def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
+        simple: Tensor = self.simple(denoiser, draw)
+        return simple + self.beta * self.bound(denoiser, draw)
+
+    def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:
+        simple = self.simple.noise_weight(denoiser, logsnr)
+        if simple is None or self.bound.learns is variance_only:
+            return simple
+        bound = self.bound.noise_weight(denoiser, logsnr)
+        return None if bound is None else simple + self.beta * bound
+
+
+class ScheduleVariance(Loss):
+    """The squared estimate of the diffusion term, (B,), (bits/dim)²; it trains nothing but the shape of a learned schedule.
+
+    In continuous time the bound depends on the schedule's ends alone; in between, the schedule decides how much its estimate
+    varies with t (Kingma et al. 2021, section 5.1 and appendix I.2). One more network call, with frozen weights; for
+    example every fourth step.
+    """
+
+    def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
+        schedule = denoiser.schedule
+        if not isinstance(schedule, Learned):
+            raise ValueError(f"ScheduleVariance trains a Learned schedule, {type(schedule).__name__} has nothing to learn")
+        shape = {id(p) for p in schedule.shape_parameters()}
+        rate = _Rate(denoiser)
+        frozen = {name: p if id(p) in shape else p.detach() for name, p in rate.named_parameters()}
+        nats: Tensor = torch.func.functional_call(rate, frozen, (draw.x0, draw.t, draw.noise, draw.cond))
+        return bits_per_dim(nats, draw.x0).to(draw.x0.dtype) ** 2
+
+
+class _Rate(nn.Module):
+    """The diffusion rate as one module call, so that its parameters can be exchanged."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x0: Tensor, t: Tensor, noise: Tensor, cond: Condition | None) -> Tensor:
+        schedule = self.denoiser.schedule
+        z = over_images(schedule.alpha(t), x0) * x0 + over_images(schedule.sigma(t), x0) * noise
+        return rate_term(self.denoiser, self.denoiser(z, t, cond), x0, noise, t.double())
+
+
+def _form(schedule: Schedule, t: Tensor) -> tuple[Form, Tensor]:
+    """The bound whose parts the drawn times are in, and which part each t is in."""
+    if isinstance(schedule, Discrete):
+        assert schedule.steps is not None
+        return StepForm(schedule, schedule.steps, default_decoder(schedule)), schedule.index(t)
+    if schedule.steps is not None:
+        raise ValueError(f"VariationalBound knows discrete schedules as tables (Discrete), not {type(schedule).__name__}")
+    SOFTMAX.require(schedule, math.inf)
+    return ContinuousForm(schedule, 1, SOFTMAX), torch.ones_like(t, dtype=torch.int64)
+
+
+def _normal_like(draw: Draw) -> Tensor:
+    return torch.randn(draw.x0.shape, generator=draw.generator, device=draw.x0.device, dtype=draw.x0.dtype)
