@@ -159,3 +159,18 @@ class Constant(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         return self.output.expand(z.shape[0], *self.output.shape[1:])
+
+
+class Levels(nn.Module):
+    """The exact denoiser of independent pixels that take few 8-bit levels, NOISE output."""
+
+    def __init__(self, schedule, levels, chance):
+        super().__init__()
+        self.schedule, self.chance = schedule, chance
+        self.values = torch.as_tensor(levels).double() * 2 / 255 - 1
+
+    def forward(self, z, t):
+        alpha, sigma = (f(t).reshape(-1, 1, 1, 1, 1) for f in (self.schedule.alpha, self.schedule.sigma))
+        log = self.chance.log() - 0.5 * ((z.unsqueeze(-1) - alpha * self.values) / sigma) ** 2
+        x0 = (log.softmax(-1) * self.values).sum(-1)
+        return (z - alpha.squeeze(-1) * x0) / sigma.squeeze(-1)

@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from xhat import weightings
-from xhat.bound import DENSITY, DISCRETIZED, SOFTMAX, Bound, variational_bound
+from xhat.bound import DENSITY, DISCRETIZED, SOFTMAX, Bound, BoundEstimate, estimate_bound, ode_likelihood, variational_bound
 from xhat.counted import Shard
 from xhat.denoiser import Denoiser, Prediction, diffusers_index, log_sigma, time_itself
 from xhat.gates import after, always, every, randomly
@@ -68,6 +68,7 @@ __all__ = [
     "after",
     "always",
     "Bound",
+    "BoundEstimate",
     "clipped_velocity",
     "constant",
     "Cosine",
@@ -87,6 +88,7 @@ __all__ = [
     "Draw",
     "edm",
     "elbo",
+    "estimate_bound",
     "euclidean",
     "Euler",
     "every",
@@ -118,6 +120,7 @@ __all__ = [
     "moved",
     "NOISE",
     "Objective",
+    "ode_likelihood",
     "OneStep",
     "out_of_range",
     "p2",

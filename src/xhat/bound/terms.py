@@ -106,7 +106,7 @@ class Form:
 
 @dataclass(frozen=True)
 class StepForm(Form):
-    """Finitely many steps: L_0 .. L_{T-1} for a decoder of the network's own, else the KL terms between `t_min` and 1."""
+    """Finitely many steps: L_0 .. L_{T-1} for a decoder of the network's own, else the KL terms above its latent."""
 
     schedule: Schedule
     count: int
@@ -114,7 +114,7 @@ class StepForm(Form):
 
     def at(self, index: Tensor) -> Tensor:
         """The time of latent `index`, 0..count; part i steps from latent i to latent i - 1."""
-        lowest = 0.0 if self.decoder.calls_network else self.schedule.t_min
+        lowest = self.decoder.lowest(self.schedule)
         return lowest + (1 - lowest) * index.double() / self.count
 
     def times(self, index: Tensor, u: Tensor) -> Tensor:
@@ -134,18 +134,18 @@ class StepForm(Form):
 
 @dataclass(frozen=True)
 class ContinuousForm(Form):
-    """The limit of infinitely many steps, an integral over [t_min, 1] in `count` equal parts."""
+    """The limit of infinitely many steps, an integral over t in `count` equal parts."""
 
     schedule: Schedule
     count: int
     decoder: Decoder
 
     def times(self, index: Tensor, u: Tensor) -> Tensor:
-        low = self.schedule.t_min
+        low = self.decoder.lowest(self.schedule)
         return low + (1 - low) * (index.double() - 1 + u.double()) / self.count
 
     def part(self, denoiser: Denoiser, prediction: Prediction, x0: Tensor, noise: Tensor, index: Tensor, t: Tensor) -> Tensor:
-        width = (1 - self.schedule.t_min) / self.count
+        width = (1 - self.decoder.lowest(self.schedule)) / self.count
         return width * rate_term(denoiser, prediction, x0, noise, t)
 
 

@@ -6,13 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from xhat.bound.decoders import SOFTMAX, default_decoder
-from xhat.bound.terms import ContinuousForm, Form, StepForm, bits_per_dim, rate_term
+from xhat.bound.terms import bits_per_dim, form_of, rate_term
 from xhat.denoiser import Condition, Denoiser, Prediction
 from xhat.gaussians import transition
 from xhat.losses.denoising import Denoising
 from xhat.objective import Draw, Loss
-from xhat.schedules import Discrete, Learned, Schedule
+from xhat.schedules import Discrete, Learned
 from xhat.shapes import over_images
 from xhat.variances import Learned as LearnedVariance
 from xhat.weightings import elbo
@@ -52,12 +51,17 @@ class VariationalBound(Loss):
         self.learns = learns
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
-        form, index = _form(denoiser.schedule, draw.t)
-        prediction = self.learns(draw.prediction)
-        t = form.times(index, torch.zeros_like(draw.t)) if isinstance(form, StepForm) else draw.t.double()
-        diffusion = form.count * form.part(denoiser, prediction, draw.x0, draw.noise, index, t)
+        schedule, prediction, x0 = denoiser.schedule, self.learns(draw.prediction), draw.x0
+        form = form_of(schedule, None if schedule.steps else math.inf)
+        if schedule.steps:
+            index = (draw.t.double() * schedule.steps).round().long()
+            diffusion = schedule.steps * form.part(denoiser, prediction, x0, draw.noise, index, form.times(index, draw.t))
+        else:
+            t = draw.t.double()
+            rate = rate_term(denoiser, prediction, x0, draw.noise, t)
+            diffusion = (1 - schedule.t_min) * rate * (t >= form.decoder.lowest(schedule))
         last = draw.noise if form.decoder.calls_network else _normal_like(draw)
-        return bits_per_dim(sum(form.outside(draw.x0, last), start=diffusion), draw.x0).to(draw.x0.dtype)
+        return bits_per_dim(sum(form.outside(x0, last), start=diffusion), x0).to(x0.dtype)
 
     def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:
         if self.learns is not everything or isinstance(denoiser.variance, LearnedVariance):
@@ -92,15 +96,18 @@ class Hybrid(Loss):
         self.beta, self.simple, self.bound = beta, simple or Denoising(), VariationalBound(learns)
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
-        simple: Tensor = self.simple(denoiser, draw)
-        return simple + self.beta * self.bound(denoiser, draw)
+        total: Tensor = self.simple(denoiser, draw) + self.beta * self.bound(denoiser, draw)
+        return total
 
     def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:
         simple = self.simple.noise_weight(denoiser, logsnr)
         if simple is None or self.bound.learns is variance_only:
             return simple
         bound = self.bound.noise_weight(denoiser, logsnr)
-        return None if bound is None else simple + self.beta * bound
+        if bound is None:
+            return None
+        total: Tensor = simple + self.beta * bound
+        return total
 
 
 class ScheduleVariance(Loss):
@@ -119,7 +126,8 @@ class ScheduleVariance(Loss):
         rate = _Rate(denoiser)
         frozen = {name: p if id(p) in shape else p.detach() for name, p in rate.named_parameters()}
         nats: Tensor = torch.func.functional_call(rate, frozen, (draw.x0, draw.t, draw.noise, draw.cond))
-        return bits_per_dim(nats, draw.x0).to(draw.x0.dtype) ** 2
+        squared: Tensor = bits_per_dim(nats, draw.x0).to(draw.x0.dtype) ** 2
+        return squared
 
 
 class _Rate(nn.Module):
@@ -133,17 +141,6 @@ class _Rate(nn.Module):
         schedule = self.denoiser.schedule
         z = over_images(schedule.alpha(t), x0) * x0 + over_images(schedule.sigma(t), x0) * noise
         return rate_term(self.denoiser, self.denoiser(z, t, cond), x0, noise, t.double())
-
-
-def _form(schedule: Schedule, t: Tensor) -> tuple[Form, Tensor]:
-    """The bound whose parts the drawn times are in, and which part each t is in."""
-    if isinstance(schedule, Discrete):
-        assert schedule.steps is not None
-        return StepForm(schedule, schedule.steps, default_decoder(schedule)), schedule.index(t)
-    if schedule.steps is not None:
-        raise ValueError(f"VariationalBound knows discrete schedules as tables (Discrete), not {type(schedule).__name__}")
-    SOFTMAX.require(schedule, math.inf)
-    return ContinuousForm(schedule, 1, SOFTMAX), torch.ones_like(t, dtype=torch.int64)
 
 
 def _normal_like(draw: Draw) -> Tensor:

@@ -1,0 +1,262 @@
+"""The bound of a data set from a few steps per image: unbiased, with a standard error, and resumable."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from xhat import counted
+from xhat.bound.control import Control, image_features
+from xhat.bound.decoders import Decoder
+from xhat.bound.density import Pilot, cells, run_pilot, with_features
+from xhat.bound.exact import Bound, require_finite
+from xhat.bound.terms import Form, StepForm, bits_per_dim, form_of
+from xhat.denoiser import Condition, Denoiser
+
+LEAST_IMAGES = 64  # below, the spread of the images says little about its own error
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Where the bits are: neighbouring steps in cells.
+
+    Attributes:
+        first: the first step of each cell, 1-based.
+        last: its last step.
+        logsnr: at the middle of the cell.
+        logsnr_width: of the cell.
+        bits_per_dim: all of the cell's steps together.
+    """
+
+    first: list[int]
+    last: list[int]
+    logsnr: list[float]
+    logsnr_width: list[float]
+    bits_per_dim: list[float]
+
+
+@dataclass(frozen=True)
+class BoundEstimate:
+    """The mean bound over images, bits/dim.
+
+    Attributes:
+        bits_per_dim: prior + diffusion + reconstruction.
+        bits_per_dim_se: standard error of the mean over images: their own spread and that of the steps drawn.
+        prior: its part L_T.
+        diffusion: its KL part.
+        reconstruction: its decoder part.
+        per_image: the three parts of each image.
+        network_evaluations_per_image: network calls.
+        pilot_evaluations: network calls on other images, in all.
+        images: number of images.
+        steps: T, or None for the integral of continuous time.
+        curve: bits per step.
+    """
+
+    bits_per_dim: float
+    bits_per_dim_se: float
+    prior: float
+    diffusion: float
+    reconstruction: float
+    per_image: Bound
+    network_evaluations_per_image: int
+    pilot_evaluations: int
+    images: int
+    steps: int | None
+    curve: Curve
+
+
+@dataclass
+class Progress:
+    """What an estimate has so far.
+
+    Attributes:
+        pilot: the frozen density and control variate; None before the pilot, or if every step is taken.
+        terms: prior, diffusion, reconstruction in nats of each image done, (images done, 3).
+        by_cell: nats per cell of steps, summed over images.
+    """
+
+    pilot: Pilot | None = None
+    terms: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.float64))
+    by_cell: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+
+
+@torch.no_grad()
+def estimate_bound(
+    denoiser: Denoiser,
+    x0: Tensor,
+    pilot: Tensor | None = None,
+    *,
+    evaluations: int | None = 8,
+    precision: float = 0.0,
+    steps: float | None = None,
+    decoder: Decoder | None = None,
+    cond: Condition | None = None,
+    pilot_cond: Condition | None = None,
+    seed: int = 0,
+    rows: int = 512,
+    progress: Progress | None = None,
+    report: Callable[[Progress, float], None] | None = None,
+) -> BoundEstimate:
+    """Estimate the mean bound of images with a few network calls each.
+
+    sum_i part_i = E[part_I / p_I]: each image draws `evaluations` steps, one in each of so many strata of equal probability
+    under a density found on other images (`pilot_density`), shifted by a uniform number of its own. Shifts are independent
+    between images, so that the spread of the images' values gives a valid standard error, which within one systematic
+    sample does not exist. What a linear control variate knows of a part (`Control`) is subtracted where it is drawn and
+    added for all parts, exactly. Image k's draws depend on (seed, k) alone.
+
+    Args:
+        denoiser: the model.
+        x0: images (N, C, H, W) in [-1, 1].
+        pilot: other images, for the density; needed unless every step is taken.
+        evaluations: steps per image; None takes every step (in continuous time, one in each of 1000 parts).
+        precision: stop at this standard error, once 64 images are done; 0 measures all images.
+        steps: T; by default the schedule's own, or 1000; math.inf is the continuous-time bound.
+        decoder: as for `variational_bound`.
+        cond: keyword arguments of the network, one row per image.
+        pilot_cond: the same for the pilot images.
+        seed: of all draws.
+        rows: images per network call.
+        progress: of an estimate with the same arguments, to go on from.
+        report: called after each batch of images with the progress and the standard error so far.
+
+    Raises:
+        ValueError: as `variational_bound`; or no pilot, or fewer than two images.
+    """
+    form = form_of(denoiser.schedule, steps, decoder)
+    if len(x0) < 2:
+        raise ValueError(f"a standard error needs at least 2 images, got {len(x0)}")
+    if evaluations is not None and (evaluations < 1 or pilot is None or len(pilot) < 1):
+        raise ValueError("estimate_bound needs at least 1 evaluation per image, and pilot images to find where; None takes all")
+    form.decoder.require_data(x0)
+    progress = progress or Progress()
+    if evaluations is not None and progress.pilot is None:
+        assert pilot is not None
+        progress.pilot = run_pilot(form, denoiser, pilot, pilot_cond, seed=seed, rows=rows)
+    plan = _Plan(form, evaluations, progress.pilot if evaluations is not None else None, seed)
+    ends = cells(form.count)
+    if not len(progress.by_cell):
+        progress.by_cell = torch.zeros(len(ends), dtype=torch.float64)
+    group = max(1, rows // min(plan.calls, rows))
+    while (done := len(progress.terms)) < len(x0):
+        images = x0[done : done + group]
+        some = None if cond is None else {k: v[done : done + group] for k, v in cond.items()}
+        terms, by_cell = _measure(plan, denoiser, images, done, some, ends, rows)
+        require_finite(*terms.T)
+        progress.terms = torch.cat([progress.terms, terms])
+        progress.by_cell = progress.by_cell + by_cell
+        se = _standard_error(progress.terms, x0)
+        if report is not None:
+            report(progress, se)
+        if len(progress.terms) >= min(LEAST_IMAGES, len(x0)) and se <= precision:
+            break
+    return _result(plan, progress, x0, ends)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which parts each image is measured at."""
+
+    form: Form
+    evaluations: int | None
+    pilot: Pilot | None
+    seed: int
+
+    @property
+    def calls(self) -> int:
+        """Network calls per image."""
+        return self.evaluations or self.form.count
+
+    @property
+    def control(self) -> Control:
+        """What is known without a network call."""
+        return self.pilot.control if self.pilot else Control.none(self.form.count)
+
+    def draw(self, first: int, images: int) -> tuple[Tensor, Tensor, Tensor]:
+        """For images first, ..: part, place in it, factor 1/(calls · p), each (images · calls,)."""
+        numbers = range(first, first + images)
+        if self.pilot is None:
+            index = torch.arange(1, self.form.count + 1).repeat(images)
+            u = torch.cat([self._uniform(self.form.count, "place", k) for k in numbers])
+            return index, u, torch.ones_like(u)
+        shifts = torch.stack([self._uniform(1, "shift", k) for k in numbers])
+        position = (torch.arange(self.calls, dtype=torch.float64) + shifts) / self.calls
+        index, u, chance = self.pilot.draw(position.flatten())
+        return index, u, 1 / (self.calls * chance)
+
+    def _uniform(self, n: int, purpose: str, image: int) -> Tensor:
+        return torch.rand(n, dtype=torch.float64, generator=counted.generator(self.seed, purpose, image))
+
+
+def _measure(
+    plan: _Plan, denoiser: Denoiser, x0: Tensor, first: int, cond: Condition | None, ends: Tensor, rows: int
+) -> tuple[Tensor, Tensor]:
+    """Terms (images, 3) and nats per cell, of images number `first` on."""
+    form, device, calls, control = plan.form, x0.device, plan.calls, plan.control
+    index, u, factor = plan.draw(first, len(x0))
+    owner = torch.arange(len(x0)).repeat_interleave(calls)
+    known = image_features(x0)
+    rest = []
+    for start in range(0, len(index), rows):
+        own = slice(start, min(start + rows, len(index)))
+        images = x0[owner[own].to(device)]
+        shape = tuple(images.shape)
+        noise = counted.normal(shape, plan.seed, "estimate", first=first * calls + start, device=device).to(x0.dtype)
+        some = None if cond is None else {k: v[owner[own].to(v.device)] for k, v in cond.items()}
+        value, of_noise = with_features(form, denoiser, images, noise, index[own], u[own], some)
+        rest.append(value - control.of(index[own], known[owner[own]], of_noise))
+    value = torch.cat(rest) * factor
+    last = counted.normal(tuple(x0.shape), plan.seed, "decoder", first=first, device=device).double()
+    prior, reconstruction = (v.cpu() for v in form.outside(x0.double(), last))
+    into = int(form.decoder.calls_network)  # part 1 is then the reconstruction
+    diffusion = (known @ control.constant[into:].sum(0)).index_add(0, owner, torch.where(index > into, value, 0.0))
+    reconstruction = reconstruction + known @ control.constant[:into].sum(0)
+    reconstruction = reconstruction.index_add(0, owner, torch.where(index > into, 0.0, value))
+    cell = torch.searchsorted(ends, torch.arange(1, form.count + 1))
+    by_cell = torch.zeros(len(ends), dtype=torch.float64).index_add_(0, cell, control.constant @ known.sum(0))
+    by_cell = by_cell.index_add_(0, cell[index - 1], value)
+    return torch.stack([prior, diffusion, reconstruction], dim=1), by_cell
+
+
+def _standard_error(terms: Tensor, x0: Tensor) -> float:
+    total = bits_per_dim(terms.sum(1), x0)
+    return float(total.std() / math.sqrt(len(total))) if len(total) > 1 else math.inf
+
+
+def _result(plan: _Plan, progress: Progress, x0: Tensor, ends: Tensor) -> BoundEstimate:
+    form, terms = plan.form, bits_per_dim(progress.terms, x0)
+    prior, diffusion, reconstruction = terms.T
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
+    half = torch.full((len(ends),), 0.5, dtype=torch.float64)
+    schedule = form.schedule
+    edge = (1 + torch.tensor([-1e-9, 0.0], dtype=torch.float64)).to(schedule.device)  # logsnr(1) may be -inf
+
+    def logsnr(part: Tensor, u: Tensor) -> Tensor:
+        return schedule.logsnr(form.times(part, u).to(schedule.device).clamp(schedule.t_min, float(edge[0]))).cpu()
+
+    lowest = starts if isinstance(form, StepForm) else starts + 1
+    high, low = logsnr(lowest, 0 * half), logsnr(ends, 1 - 1e-9 * half)
+    middle = (high + low) / 2
+    curve = Curve(
+        first=(starts + 1).tolist(),
+        last=ends.tolist(),
+        logsnr=middle.tolist(),
+        logsnr_width=(high - low).tolist(),
+        bits_per_dim=bits_per_dim(progress.by_cell / len(terms), x0).tolist(),
+    )
+    return BoundEstimate(
+        bits_per_dim=float(terms.sum(1).mean()),
+        bits_per_dim_se=_standard_error(progress.terms, x0),
+        prior=float(prior.mean()),
+        diffusion=float(diffusion.mean()),
+        reconstruction=float(reconstruction.mean()),
+        per_image=Bound(prior, diffusion, reconstruction),
+        network_evaluations_per_image=plan.calls,
+        pilot_evaluations=progress.pilot.evaluations if progress.pilot else 0,
+        images=len(terms),
+        steps=form.schedule.steps or (form.count if isinstance(form, StepForm) else None),
+        curve=curve,
+    )

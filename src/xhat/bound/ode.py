@@ -1,0 +1,203 @@
+"""The likelihood of the probability-flow ODE: the instantaneous change of variables."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint  # type: ignore[import-untyped]
+
+from xhat import counted
+from xhat.bound.decoders import SHARP_LOGSNR
+from xhat.bound.exact import require_finite
+from xhat.bound.terms import bits_per_dim
+from xhat.denoiser import Condition, Denoiser
+from xhat.gaussians import Gaussian, bin_index, log_normal_mass
+from xhat.schedules import Schedule
+from xhat.shapes import image_sum, over_images
+
+LEVEL = 2 / 255  # distance of neighbouring 8-bit values
+
+
+class Dequantization:
+    """How 8-bit values become points of a density: z at the lowest time, and what to add to log p(z) for log P(x0)."""
+
+    @abstractmethod
+    def start(self, x0: Tensor, alpha: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """z (B, ...) and the summand in nats (B,), for alpha and sigma (B, 1, ...) at the lowest time."""
+
+
+@dataclass(frozen=True)
+class Uniform(Dequantization):
+    """x0 + u, u uniform over the 8-bit bin: log P(x0) >= E log p(x0 + u) + log(bin) (Theis et al. 2016, section 3.1).
+
+    The noise that the lowest time still has is read as data: right if it is small beside a bin.
+    """
+
+    def start(self, x0: Tensor, alpha: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        bin_index(x0)
+        u = torch.rand(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype) - 0.5
+        return alpha * (x0 + LEVEL * u), image_sum(torch.log(LEVEL * alpha).expand_as(x0))
+
+
+@dataclass(frozen=True)
+class TruncatedNormal(Dequantization):
+    """alpha x0 + sigma noise, noise cut to the 8-bit bin: variational dequantization with what the network was trained on.
+
+    log P(x0) >= E[log p(z) - log q(z | x0)] for any q within the bin (Ho et al. 2019, Flow++, eq. 12); this q is that of
+    Zheng et al. 2023, Improved techniques for maximum likelihood estimation of diffusion ODEs.
+    """
+
+    def start(self, x0: Tensor, alpha: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        bin_index(x0)
+        reach = (LEVEL / 2 * alpha / sigma).expand_as(x0)
+        low = torch.special.ndtr(-reach)
+        u = torch.rand(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+        noise = torch.special.ndtri(low + u * (1 - 2 * low)).clamp(-reach, reach)
+        log_q = -0.5 * noise**2 - 0.5 * math.log(2 * math.pi) - sigma.log() - log_normal_mass(-reach, reach)
+        return alpha * x0 + sigma * noise, -image_sum(log_q)
+
+
+@dataclass(frozen=True)
+class AsDensity(Dequantization):
+    """No bins: the log density of x0 itself, for latents and other floats."""
+
+    def start(self, x0: Tensor, alpha: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return alpha * x0, image_sum(alpha.log().expand_as(x0))
+
+
+Velocity = Callable[[Tensor], Tensor]
+
+
+class Trace:
+    """How the divergence of a velocity is computed."""
+
+    @abstractmethod
+    def probes(self, z: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Vectors v whose v·J v are added up, shaped like z, drawn once per image."""
+
+    @property
+    @abstractmethod
+    def calls(self) -> int | None:
+        """Number of probes; None if it is that of the pixels."""
+
+
+@dataclass(frozen=True)
+class Hutchinson(Trace):
+    """E[v·J v] over random signs v: unbiased (Hutchinson 1990; Grathwohl et al. 2019, FFJORD, eq. 7)."""
+
+    calls: int = 1
+
+    def probes(self, z: Tensor, generator: torch.Generator) -> list[Tensor]:
+        def signs() -> Tensor:
+            return torch.randint(0, 2, z.shape, generator=generator, device=z.device).to(z.dtype) * 2 - 1
+
+        return [signs() / math.sqrt(self.calls) for _ in range(self.calls)]
+
+
+@dataclass(frozen=True)
+class Exact(Trace):
+    """The trace itself, one backward pass per pixel: for small images."""
+
+    calls = None
+
+    def probes(self, z: Tensor, generator: torch.Generator) -> list[Tensor]:
+        unit = torch.eye(z[0].numel(), device=z.device, dtype=z.dtype)
+        return [row.reshape(z[0].shape).expand_as(z) for row in unit]
+
+
+@dataclass(frozen=True)
+class OdeLikelihood:
+    """-log2 P(x0) per dimension, or its bound under the dequantization.
+
+    Attributes:
+        bits_per_dim: (B,) float64.
+        network_evaluations: of each image.
+    """
+
+    bits_per_dim: Tensor
+    network_evaluations: int
+
+
+def ode_likelihood(
+    denoiser: Denoiser,
+    x0: Tensor,
+    *,
+    dequantization: Dequantization | None = None,
+    trace: Trace | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    cond: Condition | None = None,
+    seed: int = 0,
+) -> OdeLikelihood:
+    """Integrate dz/dt = alpha' x0_hat + sigma' noise_hat up to pure noise, with the divergence along it.
+
+    log p(z_low) = log N(z_1; 0, alpha(1)² + sigma(1)²) + ∫ div dt (Song et al. 2021, eq. 39; Chen et al. 2018, eq. 8). The
+    velocity in this form is regular at both ends of every schedule. Adaptive Dormand-Prince steps by torchdiffeq.
+
+    Args:
+        denoiser: the model.
+        x0: images (B, C, H, W) in [-1, 1].
+        dequantization: TruncatedNormal() by default; Uniform() or AsDensity().
+        trace: Hutchinson() by default, unbiased; Exact() for small images.
+        rtol: relative tolerance of the solver.
+        atol: absolute tolerance.
+        cond: keyword arguments of the network.
+        seed: of dequantization and probes.
+
+    Raises:
+        ValueError: images without an 8-bit grid where one is needed, or a likelihood that is not finite.
+    """
+    schedule, generator = denoiser.schedule, counted.generator(seed, "ode", device=x0.device)
+    low = _lowest(schedule)
+    alpha, sigma = (
+        over_images(f(torch.full((len(x0),), low, device=x0.device).double()), x0.double())
+        for f in (schedule.alpha, schedule.sigma)
+    )
+    if not bool((sigma.detach() > 0).all()):
+        raise ValueError(f"the ODE starts at t = {low:g}, where {type(schedule).__name__} has no noise: set t_min > 0")
+    z, summand = (dequantization or TruncatedNormal()).start(x0.double(), alpha.detach(), sigma.detach(), generator)
+    probes = (trace or Hutchinson()).probes(z.to(x0.dtype), generator)
+    calls = 0
+
+    def rate(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        now = t.detach().clamp(low, 1).expand(len(x0))
+        with torch.enable_grad():
+            z = state[0].detach().to(x0.dtype).requires_grad_()
+            prediction = denoiser(z, now, cond)
+            d_alpha, d_sigma = _slopes(schedule, now)
+            velocity = over_images(d_alpha, z) * prediction.x0 + over_images(d_sigma, z) * prediction.noise
+            divergence = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+            for i, v in enumerate(probes):
+                (row,) = torch.autograd.grad(velocity, z, v, retain_graph=i + 1 < len(probes))
+                divergence = divergence + image_sum((row * v).double())
+        return velocity.detach().double(), divergence
+
+    ends = torch.tensor([low, 1.0], dtype=torch.float64, device=x0.device)
+    start = (z, torch.zeros(len(z), dtype=torch.float64, device=z.device))
+    path, gained = odeint(rate, start, ends, rtol=rtol, atol=atol, method="dopri5")
+    variance = schedule.alpha(ends[1:]).detach() ** 2 + schedule.sigma(ends[1:]).detach() ** 2
+    log_p = Gaussian(torch.zeros_like(z), torch.log(variance).reshape(-1, *(1,) * (z.ndim - 1))).log_prob(path[-1])
+    bits = bits_per_dim(-(log_p + gained[-1] + summand), x0)
+    require_finite(torch.zeros_like(bits), bits, torch.zeros_like(bits))
+    return OdeLikelihood(bits, calls)
+
+
+def _lowest(schedule: Schedule) -> float:
+    """The lowest trained time, but not above logsnr 14, where the noise is a ninth of an 8-bit level."""
+    start = torch.tensor(schedule.t_min, dtype=torch.float64, device=schedule.device)
+    if not float(schedule.logsnr(start).detach()) > SHARP_LOGSNR:
+        return schedule.t_min
+    return float(schedule.t_of(torch.full_like(start, SHARP_LOGSNR)).detach())
+
+
+def _slopes(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """d alpha/dt and d sigma/dt, (B,)."""
+    t = t.detach().to(torch.float64).clone()  # jvp takes no expanded tensors
+    one = torch.ones_like(t)
+    slopes = [torch.func.jvp(f, (t,), (one,))[1].detach() for f in (schedule.alpha, schedule.sigma)]
+    return slopes[0], slopes[1]

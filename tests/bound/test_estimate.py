@@ -1,0 +1,214 @@
+"""The estimate of the bound: unbiased, honest about its error, resumable."""
+
+import math
+
+import pytest
+import torch
+
+import xhat
+from oracles import Levels, ScaledX0
+from xhat import estimate_bound, variational_bound
+from xhat.bound.control import image_features, noise_features
+from xhat.bound.density import Pilot, cells, run_pilot
+from xhat.bound.estimate import Progress
+from xhat.bound.terms import form_of
+
+
+def images(n, seed=0):
+    """Blocks of a few levels: some images are mostly black, others are not."""
+    own = torch.Generator().manual_seed(seed)
+    ink = torch.rand(n, 1, 1, 1, generator=own)
+    grey = torch.randint(0, 256, (n, 1, 4, 4), generator=own)
+    level = torch.where(torch.rand(n, 1, 4, 4, generator=own) < ink, grey, 0)
+    return level.double() * 2 / 255 - 1
+
+
+def model(schedule, variance=xhat.POSTERIOR):
+    return xhat.Denoiser(ScaledX0(schedule, xhat.V), schedule, xhat.V, variance=variance)
+
+
+SCHEDULES = {
+    "discrete": (lambda: xhat.Discrete.linear_beta(100, 1e-3, 0.2), None),
+    "steps": (lambda: xhat.LinearLogSNR(-6, 9), 50),
+    "continuous": (lambda: xhat.LinearLogSNR(-6, 9), math.inf),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("evaluations", [1, 5])
+def test_it_is_unbiased_for_the_sum_over_all_steps(name, evaluations):
+    """Over repeated trials the mean misses the exact sum by less than its own error, and its error is as it says."""
+    make, steps = SCHEDULES[name]
+    schedule = make()
+    denoiser, x0, pilot = model(schedule), images(64), images(64, seed=1)
+    trials = [
+        estimate_bound(denoiser, x0, pilot, evaluations=evaluations, steps=steps, seed=k).per_image.bits_per_dim
+        for k in range(24)
+    ]
+    exact = torch.stack(
+        [estimate_bound(denoiser, x0, evaluations=None, steps=steps, seed=100 + k).per_image.bits_per_dim for k in range(3)]
+    )
+    difference = torch.stack(trials).mean(1) - exact.mean()
+    error = float(difference.std() / math.sqrt(24)) + float(exact.mean(1).std() / math.sqrt(3))
+    assert abs(float(difference.mean())) < 2 * error
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_part_is_unbiased_too(name):
+    make, steps = SCHEDULES[name]
+    denoiser, x0, pilot = model(make()), images(256), images(64, seed=1)
+    exact = estimate_bound(denoiser, x0, evaluations=None, steps=steps)
+    own = [estimate_bound(denoiser, x0, pilot, evaluations=4, steps=steps, seed=k) for k in range(8)]
+    for part in ("prior", "diffusion", "reconstruction"):
+        values = torch.tensor([getattr(e, part) for e in own])
+        assert abs(float(values.mean()) - getattr(exact, part)) < 3 * float(values.std()) / math.sqrt(8) + 2e-2, part
+    total = sum(getattr(own[0], part) for part in ("prior", "diffusion", "reconstruction"))
+    assert own[0].bits_per_dim == pytest.approx(total)
+    inside = own[0].diffusion + (own[0].reconstruction if name == "discrete" else 0)
+    assert sum(own[0].curve.bits_per_dim) == pytest.approx(inside)
+
+
+def test_every_step_is_the_measured_bound():
+    """`evaluations=None` and `variational_bound` are one sum with other noise; prior and pixels agree exactly."""
+    schedule = xhat.Discrete.linear_beta(100, 1e-3, 0.2)
+    x0 = images(32)
+    a, b = estimate_bound(model(schedule), x0, evaluations=None), variational_bound(model(schedule), x0)
+    assert a.network_evaluations_per_image == 100
+    torch.testing.assert_close(a.per_image.prior, b.prior)
+    difference = a.per_image.bits_per_dim - b.bits_per_dim
+    assert abs(float(difference.mean())) < 3 * float(difference.std()) / math.sqrt(32)
+
+
+def test_the_standard_error_covers_the_images_and_the_draws():
+    """Repeated samples of images scatter as the standard error says."""
+    schedule = xhat.LinearLogSNR(-6, 9)
+    denoiser, pilot = model(schedule), images(64, seed=1)
+    runs = [estimate_bound(denoiser, images(100, seed=10 + k), pilot, evaluations=2, seed=k) for k in range(40)]
+    scatter = float(torch.tensor([r.bits_per_dim for r in runs]).std())
+    claimed = sum(r.bits_per_dim_se for r in runs) / 40
+    assert scatter == pytest.approx(claimed, rel=0.35)  # the scatter of 40 runs is known to 11 %
+
+
+def test_the_density_and_the_control_pay():
+    """Within-image variance: far below uniform steps at the same cost."""
+    schedule = xhat.Discrete.linear_beta(100, 1e-3, 0.2)
+    denoiser, x0, pilot = model(schedule), images(64), images(64, seed=1)
+
+    def spread(progress):
+        own = [
+            estimate_bound(denoiser, x0, pilot, evaluations=4, seed=k, progress=progress(k)).per_image.bits_per_dim
+            for k in range(8)
+        ]
+        return float(torch.stack(own).var(0).mean())
+
+    found = run_pilot(form_of(schedule), denoiser, pilot, None)
+    uniform = Pilot(torch.full((100,), 0.01, dtype=torch.float64), type(found.control).none(100))
+    plain = Pilot(found.probability, type(found.control).none(100))
+    assert spread(lambda k: Progress(found)) < 0.7 * spread(lambda k: Progress(plain))
+    assert spread(lambda k: Progress(plain)) < 0.2 * spread(lambda k: Progress(uniform))
+
+
+def test_features_of_the_noise_have_mean_zero_at_every_level():
+    x0 = images(4).repeat_interleave(20_000, 0)
+    noise = torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for logsnr in (12.0, 3.0, -4.0):
+        alpha, sigma = (torch.full((len(x0),), v, dtype=torch.float64).sigmoid().sqrt() for v in (logsnr, -logsnr))
+        features = noise_features(x0, noise, alpha, sigma).reshape(4, -1, 2)
+        assert (features.mean(1).abs() < 4 * features.std(1) / math.sqrt(20_000)).all()
+    assert image_features(x0[:3]).shape == (3, 3)
+
+
+def test_the_pilot_never_sees_the_images_and_no_step_starves():
+    schedule = xhat.Discrete.linear_beta(100, 1e-3, 0.2)
+    found = run_pilot(form_of(schedule), model(schedule), images(64, seed=1), None)
+    assert float(found.probability.sum()) == pytest.approx(1)
+    assert float(found.probability.min()) >= 0.01 / 100
+    index, place, chance = found.draw(torch.linspace(0, 1 - 1e-9, 50_000, dtype=torch.float64))
+    share = torch.bincount(index - 1, minlength=100) / 50_000
+    torch.testing.assert_close(share.double(), found.probability, rtol=0, atol=1e-4)
+    assert (place >= 0).all()
+    assert (place < 1).all()
+    torch.testing.assert_close(chance, found.probability[index - 1])
+
+
+def test_cells_cover_every_part_once():
+    for count in (1, 2, 9, 100, 1000, 4000):
+        ends = cells(count)
+        assert int(ends[-1]) == count
+        assert (ends.diff() > 0).all()
+
+
+def test_it_goes_on_where_it_stopped():
+    """An estimate that was stopped after some batches ends with the same digits."""
+    denoiser, x0, pilot = model(xhat.LinearLogSNR(-6, 9)), images(300), images(64, seed=1)
+    whole = estimate_bound(denoiser, x0, pilot, rows=128)
+    kept = []
+
+    def interrupt(progress, se):
+        kept.append(Progress(progress.pilot, progress.terms, progress.by_cell))
+        if len(kept) == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        estimate_bound(denoiser, x0, pilot, rows=128, report=interrupt)
+    resumed = estimate_bound(denoiser, x0, pilot, rows=128, progress=kept[-1])
+    assert resumed.bits_per_dim == whole.bits_per_dim
+    assert resumed.bits_per_dim_se == whole.bits_per_dim_se
+    assert resumed.curve == whole.curve
+
+
+def test_a_draw_belongs_to_its_image_not_to_the_batch():
+    denoiser, x0, pilot = model(xhat.LinearLogSNR(-6, 9)), images(96), images(64, seed=1)
+    one, other = (estimate_bound(denoiser, x0, pilot, rows=rows).per_image.bits_per_dim for rows in (512, 32))
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)  # the pilot's network calls are batched otherwise, too
+
+
+def test_precision_stops_early():
+    denoiser, x0, pilot = model(xhat.LinearLogSNR(-6, 9)), images(2000), images(64, seed=1)
+    whole = estimate_bound(denoiser, x0, pilot)
+    early = estimate_bound(denoiser, x0, pilot, precision=2 * whole.bits_per_dim_se)
+    assert 64 <= early.images < 1000
+    assert early.bits_per_dim_se <= 2 * whole.bits_per_dim_se
+
+
+def test_conditions_follow_their_images():
+    class Told(torch.nn.Module):
+        def forward(self, z, t, label):
+            return label.reshape(-1, 1, 1, 1) + 0 * z
+
+    schedule = xhat.LinearLogSNR(-6, 9)
+    denoiser = xhat.Denoiser(Told(), schedule, xhat.X0)
+    values = torch.tensor([-1.0, 1.0, 51 / 127.5 - 1]).double()
+    x0 = values.repeat(40).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    own = {"label": values.repeat(40)}
+    right = estimate_bound(denoiser, x0, x0, cond=own, pilot_cond=own)
+    assert right.diffusion == pytest.approx(0, abs=1e-9)  # the network is told the image
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"evaluations": 0}, "at least 1 evaluation"),
+        ({"pilot": None}, "pilot images"),
+        ({"x0": images(1)}, "at least 2 images"),
+        ({"x0": images(4) + 0.001}, "8-bit"),
+        ({"steps": 0}, "at least 1"),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    given = {"x0": images(4), "pilot": images(4)} | arguments
+    with pytest.raises(ValueError, match=message):
+        estimate_bound(model(xhat.LinearLogSNR(-6, 9)), **given)
+
+
+def test_the_exact_denoiser_has_the_entropy_of_its_data():
+    levels, chance = [0, 100, 255], torch.tensor([0.6, 0.15, 0.25], dtype=torch.float64)
+    schedule = xhat.LinearLogSNR(-12, 14)
+    denoiser = xhat.Denoiser(Levels(schedule, levels, chance), schedule, xhat.NOISE)
+    own = torch.Generator().manual_seed(0)
+    chosen = torch.multinomial(chance, 600 * 16, replacement=True, generator=own).reshape(600, 1, 4, 4)
+    x0 = torch.tensor(levels)[chosen].double() * 2 / 255 - 1
+    found = estimate_bound(denoiser, x0[:500], x0[500:], steps=math.inf, evaluations=8)
+    entropy = float(-(chance * chance.log2()).sum())
+    assert abs(found.bits_per_dim - entropy) < 3 * found.bits_per_dim_se
+    assert found.bits_per_dim_se < 0.03
