@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from xhat import gates, samplers, schedules, targets, times, variances, weightings
 from xhat.denoiser import Denoiser, diffusers_index, log_sigma, time_itself
 from xhat.expressions import ExpressionError, Factory, evaluate
-from xhat.losses import denoising, image, penalties
+from xhat.losses import denoising, image, penalties, variational
 from xhat.networks.dit import DiT
+from xhat.networks.level_posterior import LevelPosterior
 from xhat.networks.unet import UNet
 from xhat.objective import Loss, Objective, Term
 from xhat.samplers import Sampler
@@ -20,7 +21,7 @@ from xhat.schedules import Schedule
 from xhat.targets import Target
 from xhat.times import TimeSampler
 
-NETWORKS = {"unet": Factory(UNet), "dit": Factory(DiT)}
+NETWORKS = {"unet": Factory(UNet), "dit": Factory(DiT), "level_posterior": Factory(LevelPosterior)}
 SCHEDULES = {
     "cosine": Factory(schedules.Cosine),
     "linear_logsnr": Factory(schedules.LinearLogSNR),
@@ -37,7 +38,7 @@ TARGETS = {
     "edm": Factory(targets.edm),
 }
 VARIANCES = {"posterior": variances.POSTERIOR, "forward": variances.FORWARD, "learned": variances.LEARNED}
-TIME_INPUTS = {"t": time_itself, "log_sigma": log_sigma, "diffusers_index": diffusers_index}
+TIME_INPUTS = {"network": None, "t": time_itself, "log_sigma": log_sigma, "diffusers_index": diffusers_index}
 TIMES = {
     "uniform": Factory(times.Uniform),
     "stratified": Factory(times.Stratified),
@@ -63,6 +64,11 @@ WEIGHTINGS = {
 }
 LOSSES = {
     "denoising": Factory(denoising.Denoising),
+    "variational_bound": Factory(variational.VariationalBound),
+    "hybrid": Factory(variational.Hybrid),
+    "schedule_variance": Factory(variational.ScheduleVariance),
+    "everything": variational.everything,
+    "variance_only": variational.variance_only,
     "image_loss": image.ImageLoss,
     "one_step": Factory(image.OneStep),
     "squared": denoising.squared,
@@ -145,11 +151,11 @@ class Config:
         image_size: side of the square images; by default that of the data (a folder: its smallest side, at most 64).
         labels: condition the network on the class labels of the data.
         label_dropout: share of samples trained without their label, for guidance.
-        network: unet(...) or dit(...); channels, size and classes come from the data.
+        network: unet(...), dit(...) or level_posterior(...); channels, size and classes come from the data.
         schedule: cosine, linear_logsnr, flow, ve, learned, linear_beta, cosine_beta, or zero_terminal(one of them).
         target: what the network predicts; x0, noise, v, scaled_noise, step_noise, posterior_mean, score, flow, edm(0.5).
         variance: of the reverse step; posterior, forward or learned.
-        time_input: what the network sees of the time; t or log_sigma.
+        time_input: what the network sees of the time; its own choice (network), t or log_sigma.
         times: where samples go; stratified, uniform, logit_normal(0, 1), log_normal_sigma(-1.2, 1.2), loss_second_moment,
             adaptive.
         terms: the objective, name -> {loss, weight, when}.
@@ -178,7 +184,7 @@ class Config:
     schedule: str = "cosine"
     target: str = "v"
     variance: str = "posterior"
-    time_input: str = "t"
+    time_input: str = "network"
     times: str = "stratified"
     terms: dict[str, TermConfig] = field(default_factory=lambda: {"denoise": TermConfig("denoising(space=v)")})
     input_perturbation: float = 0.0
@@ -274,7 +280,7 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
             _make("schedule", config.schedule, SCHEDULES, Schedule),
             _make("target", config.target, TARGETS, Target),
             variance=variance,
-            time_input=_make("time_input", config.time_input, TIME_INPUTS),
+            time_input=None if config.time_input == "network" else _make("time_input", config.time_input, TIME_INPUTS),
         )
     except ExpressionError:
         raise

@@ -91,8 +91,8 @@ class Denoiser(nn.Module):
         schedule: the noise schedule.
         target: what the network predicts.
         variance: of the reverse step, POSTERIOR, FORWARD or LEARNED.
-        time_input: what the network sees of t; our networks take t itself.
-        scale_input: factor on z (B,); by default the target's own (EDM's c_in), else 1.
+        time_input: what the network sees of t; by default what the network names as its `time_input`, else t itself.
+        scale_input: factor on z (B,); by default the network's own `scale_input`, the target's (EDM's c_in), else 1.
 
     Raises:
         ValueError: the target cannot be inverted at an end of the schedule's trained times; the message names the way out.
@@ -105,13 +105,18 @@ class Denoiser(nn.Module):
         target: Target = NOISE,
         *,
         variance: Variance = POSTERIOR,
-        time_input: OverTime = time_itself,
+        time_input: OverTime | None = None,
         scale_input: OverTime | None = None,
     ) -> None:
         super().__init__()
+        own = getattr(net, "target", target)
+        if own is not target:
+            raise ValueError(f"{type(net).__name__} predicts {own.name}, not {target.name}: use target {own.name}")
         self.net, self.schedule, self.target, self.variance = net, schedule, target, variance
-        self.time_input, self.scale_input = time_input, scale_input or target.scale_input
-        _refuse_singular_ends(schedule, target, time_input)
+        own_time: OverTime = getattr(net, "time_input", time_itself)
+        own_scale: OverTime | None = getattr(net, "scale_input", target.scale_input)
+        self.time_input, self.scale_input = time_input or own_time, scale_input or own_scale
+        _refuse_singular_ends(schedule, target, self.time_input)
 
     def forward(self, z: Tensor, t: Tensor, cond: Condition | None = None) -> Prediction:
         """One network call.

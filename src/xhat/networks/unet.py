@@ -45,6 +45,7 @@ class UNet(nn.Module):
         blocks: residual blocks at each level; above the lowest, so many on the way down and on the way up.
         fold: side of the pixel blocks that become channels.
         embedding: width of the time and label vector.
+        last: side of the last convolution's kernel.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class UNet(nn.Module):
         blocks: tuple[int, ...] = (1, 4),
         fold: int = 2,
         embedding: int = 128,
+        last: int = 3,
     ) -> None:
         super().__init__()
         if len(widths) != len(blocks) or len(widths) < 1:
@@ -78,7 +80,7 @@ class UNet(nn.Module):
         self.grow = nn.ModuleList(nn.Conv2d(below, 4 * w, 1) for w, below, _ in upper)
         self.up = nn.ModuleList(level(w, n) for w, _, n in upper)
         self.film = zeroed(nn.Linear(embedding, 2 * widths[0]))
-        self.last = zeroed(nn.Conv2d(widths[0], (outputs or channels) * fold**2, 3, padding=1))
+        self.last = zeroed(nn.Conv2d(widths[0], (outputs or channels) * fold**2, last, padding=last // 2))
 
     def forward(self, z: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         with float32_edge(z.device):

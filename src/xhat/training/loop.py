@@ -16,6 +16,7 @@ from xhat.data.images import Images
 from xhat.denoiser import Denoiser
 from xhat.expressions import ExpressionError
 from xhat.generate import draw
+from xhat.losses.variational import Hybrid, VariationalBound
 from xhat.pictures import grid_columns, save_grid, save_losses
 from xhat.runs import WEIGHTS, save_weights
 from xhat.training.batches import Batches
@@ -185,7 +186,8 @@ class Trainer:
         self._started = time.perf_counter() - self.seconds
         if self.resumed_from is not None:
             self.log.say(f"going on from {self.resumed_from.path.name}, step {self.step}")
-        if self.denoiser.variance.outputs > 1:
+        trains_variance = any(isinstance(loss, VariationalBound | Hybrid) for loss in self.objective.losses.values())
+        if self.denoiser.variance.outputs > 1 and not trains_variance:
             self.log.say("variance: no term of this objective trains the learned variance; it stays halfway in log scale")
         wanted, device = self.config.compile, self.accelerator.device
         if wanted == "on" or (wanted == "auto" and repays_compiling(device, self.budget.steps, self.budget.seconds)):
