@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 from torch import Tensor
 
+from xhat.bound.estimate import Curve
 from xhat.training.checkpoint import write_bytes
 
 BLUE, GREY = "#1f5fa8", "#8a8f98"
@@ -81,6 +82,28 @@ def save_curves(path: Path, x: Sequence[float], curves: Mapping[str, Sequence[fl
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     _tidy(axis)
+    _save_figure(figure, path)
+
+
+def save_bound(path: Path, curve: Curve, title: str) -> None:
+    """A PNG of where a bound's bits are: per step, and per unit logsnr, where areas are bits."""
+    width = [last - first + 1 for first, last in zip(curve.first, curve.last, strict=True)]
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    steps, levels = figure.subplots(1, 2)
+    middle = [(a + b) / 2 for a, b in zip(curve.first, curve.last, strict=True)]
+    each = [max(b / w, 0.0) for b, w in zip(curve.bits_per_dim, width, strict=True)]
+    steps.plot(middle, each, color=BLUE, linewidth=1.8, marker="o", markersize=2.5)
+    steps.set_xscale("log")
+    steps.set_yscale("log")
+    steps.set_xlabel("step (data on the left, noise on the right)")
+    steps.set_ylabel("bits/dim per step")
+    known = [(x, b / w, w) for x, b, w in zip(curve.logsnr, curve.bits_per_dim, curve.logsnr_width, strict=True) if w > 1e-6]
+    levels.bar([k[0] for k in known], [k[1] for k in known], width=[k[2] for k in known], color=BLUE, alpha=0.75, linewidth=0)
+    levels.set_xlabel("logsnr (noise on the left, data on the right)")
+    levels.set_ylabel("bits/dim per unit logsnr")
+    for axis in (steps, levels):
+        _tidy(axis)
     _save_figure(figure, path)
 
 

@@ -20,7 +20,10 @@ DESCRIPTION = """Measure a trained run: FID and KID of samples against real imag
 penalties of the samples, and the denoising error of x0 at each noise level, on held-out images where there are some.
 
 FID and KID are computed in the features of a small MNIST network for 28x28 grey images; name any other network with
---features package.module:factory. With --json, stdout holds one JSON object and nothing else."""
+--features package.module:factory. With --json, stdout holds one JSON object and nothing else.
+
+--bound measures the variational bound instead, and --ode the likelihood of the probability-flow ODE, in bits/dim on random
+held-out images. An interrupted --bound goes on where it stopped when it is called again."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -29,21 +32,60 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="a run folder, or an ema.safetensors")
     reference = "images to compare with (default: MNIST's test set; for other runs their own training data)"
     parser.add_argument("--data", type=str | None, default=None, help=reference)
-    parser.add_argument("--n", type=int, default=1000, help="number of samples")
+    parser.add_argument("--n", type=int | None, default=None, help="number of samples, or of images (1000; with --ode 64)")
+    parser.add_argument("--bound", action="store_true", help="the variational bound, bits/dim")
+    parser.add_argument("--ode", action="store_true", help="the likelihood of the probability-flow ODE, bits/dim")
+    parser.add_argument("--precision", type=float, default=0.0, metavar="BITS", help="stop --bound at this standard error")
+    parser.add_argument("--exact", action="store_true", help="sum all steps of the --bound: slow")
+    steps = "T of the --bound on a continuous schedule (1000); inf is continuous time"
+    parser.add_argument("--steps", type=str | None, default=None, metavar="T", help=steps)
     parser.add_argument("--samples", type=str | None, default=None, metavar="FILE.npz", help="use these instead of drawing")
     parser.add_argument("--features", type=str | None, default=None, metavar="MODULE:FACTORY", help="network for FID and KID")
     parser.add_argument("--images", type=int, default=1000, help="held-out images for the denoising error")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.read(argv)
-    if min(options.n, options.images) < 2:
+    n = options.n if options.n is not None else 64 if options.ode else 1000
+    if min(n, options.images) < 2:
         raise UsageError("--n and --images must be at least 2")
-    result = _evaluate(options.run, options.data, options.n, options.samples, options.features, options.images, options.seed)
+    if options.bound or options.ode:
+        return _likelihood(options, n)
+    if options.exact or options.precision or options.steps is not None:
+        raise UsageError("--exact, --precision and --steps belong to --bound: add it")
+    result = _evaluate(options.run, options.data, n, options.samples, options.features, options.images, options.seed)
     if options.json:
         print(json.dumps(result))
     else:
         _show(result)
     return 0
+
+
+def _likelihood(options: Any, n: int) -> int:
+    from xhat.commands.likelihood import evaluate_bound, evaluate_ode, show_bound, show_ode
+
+    if options.bound and options.ode:
+        raise UsageError("--bound and --ode are two measurements: name one")
+    if not options.precision >= 0:
+        raise UsageError(f"--precision must be a standard error in bits/dim, such as 0.005, got {options.precision}")
+    if options.ode:
+        result, show = evaluate_ode(options.run, options.data, n, options.seed), show_ode
+    else:
+        how = {"precision": options.precision, "exact": options.exact, "steps": _steps(options.steps), "seed": options.seed}
+        result, show = evaluate_bound(options.run, options.data, n, **how), show_bound
+    if options.json:
+        print(json.dumps(result))
+    else:
+        show(result)
+    return 0
+
+
+def _steps(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f'--steps must be a number of steps, or inf for continuous time, got "{text}"') from None
 
 
 def _evaluate(
