@@ -92,7 +92,9 @@ def save_bound(path: Path, curve: Curve, title: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     steps, levels = figure.subplots(1, 2)
     middle = [(a + b) / 2 for a, b in zip(curve.first, curve.last, strict=True)]
-    each = [max(b / w, 0.0) for b, w in zip(curve.bits_per_dim, width, strict=True)]
+    each = [b / w for b, w in zip(curve.bits_per_dim, width, strict=True)]
+    seen = max(each) * 1e-5  # below, an estimate is noise around 0, which a logarithm would blow up
+    each = [b if b > seen else math.nan for b in each]
     steps.plot(middle, each, color=BLUE, linewidth=1.8, marker="o", markersize=2.5)
     steps.set_xscale("log")
     steps.set_yscale("log")
