@@ -103,7 +103,7 @@ def estimate_bound(
     """Estimate the mean bound of images with a few network calls each.
 
     sum_i part_i = E[part_I / p_I]: each image draws `evaluations` steps, one in each of so many strata of equal probability
-    under a density found on other images (`pilot_density`), shifted by a uniform number of its own. Shifts are independent
+    under a density found on other images (`run_pilot`), shifted by a uniform number of its own. Shifts are independent
     between images, so that the spread of the images' values gives a valid standard error, which within one systematic
     sample does not exist. What a linear control variate knows of a part (`Control`) is subtracted where it is drawn and
     added for all parts, exactly. Image k's draws depend on (seed, k) alone.
@@ -232,10 +232,10 @@ def _result(plan: _Plan, progress: Progress, x0: Tensor, ends: Tensor) -> BoundE
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
     half = torch.full((len(ends),), 0.5, dtype=torch.float64)
     schedule = form.schedule
-    edge = (1 + torch.tensor([-1e-9, 0.0], dtype=torch.float64)).to(schedule.device)  # logsnr(1) may be -inf
 
     def logsnr(part: Tensor, u: Tensor) -> Tensor:
-        return schedule.logsnr(form.times(part, u).to(schedule.device).clamp(schedule.t_min, float(edge[0]))).cpu()
+        inside = form.times(part, u).clamp(schedule.t_min, 1 - 1e-9)  # logsnr(1) may be -inf
+        return schedule.logsnr(inside.to(schedule.device)).cpu()
 
     lowest = starts if isinstance(form, StepForm) else starts + 1
     high, low = logsnr(lowest, 0 * half), logsnr(ends, 1 - 1e-9 * half)
