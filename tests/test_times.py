@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 import xhat
-from oracles import SCHEDULES
-from xhat import Adaptive, LogitNormal, LogNormalSigma, LossSecondMoment, Stratified, Uniform, weightings
+from oracles import SCHEDULES, GaussianData, ScaledX0
+from xhat import Adaptive, LogitNormal, LogNormalSigma, LossSecondMoment, OneLevel, Sequential, Stratified, Uniform, weightings
 from xhat.weightings import on_schedule
 
 
@@ -191,6 +191,91 @@ def test_sampling_is_a_function_of_the_generator(sampler, schedule):
     assert not torch.equal(first[0], times.sample(9, torch.Generator().manual_seed(5))[0])
 
 
+def objective_on(schedule, times):
+    denoiser = xhat.Denoiser(ScaledX0(schedule, xhat.V), schedule, xhat.V)
+    return xhat.Objective(denoiser, {"d": xhat.Term(xhat.Denoising(xhat.V))}, times)
+
+
+@pytest.mark.parametrize("schedule", ["linear_beta", "discrete_rescaled"])
+@pytest.mark.parametrize("cycle", [0, 7])
+def test_a_cycle_of_sequential_times_is_the_grid_in_order(schedule, cycle):
+    """i = (n mod T) + 1 for the whole batch, importance 1."""
+    schedule, times = SCHEDULES[schedule](), Sequential(levels=3)  # a grid brings its own length
+    objective = objective_on(schedule, times)
+    x0 = torch.zeros(3, 1, 2, 2, dtype=torch.float64)
+    drawn = [objective.draw(x0, step=100 * cycle + n) for n in range(100)]
+    assert all(torch.equal(d.t, schedule.time(torch.full((3,), n + 1))) for n, d in enumerate(drawn))
+    assert all(torch.equal(d.importance, torch.ones(3)) for d in drawn)
+
+
+@pytest.mark.parametrize("schedule", CONTINUOUS_NAMES)
+def test_sequential_times_are_the_midpoints_of_strata_in_continuous_time(schedule):
+    schedule, times = SCHEDULES[schedule](), Sequential(levels=50)
+    times.bind(schedule)
+    t = torch.stack([times.sample_at(n, 2)[0] for n in range(150)])
+    expected = midpoints(schedule.t_min, 1, 50).float().repeat(3)
+    close(t, torch.stack([expected, expected], 1), rtol=1e-6)
+    close(times.sample(4)[0], t[:1, 0].expand(4))  # without a step: the first
+    close(Sequential().sample_at(1999, 1)[0], torch.tensor([0.9995]))  # a thousand levels by default
+
+
+@pytest.mark.parametrize("schedule", ["linear_beta", "discrete_rescaled"])
+def test_a_cycle_of_sequential_times_has_the_stratified_expectation_exactly(schedule, rng):
+    """sum over the grid of the same loss at given noise, drawn one level a step and all levels at once."""
+    schedule, x0 = SCHEDULES[schedule](), GaussianData().sample(1, rng)
+    one, noise = objective_on(schedule, Sequential()), torch.ones(1, 1, 2, 2, dtype=torch.float64)
+
+    def loss(draw):
+        n = len(draw.t)
+        z = one._noisy(x0.expand(n, -1, -1, -1), draw.t, noise.expand(n, -1, -1, -1))
+        error = one.denoiser(z, draw.t).within(xhat.V) - xhat.V.of(schedule, draw.t, x0.expand_as(z), noise.expand_as(z))
+        return (draw.importance * error.square().flatten(1).mean(1)).detach()
+
+    cycle = torch.cat([loss(one.draw(x0, step=n)) for n in range(100)])
+    together = loss(objective_on(schedule, Stratified()).draw(x0.expand(100, -1, -1, -1)))
+    close(cycle.mean(), together.mean())
+    assert cycle.std() > 0.01
+
+
+@pytest.mark.parametrize("times", [Sequential, OneLevel])
+@pytest.mark.parametrize("schedule", ["cosine", "linear_beta"])
+def test_a_whole_global_batch_is_at_one_level_on_every_shard(times, schedule):
+    """Two ranks of three images see the time that one process sees for all six; nothing is kept between steps."""
+    x0 = torch.zeros(6, 1, 2, 2, dtype=torch.float64)
+    first, second = (objective_on(SCHEDULES[schedule](), times()) for _ in range(2))
+    whole = {n: first.draw(x0, step=n).t for n in (3, 4, 5)}
+    for n in (5, 3):  # another process, resumed, in another order
+        for shard in (xhat.Shard(0, 6), xhat.Shard(3, 6)):
+            assert torch.equal(second.draw(x0[:3], step=n, shard=shard).t, whole[n][:1].expand(3))
+        assert torch.equal(whole[n], whole[n][:1].expand(6))
+    assert len({float(t[0]) for t in whole.values()}) == 3
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "flow_shift3", "linear_beta"])
+def test_one_level_is_uniform_over_batches(schedule):
+    """Kolmogorov-Smirnov over 2000 batches; importance 1."""
+    schedule, times = SCHEDULES[schedule](), OneLevel()
+    times.bind(schedule)
+    own = torch.Generator().manual_seed(0)
+    drawn = [times.sample(4, own) for _ in range(2000)]
+    assert all(torch.equal(importance, torch.ones(4)) for _, importance in drawn)
+    t = torch.stack([t[0] for t, _ in drawn]).double()
+    step = 1 / schedule.steps if schedule.steps else 0.0
+    u = (t - schedule.t_min) / (1 - schedule.t_min) if not schedule.steps else t - step * torch.rand(2000, generator=own)
+    assert stats.kstest(u.numpy(), "uniform").statistic < 1.9 / math.sqrt(2000)
+
+
+def test_a_sampler_that_knows_no_step_is_asked_as_before():
+    """A sampler of the user's own, with `sample(n, generator)` alone."""
+
+    class Half(Uniform):
+        def sample(self, n, generator=None):
+            return torch.full((n,), 0.5), torch.ones(n)
+
+    draw = objective_on(SCHEDULES["cosine"](), Half()).draw(torch.zeros(2, 1, 2, 2, dtype=torch.float64), step=5)
+    close(draw.t, torch.full((2,), 0.5))
+
+
 def test_logit_normal_is_sd3s_density():
     times = LogitNormal(0.5, 0.8)
     t = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
@@ -300,6 +385,7 @@ def test_learned_importance_is_bounded_by_the_uniform_share():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
+        (lambda: Sequential(levels=0), "at least 1 level"),
         (lambda: LogitNormal(scale=0.0), "positive"),
         (lambda: LogNormalSigma(std=-1.0), "positive"),
         (lambda: Adaptive(uniform=0.0), "uniform share"),

@@ -19,6 +19,7 @@ from xhat.losses.backward import Last, RandomLast, ReFL, Surrogate
 from xhat.losses.chains import FullChain, Rollout
 from xhat.losses.denoising import Denoising, absolute, euclidean, huber, squared
 from xhat.losses.image import ImageEstimate, ImageLoss, OneStep
+from xhat.losses.increment import Increment
 from xhat.losses.multipliers import ConflictFree, DualAscent, GradientRatio, Multiplier
 from xhat.losses.noise_levels import between, high_snr, inverse_posterior_variance
 from xhat.losses.penalties import (
@@ -62,6 +63,8 @@ from xhat.times import (
     LogitNormal,
     LogNormalSigma,
     LossSecondMoment,
+    OneLevel,
+    Sequential,
     Stratified,
     TimeSampler,
     Uniform,
@@ -154,6 +157,7 @@ __all__ = [
     "huber",
     "Hybrid",
     "ImageLoss",
+    "Increment",
     "karras_times",
     "kl",
     "Learned",
@@ -171,6 +175,7 @@ __all__ = [
     "NOISE",
     "Objective",
     "ode_likelihood",
+    "OneLevel",
     "OneStep",
     "out_of_range",
     "p2",
@@ -186,6 +191,7 @@ __all__ = [
     "Schedule",
     "ScheduleVariance",
     "SCORE",
+    "Sequential",
     "Shard",
     "sigmoid",
     "SOFTMAX",

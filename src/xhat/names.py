@@ -3,7 +3,7 @@
 from xhat import gates, samplers, schedules, targets, times, variances, weightings
 from xhat.denoiser import diffusers_index, log_sigma, time_itself
 from xhat.expressions import Factory
-from xhat.losses import backward, chains, denoising, image, multipliers, noise_levels, penalties, variational
+from xhat.losses import backward, chains, denoising, image, increment, multipliers, noise_levels, penalties, variational
 from xhat.networks.adapters import diffusers_schedule, diffusers_unet
 from xhat.networks.dit import DiT
 from xhat.networks.level_posterior import LevelPosterior
@@ -36,6 +36,8 @@ TIME_INPUTS = {"network": None, "t": time_itself, "log_sigma": log_sigma, "diffu
 TIMES = {
     "uniform": Factory(times.Uniform),
     "stratified": Factory(times.Stratified),
+    "one_level": Factory(times.OneLevel),
+    "sequential": Factory(times.Sequential),
     "logit_normal": Factory(times.LogitNormal),
     "log_normal_sigma": Factory(times.LogNormalSigma),
     "loss_second_moment": Factory(times.LossSecondMoment),
@@ -61,6 +63,7 @@ WEIGHTINGS = {
 }
 LOSSES = {
     "denoising": Factory(denoising.Denoising),
+    "increment": Factory(increment.Increment),
     "variational_bound": Factory(variational.VariationalBound),
     "hybrid": Factory(variational.Hybrid),
     "schedule_variance": Factory(variational.ScheduleVariance),

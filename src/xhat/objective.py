@@ -126,7 +126,7 @@ class Objective(nn.Module):
         else:  # times are drawn on the CPU, the given generator may live elsewhere
             start = torch.randint(2**62, (), generator=generator, device=generator.device)
             time_generator = torch.Generator().manual_seed(int(start))
-        t, importance = (x[own].to(x0.device) for x in self.times.sample(shard.total, time_generator))
+        t, importance = (x[own].to(x0.device) for x in self.times.sample_at(step, shard.total, time_generator))
         generator = generator or counted.generator(self.seed, "terms", step, shard.first, device=x0.device)
         seed = None if drawn_elsewhere else self.seed
         noise = self._normal(x0, "noise", step, shard, generator if drawn_elsewhere else None)

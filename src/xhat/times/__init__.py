@@ -6,7 +6,18 @@ discrete schedule, and [t_min, 1] in continuous time.
 """
 
 from xhat.times.base import TimeSampler
-from xhat.times.fixed import LogitNormal, LogNormalSigma, Stratified, Uniform
+from xhat.times.fixed import LogitNormal, LogNormalSigma, OneLevel, Sequential, Stratified, Uniform
 from xhat.times.learned import Adaptive, Binned, LossSecondMoment
 
-__all__ = ["Adaptive", "Binned", "LogNormalSigma", "LogitNormal", "LossSecondMoment", "Stratified", "TimeSampler", "Uniform"]
+__all__ = [
+    "Adaptive",
+    "Binned",
+    "LogNormalSigma",
+    "LogitNormal",
+    "LossSecondMoment",
+    "OneLevel",
+    "Sequential",
+    "Stratified",
+    "TimeSampler",
+    "Uniform",
+]

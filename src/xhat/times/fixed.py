@@ -31,6 +31,40 @@ class Uniform(Stratified):
     stratified = False
 
 
+class OneLevel(Uniform):
+    """One uniform time for the whole global batch: each image's gradient is DDPM's, but nothing averages over noise levels."""
+
+    def _quantiles(self, n: int, generator: torch.Generator | None) -> Tensor:
+        return super()._quantiles(1, generator).expand(n)
+
+
+class Sequential(Stratified):
+    """The whole batch of step n is at the level that follows that of step n - 1, from data to noise: `for t in range(T)`.
+
+    On a grid of T steps t = i/T, i = (n mod T) + 1; in continuous time the midpoints of equal strata of [t_min, 1] in turn.
+    Over a cycle the density is uniform, so that the importance is 1; but neighbouring steps see nearly the same level, and
+    the optimizer's averages follow it.
+
+    Args:
+        levels: length of the cycle in continuous time; a discrete schedule's is its number of steps.
+    """
+
+    def __init__(self, levels: int = 1000) -> None:
+        super().__init__()
+        if levels < 1:
+            raise ValueError(f"sequential times need at least 1 level, got {levels}")
+        self.levels = levels
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The times of step 0."""
+        return self.sample_at(0, n, generator)
+
+    def sample_at(self, step: int, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """n equal times (n,), a function of the step alone, and importances of 1 (n,)."""
+        cycle = (self.schedule.steps if self.schedule is not None else None) or self.levels
+        return self._at(torch.full((n,), (step % cycle + 0.5) / cycle, dtype=torch.float64))
+
+
 class LogitNormal(TimeSampler):
     """t = sigmoid(loc + scale N(0, 1)) (Esser et al. 2024, SD3, eq. 19)."""
 
