@@ -96,13 +96,14 @@ class Config:
         image_size: side of the square images; by default that of the data (a folder: its smallest side, at most 64).
         labels: condition the network on the class labels of the data.
         label_dropout: share of samples trained without their label, for guidance.
+        held_out: share of the images that is set aside to measure on, at most 1,000; MNIST has a test set of its own.
         network: unet(...), dit(...) or level_posterior(...); channels, size and classes come from the data.
         schedule: cosine, linear_logsnr, flow, ve, learned, linear_beta, cosine_beta, or zero_terminal(one of them).
         target: what the network predicts; x0, noise, v, scaled_noise, step_noise, posterior_mean, score, flow, edm(0.5).
         variance: of the reverse step; posterior, forward or learned.
         time_input: what the network sees of the time; its own choice (network), t or log_sigma.
         times: where samples go; stratified, uniform, logit_normal(0, 1), log_normal_sigma(-1.2, 1.2), loss_second_moment,
-            adaptive.
+            adaptive, one_level, sequential.
         terms: the objective, name -> {loss, weight, when}.
         input_perturbation: gamma of Ning et al. 2023; 0 is off.
         seed: of initial weights, data order, times and noise.
@@ -114,6 +115,7 @@ class Config:
         checkpoint_every: steps between checkpoints.
         sample_every: steps between pictures of samples.
         log_every: steps between lines of metrics.jsonl.
+        eval_every: steps between measurements on held-out images, 0 for none; by default they take about 2 % of the time.
         precision: of the network's body; auto is bf16 where the machine is fast at it.
         compile: torch.compile the network; auto does so if the budget repays it.
         ema: relative width of the power-function average of the weights (EDM2); 0 keeps the last weights.
@@ -126,6 +128,7 @@ class Config:
     image_size: int | None = None
     labels: bool = False
     label_dropout: float = 0.1
+    held_out: float = 0.05
     network: str = "unet"
     schedule: str = "cosine"
     target: str = "v"
@@ -143,6 +146,7 @@ class Config:
     checkpoint_every: int = 500
     sample_every: int = 500
     log_every: int = 20
+    eval_every: int | None = None
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     ema: float = 0.1
@@ -165,6 +169,8 @@ class Config:
             ("max_minutes", self.max_minutes, 1e-6, most),
             ("seed", self.seed, 0, 2**62),
             ("label_dropout", self.label_dropout, 0, 1),
+            ("held_out", self.held_out, 0, 0.5),
+            ("eval_every", self.eval_every, 0, 2**53),
             ("input_perturbation", self.input_perturbation, 0, most),
             ("ema", self.ema, 0, 0.28),
             ("optimizer.lr", o.lr, 0, most),
@@ -280,7 +286,7 @@ def build_times(text: str, schedule: Schedule, steps: int) -> Tensor:
 
 def config_from_dict(values: dict[str, Any]) -> Config:
     """The config that `dataclasses.asdict` took apart; JSON's lists become tuples again."""
-    values = dict(values)
+    values = {"held_out": 0.0, **values}  # a run of before there was the key was trained on all images
     optimizer, sampling = dict(values.pop("optimizer")), values.pop("sampling")
     optimizer["betas"] = tuple(optimizer["betas"])
     terms = {name: TermConfig(**term) for name, term in values.pop("terms").items()}

@@ -1,6 +1,8 @@
-"""A run folder: the EMA weights that carry their config, and how to read them back."""
+"""A run folder: the EMA weights that carry their config, and how to read them back; what the run was trained on."""
 
 import json
+import os
+import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from xhat.config import Config, DataShape, build_denoiser, config_from_dict
 from xhat.denoiser import Denoiser
 from xhat.training.checkpoint import RunError, read_tensors, write_bytes
 
-WEIGHTS = "ema.safetensors"
+WEIGHTS, ENVIRONMENT = "ema.safetensors", "environment.json"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,30 @@ def save_weights(path: Path, denoiser: Denoiser, config: Config, shape: DataShap
     tensors = {name: value.detach().cpu().contiguous() for name, value in denoiser.state_dict().items()}
     metadata = {"config": json.dumps(asdict(config)), "shape": json.dumps(asdict(shape)), "step": str(step)}
     write_bytes(path, save(tensors, metadata=metadata))
+
+
+def write_environment(run: Path) -> None:
+    """Write what the run is trained with and on; nothing that names the machine or the user."""
+    import xhat
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    found = {
+        "xhat": xhat.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": gpu or f"CPU, {torch.get_num_threads()} of {os.cpu_count()} threads",
+    }
+    write_bytes(run / ENVIRONMENT, json.dumps(found).encode())
+
+
+def read_environment(run: Path) -> dict[str, str]:
+    """What `write_environment` wrote; empty for a run of before there was one."""
+    try:
+        found: dict[str, str] = json.loads((run / ENVIRONMENT).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from xhat.commands.parsing import (
     write_config,
 )
 from xhat.config import Config
+from xhat.runs import write_environment
 from xhat.training.checkpoint import newest_checkpoint, sweep
 
 DESCRIPTION = """Train a model into a run folder.
@@ -31,7 +32,7 @@ options change the rest and add terms.
 Ctrl-C saves; --resume goes on. With several processes: torchrun --nproc-per-node 2 -m xhat -- train ..."""
 
 CONFIG_FILE = "config.yaml"
-MAY_CHANGE = (*BUDGETS, "checkpoint_every", "sample_every", "log_every")
+MAY_CHANGE = (*BUDGETS, "checkpoint_every", "sample_every", "log_every", "eval_every")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -92,7 +93,7 @@ def _parser(recipe: Path | None) -> Parser:
 
 
 def _train(config: Config, folder: Path, stored: Path, resume: bool) -> int:
-    from xhat.data.load import load
+    from xhat.data.load import load_parts
     from xhat.training.loop import Trainer
 
     checkpoint = None
@@ -114,11 +115,11 @@ def _train(config: Config, folder: Path, stored: Path, resume: bool) -> int:
         raise UsageError(f"{folder} holds no run to resume: leave --resume out to start one")
     elif folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: --run names a folder")
-    data = load(config.data, config.image_size)
+    data, held_out = load_parts(config.data, config.image_size, config.held_out)
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        trainer = Trainer(config, data, folder, checkpoint)
+        trainer = Trainer(config, data, folder, checkpoint, held_out)
     except BaseException:
         for path in made:  # nothing was trained: leave nothing behind
             with contextlib.suppress(OSError):
@@ -126,6 +127,7 @@ def _train(config: Config, folder: Path, stored: Path, resume: bool) -> int:
         raise
     if trainer.accelerator.is_main_process:
         write_config(config, stored)
+        write_environment(folder)
     finished, main = trainer.fit(), trainer.accelerator.is_main_process
     if main and finished:
         print(f"trained {trainer.step} steps; samples, losses.png and metrics.jsonl are in {folder}")

@@ -1,7 +1,7 @@
 """A data set in memory: uint8 images and their labels, and the order in which training visits them."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from xhat.counted import generator
 
 MOST_CLASSES = 100_000
+LEAST_HELD_OUT, MOST_HELD_OUT = 16, 1000
 
 
 class DataError(ValueError):
@@ -41,8 +42,26 @@ class Images:
         """Number, shape and checksum: the same for the same images in the same order."""
         return f"{tuple(self.pixels.shape)} {zlib.crc32(self.pixels.contiguous().numpy().data):08x}"
 
+    def chosen(self, index: Tensor) -> "Images":
+        """Images number `index`."""
+        return replace(self, pixels=self.pixels[index], labels=None if self.labels is None else self.labels[index])
+
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+def set_aside(images: Images, share: float) -> tuple[Images, Images | None]:
+    """The images to train on, and a random share of them, at most 1,000, that is kept from training.
+
+    Which ones is a function of their number alone, so that it is the same set on every machine and in every later
+    measurement. None if the share is less than 16 images, which say too little.
+    """
+    count = min(MOST_HELD_OUT, int(share * len(images)))
+    if count < LEAST_HELD_OUT:
+        return images, None
+    order = torch.randperm(len(images), generator=generator("held out", len(images)))
+    kept, aside = order[count:].sort().values, order[:count].sort().values
+    return images.chosen(kept), images.chosen(aside)
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from PIL import Image
 from xhat.data.arrays import load_array
 from xhat.data.folder import fit, load_folder
 from xhat.data.idx import Split, load_idx, mnist
-from xhat.data.images import DataError, Images
+from xhat.data.images import DataError, Images, set_aside
 
 
 def load(data: str, size: int | None = None, split: Split = "train") -> Images:
@@ -37,6 +37,18 @@ def load(data: str, size: int | None = None, split: Split = "train") -> Images:
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty")
     return _square(load_array(path) if path.suffix in (".npy", ".npz") else load_idx(path), size)
+
+
+def load_parts(data: str, size: int | None = None, held_out: float = 0.0) -> tuple[Images, Images | None]:
+    """The images to train on, and others of the same data to measure on: MNIST's test set, or a share that is set aside.
+
+    Args:
+        data: as for `load`.
+        size: as for `load`.
+        held_out: share to set aside; if it comes to too few images there are none, see `set_aside`.
+    """
+    images = load(data, size)
+    return (images, load(data, size, "test")) if data == "mnist" else set_aside(images, held_out)
 
 
 def _square(images: Images, size: int | None) -> Images:

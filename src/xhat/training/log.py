@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -59,7 +60,16 @@ class Log:
                 else:
                     print(text, file=sys.stderr, flush=True)
 
-    def step(self, done: int, losses: dict[str, Tensor], progress: float, seconds: float, lr: float, norm: Tensor) -> None:
+    def step(
+        self,
+        done: int,
+        losses: dict[str, Tensor],
+        progress: float,
+        seconds: float,
+        lr: float,
+        norm: Tensor,
+        measured: Mapping[str, float],
+    ) -> None:
         """Take in one step; `done` counts it. On each `every`-th, write a line.
 
         Args:
@@ -69,6 +79,7 @@ class Log:
             seconds: trained so far.
             lr: learning rate of the step.
             norm: of the gradient, before clipping.
+            measured: on held-out images, at steps that write a line.
         """
         for name, value in {**losses, "grad_norm": norm}.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach()
@@ -87,9 +98,10 @@ class Log:
             "step": done,
             "images": done * self.batch,
             "seconds": round(seconds, 3),
+            "progress": round(progress, 6),
             "images_per_second": round(speed, 1),
         }
-        row |= {"lr": lr, "grad_norm": grad_norm, "loss": loss, "terms": means}
+        row |= {"lr": lr, "grad_norm": grad_norm, "loss": loss, "terms": means, **measured}
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         if self.bar is not None:

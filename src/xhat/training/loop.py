@@ -26,6 +26,7 @@ from xhat.training.budget import Budget, Stop
 from xhat.training.checkpoint import Checkpoint, RunError, save_checkpoint
 from xhat.training.ema import power_average
 from xhat.training.hardware import compile_network, fast_bf16, keep_buffers, repays_compiling
+from xhat.training.held_out import HeldOut
 from xhat.training.log import Log
 from xhat.training.optimizers import build_optimizers, learning_rate_factor
 
@@ -40,13 +41,16 @@ class Trainer:
         data: the training images.
         run: folder for checkpoints, metrics and pictures; it exists.
         checkpoint: go on from here.
+        held_out: images to measure on while training.
 
     Raises:
         RunError: no budget, or a batch that cannot be divided.
         ExpressionError: choices of the config that do not fit together.
     """
 
-    def __init__(self, config: Config, data: Images, run: Path, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self, config: Config, data: Images, run: Path, checkpoint: Checkpoint | None = None, held_out: Images | None = None
+    ) -> None:
         self.config, self.run, self.budget = config, run, Budget(config)
         self.shape = data_shape(config, data)
         torch.manual_seed(config.seed)
@@ -65,6 +69,7 @@ class Trainer:
         self.rows = config.batch_size // parts
         self.objective.to(self.accelerator.device)
         self.batches = Batches(config, data, self.shape, self.accelerator.device)
+        self.held_out = None if held_out is None else HeldOut(config, held_out, self.shape, self.accelerator.device)
         self._refuse_what_cannot_run()
         self.average = power_average(self.denoiser, config.ema) if config.ema else None
         self.optimizers = build_optimizers(self.objective, config.optimizer)
@@ -101,7 +106,8 @@ class Trainer:
                     self.average.update_parameters(self.denoiser)
                 self.step += 1
                 ended = asked or self._progress() >= 1
-                self.log.step(self.step, losses, self._progress(), self.seconds, rate, norm)
+                found = self._measured(ended)
+                self.log.step(self.step, losses, self._progress(), self.seconds, rate, norm, found)
                 if ended or self.step % self.config.checkpoint_every == 0:
                     self._save()
                 if not asked and (self.step % self.config.sample_every == 0 or ended):
@@ -256,6 +262,11 @@ class Trainer:
             }
             save_checkpoint(self.run, self.step, state)
             save_weights(self.run / WEIGHTS, self.final_weights(), self.config, self.shape, self.step)
+
+    def _measured(self, ended: bool) -> dict[str, float]:
+        """The averaged weights on held-out images, when it is time; no rank but the first has to wait for it."""
+        due = self.held_out is not None and self.held_out.due(self.step, ended) and self.accelerator.is_main_process
+        return self.held_out.measure(self.final_weights()) if due and self.held_out is not None else {}
 
     def _picture(self) -> None:
         if not self.accelerator.is_main_process:
