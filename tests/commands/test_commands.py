@@ -64,8 +64,9 @@ def test_evaluate_prints_one_json_object(mnist_run, capsys):
     assert (result["samples"], sum(result["digits"]), result["reference"]) == (20, 20, 10000)
     assert result["confident_real"] > 0.97
     errors = result["denoising"]
-    assert len(errors["logsnr"]) == len(errors["x0_error"]) == 12
-    assert errors["x0_error"][0] < errors["x0_error"][-1]
+    assert errors["logsnr"] == list(range(-8, 9))
+    assert errors["x0_error"][0] > errors["x0_error"][-1]
+    assert errors["bits_per_dim"] > 0
 
 
 def test_evaluate_reads_samples_and_other_networks(mnist_run, tmp_path, capsys):
@@ -81,29 +82,6 @@ def test_evaluate_without_a_feature_network_says_so(tiny_run, capsys):
     code, out, _ = xhat("evaluate", tiny_run, "--n", 4, "--images", 10, capsys=capsys)
     assert code == 0
     assert "no feature network" in out
-
-
-@pytest.mark.parametrize("preset", preset_names())
-def test_inspect_every_preset(preset, tmp_path, capsys):
-    code, out, _ = xhat("inspect", preset, "--picture", tmp_path / "w.png", "--json", capsys=capsys)
-    assert code == 0
-    result = json.loads(out)
-    weight = np.array(result["effective_weighting"])
-    assert weight.max() == pytest.approx(1)
-    assert (weight > 0).all()
-    assert Image.open(tmp_path / "w.png").size[0] > 500
-
-
-def test_inspect_shows_what_is_changed(tmp_path, capsys):
-    """The bound's own weighting is flat."""
-    picture = tmp_path / "w.png"
-    _, out, _ = xhat("inspect", "vdm-simple", "--picture", picture, "--json", capsys=capsys)
-    assert np.allclose(json.loads(out)["effective_weighting"], 1, rtol=1e-4)
-    _, out, _ = xhat(
-        "inspect", "mnist", "--picture", picture, "--terms.denoise.loss", "denoising(space=v, weight=constant)", capsys=capsys
-    )
-    assert "weight=constant" in out
-    assert "effective weighting" in out
 
 
 def test_a_colour_folder_trains_with_one_changed_option(tmp_path):
@@ -146,15 +124,6 @@ def test_budgets_in_images_and_minutes(tmp_path, digits, budget):
     assert xhat("train", "mnist", "--run", run, "--data", digits, *TINY, *budget)[0] == 0
     step = load(run).step
     assert step == 3 if budget[0] == "--max_images" else step >= 1
-
-
-def test_one_value_of_a_term_can_be_changed(capsys, tmp_path):
-    """As the README shows."""
-    changed = ("--terms.denoise.weight", "0.5", "--terms.denoise.when", "every(2)", "--json")
-    code, out, _ = xhat("inspect", "min-snr", "--picture", tmp_path / "w.png", *changed, capsys=capsys)
-    assert code == 0
-    term = json.loads(out)["terms"]["denoise"]
-    assert term == {"loss": "denoising(space=x0, weight=min_snr(5))", "weight": 0.5, "when": "every(2)"}
 
 
 def few_digits(split, whole=mnist):
@@ -355,25 +324,3 @@ def test_presets_hold_no_defaults_in_disguise():
     """Each preset says what it is and where it comes from."""
     for name in preset_names():
         assert (files("xhat") / "presets" / f"{name}.yaml").read_text().startswith("# ")
-
-
-def test_inspect_measures_image_losses_with_multipliers(capsys, tmp_path):
-    options = ("--batch_size", 8, "--terms.s.loss", "image_loss(total_variation)", "--terms.s.weight", "dual_ascent(0.2)")
-    code, out, _ = xhat("inspect", "mnist", *options, "--picture", tmp_path / "w.png", capsys=capsys)
-    assert code == 0
-    assert "dual_ascent(0.2) · image_loss(total_variation)" in " ".join(out.split())
-    assert "with s" in out
-    code, out, _ = xhat("inspect", "mnist", *options, "--picture", tmp_path / "w.png", "--json", capsys=capsys)
-    costs = json.loads(out)["costs"]
-    assert costs["s"]["megabytes"] >= costs["base"]["megabytes"] > 1
-    assert costs["s"]["seconds"] > 0
-    code, out, _ = xhat("inspect", "mnist", "--picture", tmp_path / "w.png", "--json", capsys=capsys)
-    assert json.loads(out)["costs"] == {}
-
-
-def test_inspect_says_what_a_penalty_cannot_see(capsys, tmp_path):
-    options = ("--image_size", 32, "--batch_size", 4, "--terms.s.loss", "image_loss(unreadable_digit)")
-    code, _, err = xhat("inspect", "mnist", *options, "--picture", tmp_path / "w.png", capsys=capsys)
-    assert code == 2
-    assert 'term "s"' in err
-    assert err.count("\n") == 1

@@ -1,77 +1,119 @@
 """xhat inspect."""
 
-import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.bar import Bar
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
-from xhat.commands.parsing import Parser, UsageError, config_parser, recipe_path, to_config
+from xhat.anatomy import anatomy, at_levels, levels
+from xhat.commands.parsing import Parser, UsageError, changed_values, config_parser, recipe_path, to_config
+from xhat.commands.terminal import print_json
 from xhat.config import Config, DataShape, build_denoiser, build_objective
+from xhat.data.images import Images, to_float
+from xhat.facts import named_facts
+from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageLoss
 from xhat.objective import Objective
+from xhat.presets import preset_names
 
-DESCRIPTION = """Show what a preset or config optimizes: the five choices, and the effective weighting.
+DESCRIPTION = """Show what a preset, a config or a run optimizes, before training: the five choices, the weight of each noise
+level in each space and relative to the variational bound (Kingma & Gao 2023), where the samples go, how large the gradients
+are, and in plain words what is surprising about it.
 
-The effective weighting w(logsnr) is the weight of each noise level relative to the variational bound (Kingma & Gao 2023):
-constant is maximum likelihood; non-increasing in logsnr is the likelihood of noise-augmented data. Values can be changed by
-their dotted names, as for xhat train. Writes a picture of the weighting. If there are losses on the created image, time and
-memory of a training step with each of them are measured on one batch."""
+With a second one, what differs between the two. Values can be changed by their dotted names, as for xhat train; with two
+recipes they are changed in both. Writes a picture. If there are losses on the created image, time and memory of a training step
+with each of them are measured on one batch."""
 
-LEVELS = 17
+LEGEND = """samples    share drawn per unit logsnr
+x0, v, ... weight on the squared error there; all are the same loss
+bound      effective weighting: relative to the variational bound, largest = 1
+gradient   of one drawn image in the output, per pixel, where that is 0 (untrained)
+"""
+
+LEVELS, BAR = 17, 8
+SHOWN_SPACES = ("x0", "noise", "v")
+MOST_COLUMNS = 4
+SMALLEST = 1e-3
+"""Of the largest: below, the picture shows 0, and with a 0 its axis is linear; weights fall by any number of decades."""
 
 
 def run(argv: Sequence[str]) -> int:
     """The command."""
-    recipe = _parser(None).read(argv).recipe
-    parser = _parser(recipe_path(recipe))
-    options = parser.read(argv)
-    config = to_config(options, parser)
-    picture = Path(options.picture or f"{Path(recipe).stem}-weighting.png")
+    given = _parser(None).read(argv)
+    recipes = [r for r in (given.recipe, given.other) if r is not None]
+    configs = [_config(recipe, argv) for recipe in recipes]
+    picture = Path(given.picture or "-".join([*(Path(r).resolve().stem for r in recipes), "weighting.png"]))
     if not picture.parent.is_dir():
         raise UsageError(f"--picture {picture}: the folder {picture.parent} does not exist")
-    try:
-        result = _inspect(config)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    _draw(result, picture)
-    if options.json:
-        print(json.dumps(result))
+    results = []
+    for recipe, config in zip(recipes, configs, strict=True):
+        try:
+            results.append(_inspect(recipe, config))
+        except ValueError as error:
+            raise UsageError(f"{recipe}: {error}" if len(recipes) > 1 else str(error)) from None
+    _draw(results, picture)
+    compared = _compare(configs, results) if len(results) == 2 else None
+    if given.json:
+        print_json({"configs": results, **compared} if compared else results[0])
+        return 0
+    if compared:
+        _show_both(results, compared)
     else:
-        _show(result, recipe, picture)
+        _show(results[0])
+    Console(highlight=False).print(f"picture: {picture}", soft_wrap=True)
     return 0
 
 
 def _parser(recipe: Path | None) -> Parser:
     parser = config_parser("inspect", DESCRIPTION, recipe)
-    parser.add_argument("recipe", metavar="RECIPE", help="a preset or a .yaml file")
+    parser.add_argument("recipe", metavar="RECIPE", help="a preset, a .yaml file, or the folder of a run")
+    parser.add_argument("other", metavar="OTHER", nargs="?", default=None, help="another one to compare it with")
     parser.add_argument("--picture", type=str | None, default=None, metavar="FILE.png", help="where the picture goes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
+def _config(recipe: str, argv: Sequence[str]) -> Config:
+    stored = Path(recipe) / "config.yaml"
+    parser = _parser(stored if recipe not in preset_names() and stored.is_file() else recipe_path(recipe))
+    return to_config(parser.read(argv), parser)
+
+
 def shape_of(config: Config) -> DataShape:
     """What the network must know of the config's data, read only if it is not MNIST."""
-    from xhat.data.load import load
     from xhat.training.loop import data_shape
 
     if config.data == "mnist" and config.image_size is None:
         return DataShape(1, 28, 10 if config.labels else None)
-    return data_shape(config, load(config.data, config.image_size))
+    return data_shape(config, _images(config))
 
 
-def _inspect(config: Config) -> dict[str, Any]:
-    shape = shape_of(config)
+def _images(config: Config) -> Images:
+    from xhat.data.load import load
+
+    return load(config.data, config.image_size)
+
+
+def _inspect(recipe: str, config: Config) -> dict[str, Any]:
+    from xhat.training.loop import data_shape
+
+    images = _images(config)
+    shape = data_shape(config, images)
     denoiser = build_denoiser(config, shape)
     objective = build_objective(config, denoiser)
-    logsnr, t = _levels(objective)
-    with torch.no_grad():
-        weight = objective.effective_weighting(logsnr)
-        density = objective.times.relative_density(t) / (-denoiser.schedule.dlogsnr(t))
+    second_moment = float(to_float(images.pixels[:1000]).square().mean())
+    found = anatomy(objective, levels(denoiser.schedule), second_moment)
+    numbers = {key: value for key, value in asdict(found).items() if key not in ("effective", "density")}
+    losses = [getattr(term.loss, "simple", term.loss) for term in objective.terms.values()]
     return {
+        "recipe": recipe,
         "network": config.network,
         "parameters": sum(p.numel() for p in denoiser.net.parameters()),
         "schedule": config.schedule,
@@ -79,10 +121,12 @@ def _inspect(config: Config) -> dict[str, Any]:
         "terms": {name: {"loss": term.loss, "weight": term.weight, "when": term.when} for name, term in config.terms.items()},
         "times": config.times,
         "variance": config.variance,
-        "logsnr": logsnr.tolist(),
-        "t": t.tolist(),
-        "effective_weighting": (weight / weight.max()).tolist() if weight.max() > 0 else weight.tolist(),
-        "sample_density": density.tolist(),
+        **numbers,
+        "loss_spaces": list(dict.fromkeys(loss.space.name for loss in losses if isinstance(loss, Denoising))),
+        "effective_weighting": _largest_one(found.effective),
+        "sample_density": found.density,
+        "second_moment": second_moment,
+        "facts": named_facts(found, objective),
         "costs": _costs(config, objective, shape),
     }
 
@@ -101,51 +145,142 @@ def _costs(config: Config, objective: Objective, shape: DataShape) -> dict[str, 
     return {name: {"seconds": each.seconds, "megabytes": each.bytes / 1e6} for name, each in found.items()}
 
 
-def _levels(objective: Objective, count: int = 161) -> tuple[torch.Tensor, torch.Tensor]:
-    """logsnr from 10 to -10, as far as the trained times reach; on the grid of a discrete schedule."""
-    schedule = objective.denoiser.schedule
-    ends = schedule.logsnr(torch.tensor([max(schedule.t_min, 1e-6), 1 - 1e-6], dtype=torch.float64)).detach().clamp(-10, 10)
-    t = schedule.t_of(torch.linspace(float(ends[0]), float(ends[1]), count, dtype=torch.float64)).detach()
-    t = schedule.on_grid(t).clamp(schedule.t_min, 1).unique()
-    t = t[torch.isfinite(schedule.logsnr(t))]
-    return schedule.logsnr(t).detach(), t
+def _compare(configs: Sequence[Config], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What differs: config values, curves at common levels (null where one has none), facts that only one has."""
+    ends = [f(r["logsnr"]) for f in (max, min) for r in results]
+    logsnr = torch.linspace(max(ends), min(ends), LEVELS, dtype=torch.float64).tolist()
+    columns = ("effective_weighting", "sample_density", "gradient")
+    first, second = (r["facts"] for r in results)
+    return {
+        "differences": {key: list(pair) for key, pair in changed_values(*configs).items()},
+        "logsnr": logsnr,
+        **{column: [at_levels(logsnr, r["logsnr"], r[column]) for r in results] for column in columns},
+        "only": [[v for k, v in first.items() if k not in second], [v for k, v in second.items() if k not in first]],
+        "both": [name for name in first if name in second],
+    }
 
 
-def _draw(result: dict[str, Any], picture: Path) -> None:
+def _largest_one(values: Sequence[float]) -> list[float]:
+    top = max(values)
+    return [v / top for v in values] if top > 0 else list(values)
+
+
+def _draw(results: Sequence[dict[str, Any]], picture: Path) -> None:
     from xhat.pictures import save_curves
 
-    top = max(result["sample_density"])
-    curves = {
-        "effective weighting, relative to the bound": result["effective_weighting"],
-        "where the samples go, per unit logsnr": [d / top for d in result["sample_density"]],
-    }
-    save_curves(picture, result["logsnr"], curves, "logsnr  (noise on the left, data on the right)", "largest = 1")
+    logsnr = sorted({level for r in results for level in r["logsnr"]}, reverse=True)
+    curves = [(f"{letter}  {r['recipe']}", r, "effective_weighting") for letter, r in zip("AB", results, strict=False)]
+    if len(results) == 1:
+        keys = ("effective_weighting", "sample_density", "gradient")
+        curves = [(key.replace("_", " "), results[0], key) for key in keys]
+    shown = {}
+    for name, r, key in curves:
+        values = at_levels(logsnr, r["logsnr"], _largest_one(r[key]))
+        shown[name] = [0.0 if v < SMALLEST else v for v in values]
+    ylabel = "largest = 1" if len(results) == 1 else "effective weighting, largest = 1"
+    save_curves(picture, logsnr, shown, "logsnr  (noise on the left, data on the right)", ylabel)
 
 
-def _show(result: dict[str, Any], recipe: str, picture: Path) -> None:
+def _show(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
+    console.print(f"[bold]{result['recipe']}[/bold]")
+    console.print(_choices(result))
+    console.print(Padding(_levels_table(result), (1, 0)))
+    console.print(LEGEND)
+    _show_facts(console, "What this means", result["facts"].values())
+    _show_costs(console, result["costs"])
+
+
+def _choices(result: dict[str, Any]) -> Table:
+    low, high = result["middle_half"]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("1 network output", result["target"])
     table.add_row("", f"{result['network']}, {result['parameters']:,} parameters")
     for name, term in result["terms"].items():
         table.add_row("2, 3 space, weighting", f"{name}: {term['weight']} · {term['loss']}, {term['when']}")
     table.add_row("4 time density", f"{result['times']}  on the schedule {result['schedule']}")
+    table.add_row("", f"half of the samples between logsnr {low:.1f} and {high:.1f}")
     table.add_row("5 reverse variance", result["variance"])
-    console.print(f"[bold]{recipe}[/bold]")
-    console.print(table)
-    levels = Table("logsnr", "t", "effective weighting", "", "samples", box=None, pad_edge=False)
-    rows = list(zip(*(result[k] for k in ("logsnr", "t", "effective_weighting", "sample_density")), strict=True))
-    step = max(1, (len(rows) - 1) // (LEVELS - 1))
-    for logsnr, t, weight, density in rows[::step]:
-        levels.add_row(f"{logsnr:6.2f}", f"{t:.4f}", f"{weight:.4g}", "█" * round(24 * weight), f"{density:.4f}")
-    console.print(levels)
-    if result["costs"]:
-        costs = Table("one training step", "ms", "", "MB of tensors", "", box=None, pad_edge=False)
-        first = next(iter(result["costs"].values()))
-        for name, each in result["costs"].items():
-            ratios = [f"x {each[k] / first[k]:.2f}" if each is not first else "" for k in ("seconds", "megabytes")]
-            label = name if each is first else f"with {name}"
-            costs.add_row(label, f"{1000 * each['seconds']:.0f}", ratios[0], f"{each['megabytes']:.0f}", ratios[1])
-        console.print(costs)
-    console.print("effective weighting: relative to the variational bound, largest = 1")
-    console.print(f"picture: {picture}", soft_wrap=True)
+    return table
+
+
+def _levels_table(result: dict[str, Any]) -> Table:
+    spaces = list(dict.fromkeys([result["output"], *result["loss_spaces"], *SHOWN_SPACES]))[:MOST_COLUMNS]
+    spaces = spaces if result["counted"] else []
+    used = {"output": [result["output"]], "loss": result["loss_spaces"]}
+    headers = ("\n".join([*(u for u in used if name in used[u]), *name.split("_")]) for name in spaces)
+    table = _table("logsnr", "t", "samples", *headers, "bound", "", "gradient")
+    columns = [result["sample_density"], *(result["weights"][name] for name in spaces), result["effective_weighting"]]
+    for i in range(0, len(result["logsnr"]), max(1, (len(result["logsnr"]) - 1) // (LEVELS - 1))):
+        level, numbers = (f"{result['logsnr'][i]:.2f}", f"{result['t'][i]:.4f}"), (_number(column[i]) for column in columns)
+        table.add_row(*level, *numbers, _bar(result["effective_weighting"][i]), _number(result["gradient"][i]))
+    return table
+
+
+def _show_both(results: Sequence[dict[str, Any]], compared: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    names = [r["recipe"] for r in results]
+    values = Table("what differs", box=None, pad_edge=False)
+    for letter, name in zip("AB", names, strict=True):
+        values.add_column(f"{letter}  {name}", overflow="fold")
+    for key, pair in compared["differences"].items():
+        values.add_row(key, *(_said(v) for v in pair))
+    for label, key in (("bound of noised data", "monotone"), ("maximum likelihood", "constant")):
+        values.add_row(label, *("yes" if r[key] else "no" for r in results))
+    values.add_row("half of the samples", *("logsnr {:.1f} to {:.1f}".format(*r["middle_half"]) for r in results))
+    console.print(values)
+    bounds = [header for letter in "AB" for header in (f"bound\n{letter}", "")]
+    table = _table("logsnr", *bounds, *(f"{label}\n{letter}" for label in ("samples", "gradient") for letter in "AB"))
+    for i, logsnr in enumerate(compared["logsnr"]):
+        weights = [cell for w in compared["effective_weighting"] for cell in (_number(w[i]), _bar(w[i]))]
+        rest = [_number(values[i]) for key in ("sample_density", "gradient") for values in compared[key]]
+        table.add_row(f"{logsnr:.2f}", *weights, *rest)
+    console.print(Padding(table, (1, 0)))
+    for name, only in zip(names, compared["only"], strict=True):
+        _show_facts(console, f"Only {name}", only)
+    if compared["both"]:
+        said = ", ".join(name.replace("_", " ") for name in compared["both"])
+        console.print(f"In both, perhaps in other numbers (see each alone): {said}\n")
+    for result in results:
+        _show_costs(console, result["costs"])
+
+
+def _show_facts(console: Console, heading: str, facts: Iterable[str]) -> None:
+    table = Table.grid(padding=(0, 1))
+    for fact in facts:
+        table.add_row("·", fact)
+    if table.row_count:
+        console.print(f"[bold]{heading}[/bold]")
+        console.print(Padding(table, (0, 0, 1, 0)))
+
+
+def _show_costs(console: Console, found: dict[str, dict[str, float]]) -> None:
+    if not found:
+        return
+    costs = Table("one training step", "ms", "", "MB of tensors", "", box=None, pad_edge=False)
+    first = next(iter(found.values()))
+    for name, each in found.items():
+        ratios = [f"x {each[k] / first[k]:.2f}" if each is not first else "" for k in ("seconds", "megabytes")]
+        label = name if each is first else f"with {name}"
+        costs.add_row(label, f"{1000 * each['seconds']:.0f}", ratios[0], f"{each['megabytes']:.0f}", ratios[1])
+    console.print(costs)
+
+
+def _table(*headers: str) -> Table:
+    """Columns of numbers, as narrow as they can be: 80 characters are enough."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if math.isfinite(value) else "–"
+
+
+def _bar(share: float) -> Bar:
+    return Bar(1, 0, share if math.isfinite(share) else 0, width=BAR)
+
+
+def _said(value: Any) -> str:
+    return "–" if value is None or value == "absent" else str(value)

@@ -136,9 +136,15 @@ def write_config(config: Config, path: Path) -> None:
 
 def differences(a: Config, b: Config, ignored: Sequence[str]) -> list[str]:
     """Lines "key: value of a, value of b" for the values in which two configs differ."""
+    found = {k: v for k, v in changed_values(a, b).items() if k.split(".")[0] not in ignored}
+    return [f"{key}: {there} there, {here} here" for key, (there, here) in found.items()]
+
+
+def changed_values(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> value in a, value in b, where they differ; "absent" for a key that only the other has."""
     first, second = _flat(asdict(a)), _flat(asdict(b))
-    keys = [k for k in {**first, **second} if first.get(k) != second.get(k) and k.split(".")[0] not in ignored]
-    return [f"{k}: {first.get(k, 'absent')} there, {second.get(k, 'absent')} here" for k in keys]
+    values = {k: (first.get(k, "absent"), second.get(k, "absent")) for k in {**first, **second}}
+    return {k: (x, y) for k, (x, y) in values.items() if x != y}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
