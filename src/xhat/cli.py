@@ -1,4 +1,4 @@
-"""The command line: xhat train | sample | evaluate | inspect | compare | gradients."""
+"""The command line: xhat train | sample | evaluate | inspect | compare | report | gradients."""
 
 import difflib
 import sys
@@ -9,8 +9,9 @@ COMMANDS = {
     "train": "train a model, or go on with --resume",
     "sample": "draw images from a trained model",
     "evaluate": "measure a trained model: FID, KID, readable digits, penalties, error per noise level",
-    "inspect": "show what a preset or config optimizes, and what a step costs, before training",
+    "inspect": "show what a preset or config optimizes, and what a step costs, before training; or what differs between two",
     "compare": "train one config with each of a list of changes, and measure all alike",
+    "report": "write one HTML page about runs or a study",
     "gradients": "show how each term pulls at each noise level, and how gradients grow along a chain",
 }
 

@@ -61,23 +61,64 @@ def generate(
     Returns:
         uint8 images (n, C, H, W) and their labels (n,), None for unconditional models.
     """
-    device = next(denoiser.net.parameters()).device
     labels = torch.arange(n) % shape.classes if shape.classes else None
-    model = Guided(denoiser, guidance, shape.classes) if shape.classes else denoiser
-    top = denoiser.schedule.sigma(torch.ones(1, device=device)).detach()
     done = []
     for first in range(0, n, batch):
         count = min(batch, n - first)
-        noise = counted.normal((count, shape.channels, shape.size, shape.size), seed, "sample", first=first, device=device)
-        images = sample(
-            model,
-            sampler,
-            top * noise,
-            times.to(device),
-            cond=None if labels is None else {"label": labels[first : first + count].to(device)},
-            generator=counted.generator(seed, "sampler", first, device=device),
-        )
-        done.append(to_uint8(images).cpu())
+        chain = _Chain(denoiser, shape, guidance, first, count, seed)
+        done.append(to_uint8(chain.run(sampler, times)).cpu())
         if progress is not None:
             progress(first + count)
     return torch.cat(done), labels
+
+
+@torch.no_grad()
+def trajectory(
+    denoiser: Denoiser, how: SamplingConfig, shape: DataShape, n: int, columns: int = 8, seed: int = 0
+) -> tuple[Tensor, list[float]]:
+    """What the denoiser believes on the way: x0_hat of the first n samples of `draw` at times from 1 on, and the results.
+
+    Args:
+        denoiser: the model.
+        how: as for `draw`.
+        shape: of the images.
+        n: samples.
+        columns: of the picture, at most; the last one is the result, t = 0.
+        seed: of the noise.
+
+    Returns:
+        uint8 images (n, K, C, H, W), and the K times.
+    """
+    times = build_times(how.spacing, denoiser.schedule, how.steps)
+    chain = _Chain(denoiser, shape, how.guidance, 0, n, seed)
+    seen = torch.linspace(0, how.steps, min(columns, how.steps + 1)).round().long().tolist()
+    believed = [chain.x0_hat(chain.start, times[0])]
+
+    def look(step: int, z: Tensor) -> None:
+        if step in seen:
+            believed.append(chain.x0_hat(z, times[step]) if step < how.steps else z)
+
+    chain.run(build_sampler(how.sampler), times, look)
+    return torch.stack([to_uint8(x).cpu() for x in believed], 1), times[seen].tolist()
+
+
+class _Chain:
+    """The samples number first, ..., first + count - 1 of a seed: their start, their labels, the guided model."""
+
+    def __init__(self, denoiser: Denoiser, shape: DataShape, guidance: float, first: int, count: int, seed: int) -> None:
+        device = next(denoiser.net.parameters()).device
+        self.model = Guided(denoiser, guidance, shape.classes) if shape.classes else denoiser
+        labels = (torch.arange(first, first + count) % shape.classes).to(device) if shape.classes else None
+        self.cond = None if labels is None else {"label": labels}
+        size = (count, shape.channels, shape.size, shape.size)
+        top = denoiser.schedule.sigma(torch.ones(1, device=device)).detach()
+        self.start = top * counted.normal(size, seed, "sample", first=first, device=device)
+        self.generator = counted.generator(seed, "sampling", first, device=device)
+
+    def run(self, sampler: Sampler, times: Tensor, callback: Callable[[int, Tensor], None] | None = None) -> Tensor:
+        times = times.to(self.start.device)
+        return sample(self.model, sampler, self.start, times, cond=self.cond, generator=self.generator, callback=callback)
+
+    def x0_hat(self, z: Tensor, t: Tensor) -> Tensor:
+        x0: Tensor = self.model(z, t.to(z).expand(len(z)), self.cond).x0
+        return x0

@@ -2,12 +2,14 @@
 
 import json
 import math
+import statistics
 
 import pytest
 import yaml
 
 from helpers import TINY, xhat
-from xhat.evaluation.study import Outcome, Study, run_study
+from xhat.evaluation.outcome import Outcome, best
+from xhat.evaluation.study import Study, run_study
 
 OPTIONS = {key.removeprefix("--"): value for key, value in zip(TINY[::2], TINY[1::2], strict=True)}
 
@@ -65,6 +67,7 @@ def test_all_changes_see_the_same_data_weights_and_noise(tmp_path, digits, capsy
         ({"changes": {"a": None, "A": None}}, "two changes have the same name"),
         ({"changes": {"a": None}, "sedes": [1]}, "unknown key sedes"),
         ({"changes": {"a": None}, "seeds": []}, "seeds must be"),
+        ({"changes": {"a": None, "b": {"image_size": 16}}}, "a and b cannot be compared: image_size is None and 16"),
         ({"changes": {"a": None}, "penalties": {"x": "totl"}}, "penalties.x: unknown name"),
         ({"changes": {"a": None}, "penalties": {"x": "ssim"}}, "penalties.x: ssim is no function of images alone"),
         ({"changes": {"a": None}, "base": "mnits"}, "did you mean mnist"),
@@ -83,29 +86,51 @@ def test_mistakes_are_one_line_and_write_nothing(values, message, tmp_path, caps
 
 def test_a_measurement_that_fails_leaves_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr("xhat.evaluation.study._train", lambda options, folder, jobs: None)
-    monkeypatch.setattr("xhat.evaluation.study._milliseconds", lambda folder: 1.0)
 
     def measure(folder):
-        folder.mkdir(parents=True)
         if "bad" in str(folder):
             raise ValueError("no samples")
         return {"x": 2.0}
 
     good, bad = run_study(Study({"good": {}, "bad": {}}), tmp_path, measure)
-    assert good.values == {"x": [2.0], "milliseconds": [1.0]}
+    assert good.values == {"x": [2.0]}
     assert bad.failed == {0: "not measured: no samples"}
+    assert math.isnan(bad.mean("x"))
 
 
-def test_ties_are_within_two_standard_errors():
-    best = Outcome("a", {"fid": [1.0, 1.2, 1.1]}, {})
+def test_ties_are_differences_seed_by_seed_within_students_interval():
+    """Differences 0.1, 0.2, 0.1 have a mean of 0.133 ± 0.033: with two degrees of freedom 4.3 errors are 0.143, a tie."""
+    first = Outcome("a", {"fid": [1.0, 1.2, 1.1]}, {})
     near = Outcome("b", {"fid": [1.1, 1.4, 1.2]}, {})
-    far = Outcome("c", {"fid": [2.0, 2.1, 2.2]}, {})
-    alone = Outcome("d", {"fid": [1.15]}, {})
-    assert near.ties(best, "fid")
-    assert not far.ties(best, "fid")
-    assert not best.ties(best, "fid")
-    assert not alone.ties(best, "fid")
-    assert math.isnan(alone.sd("fid"))
+    steady = Outcome("c", {"fid": [1.1, 1.3, 1.201]}, {})  # the seeds differ more than these two do, every time alike
+    assert near.ties(first, "fid")
+    assert not steady.ties(first, "fid")
+    assert not first.ties(first, "fid")
+    assert best([near, first, steady], "fid") is first
+    assert best([first], "fid") is None
+    assert near.sd("fid") == pytest.approx(statistics.stdev([1.1, 1.4, 1.2]))
+
+
+def test_one_seed_ties_within_the_error_of_the_images():
+    first, near, far = (Outcome(n, {"bits": [b], "bits_se": [0.01]}, {}) for n, b in (("a", 1.0), ("b", 1.02), ("c", 1.04)))
+    assert near.ties(first, "bits")
+    assert not far.ties(first, "bits")
+    assert not Outcome("d", {"fid": [1.0]}, {}).ties(Outcome("e", {"fid": [1.0]}, {}), "fid")
+
+
+def test_a_seed_that_failed_leaves_its_place():
+    outcome = Outcome.of("a", {0: {"x": 1.0}, 2: {"x": 3.0, "y": 1.0}}, {1: "broken"}, [0, 1, 2])
+    assert outcome.values["x"] == pytest.approx([1.0, math.nan, 3.0], nan_ok=True)
+    assert (outcome.mean("x"), outcome.sd("x")) == (2.0, pytest.approx(math.sqrt(2)))
+    other = Outcome("b", {"x": [math.nan, 2.0, 3.5]}, {})
+    assert other.ties(outcome, "x")  # one pair is no spread: 2.75 ± 0.75 against 2 ± 1
+
+
+def test_the_error_of_a_mean_has_two_parts():
+    """The images are the same for all seeds, so that their error does not fall with the number of seeds."""
+    outcome = Outcome("a", {"bits": [1.0, 1.2], "bits_se": [0.03, 0.03]}, {})
+    assert outcome.se("bits") == pytest.approx(math.hypot(0.03, 0.1))
+    assert Outcome("a", {"bits": [1.0], "bits_se": [0.03]}, {}).se("bits") == pytest.approx(0.03)
 
 
 def test_folders_and_options():

@@ -1,10 +1,8 @@
 """A study: one base config, a list of changes, several seeds; the same weights, data order and noise for all."""
 
 import json
-import math
 import os
 import re
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -13,9 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xhat.evaluation.outcome import Outcome
 from xhat.training.checkpoint import write_bytes
 
-MEASURED = "measured.json"
+STUDY_FILE, FINISHED = "study.json", "finished.json"
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class Study:
 
     Args:
         changes: name -> config values by dotted name, added to the common ones.
+        title: of the report.
         base: a preset or .yaml file; with `init` in the common values it may be left out.
         common: config values of all runs.
         seeds: every change runs with each; a seed fixes initial weights, data order, times and noise.
@@ -32,6 +32,7 @@ class Study:
     """
 
     changes: dict[str, dict[str, Any]]
+    title: str = ""
     base: str | None = None
     common: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -47,36 +48,6 @@ class Study:
     def folder(self, out: Path, change: str, seed: int) -> Path:
         """Where a run goes."""
         return out / (re.sub(r"[^a-z0-9]+", "-", change.lower()).strip("-") or "change") / f"seed-{seed}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One change over all seeds that finished.
-
-    Attributes:
-        name: of the change.
-        values: of each seed, by quantity.
-        failed: seed -> the last line that its training or its measurement said.
-    """
-
-    name: str
-    values: dict[str, list[float]]
-    failed: dict[int, str]
-
-    def mean(self, quantity: str) -> float:
-        """Over seeds; NaN if none has it."""
-        found = [v for v in self.values.get(quantity, []) if math.isfinite(v)]
-        return statistics.fmean(found) if found else math.nan
-
-    def sd(self, quantity: str) -> float:
-        """Standard deviation between seeds; NaN below two."""
-        found = [v for v in self.values.get(quantity, []) if math.isfinite(v)]
-        return statistics.stdev(found) if len(found) > 1 else math.nan
-
-    def ties(self, best: "Outcome", quantity: str) -> bool:
-        """Whether two standard errors of the difference cover it; without a second seed nobody knows, so False."""
-        errors = [o.sd(quantity) ** 2 / len(o.values[quantity]) for o in (self, best) if quantity in o.values]
-        return self is not best and abs(self.mean(quantity) - best.mean(quantity)) <= 2 * math.sqrt(sum(errors))
 
 
 def run_study(
@@ -108,26 +79,25 @@ def run_study(
         failures = dict(zip(plan, pool.map(one, plan), strict=True))
     outcomes = []
     for change in study.changes:
-        outcome = Outcome(change, {}, {})
+        found, failed = {}, {}
         for seed in study.seeds:
-            failure, folder = failures[change, seed], study.folder(out, change, seed)
-            how = {"samples": study.samples, "penalties": study.penalties, "options": study.options(change, seed)}
+            folder, failure = study.folder(out, change, seed), failures[change, seed]
             try:
-                found = {} if failure else _measured(how, folder, measure)
+                found[seed] = {} if failure else dict(measure(folder))
             except (OSError, RuntimeError, ValueError) as error:
-                found, failure = {}, f"not measured: {' '.join(str(error).split())}"
+                failure = f"not measured: {' '.join(str(error).split())}"
             if failure:
-                outcome.failed[seed] = failure
-            for key, value in found.items():
-                outcome.values.setdefault(key, []).append(value)
-        outcomes.append(outcome)
+                failed[seed] = failure
+            else:
+                say(f"{change}, seed {seed}: measured")
+        outcomes.append(Outcome.of(change, found, failed, study.seeds))
     return outcomes
 
 
 def _train(options: list[str], folder: Path, jobs: int) -> str | None:
     """None once the run's budget is spent; otherwise what went wrong."""
     log = folder.with_suffix(".log")
-    finished, wanted = folder / "finished.json", json.dumps(options)
+    finished, wanted = folder / FINISHED, json.dumps(options)
     if finished.exists():
         return None if finished.read_text() == wanted else f"{folder} holds a run of another config: choose another --out"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -143,33 +113,16 @@ def _train(options: list[str], folder: Path, jobs: int) -> str | None:
     return None
 
 
-def _measured(how: dict[str, Any], folder: Path, measure: Callable[[Path], Mapping[str, float]]) -> dict[str, float]:
-    """What was measured, from its file if it was measured alike."""
-    path = folder / MEASURED
-    if path.exists():
-        stored = json.loads(path.read_text())
-        if stored["how"] == how:
-            values: dict[str, float] = stored["values"]
-            return values
-    found = {**measure(folder), "milliseconds": _milliseconds(folder)}
-    write_bytes(path, json.dumps({"how": how, "values": found}).encode())
-    return found
+def study_to_file(path: Path, study: Study, failed: Mapping[str, Mapping[int, str]]) -> None:
+    """Write what is compared, and what failed, for a report."""
+    write_bytes(path, json.dumps({"study": asdict(study), "failed": failed}).encode())
 
 
-def _milliseconds(folder: Path) -> float:
-    """Median time of a training step."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    seconds = statistics.median(float(row["images"] / row["step"] / row["images_per_second"]) for row in rows)
-    return 1000 * seconds
-
-
-def summary(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """For JSON: means, standard deviations, failures."""
-    rows = []
-    for outcome in outcomes:
-        values = {key: {"mean": outcome.mean(key), "sd": outcome.sd(key)} for key in outcome.values}
-        rows.append({**asdict(outcome), "summary": values})
-    return rows
+def study_from_file(path: Path) -> tuple[Study, dict[str, dict[int, str]]]:
+    """What `study_to_file` wrote."""
+    stored = json.loads(path.read_text())
+    failed = {change: {int(seed): line for seed, line in of.items()} for change, of in stored["failed"].items()}
+    return Study(**stored["study"]), failed
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,1 @@
+"""One self-contained page about runs: what is in it, and how it is written."""

@@ -1,0 +1,366 @@
+// Draws the charts of a report from the JSON in the page, and keeps what the reader chose across reloads.
+"use strict";
+(() => {
+const KEY = `xhat:${location.pathname}`;
+const COLORS = 7; // --c0 to --c6 of style.css; the same numbers and orders as in tables.py
+const DASHES = ["solid", "dash", "dot"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star"];
+const SPACES = { // factor on the squared error of x0, by SNR
+  x0: { title: "mean squared error of x0", factor: () => 1 },
+  noise: { title: "mean squared error of the noise", factor: (snr) => snr },
+  v: { title: "mean squared error of v", factor: (snr) => 1 + snr },
+  flow: { title: "mean squared error of the flow velocity", factor: (snr) => (1 + Math.sqrt(snr)) ** 2 },
+  bits: { title: "bits/dim per unit logsnr", factor: (snr) => snr / (2 * Math.LN2) },
+};
+const root = document.documentElement;
+const all = (selector) => [...document.querySelectorAll(selector)];
+const data = JSON.parse(document.getElementById("data").textContent);
+const state = { flags: {}, hidden: [], open: [], space: "v", scroll: null, ...stored() };
+let colors = {}; // of the theme, by custom property
+
+function stored() {
+  try { return JSON.parse(sessionStorage.getItem(KEY)) ?? {}; } catch { return {}; } // storage may be forbidden
+}
+
+function store() {
+  try { sessionStorage.setItem(KEY, JSON.stringify(state)); } catch { /* the page works without */ }
+}
+
+// ---- numbers: null is not known ----
+
+const finite = (value) => Number.isFinite(value);
+const minus = (a, b) => (finite(a) && finite(b) ? a - b : null);
+
+function format(value, digits = 4) {
+  if (!finite(value)) return "–";
+  const size = Math.abs(value);
+  const extreme = size && (size < 1e-3 || size >= 1e7);
+  return (extreme ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)))).replace("e+", "e");
+}
+
+const withSpread = (value, spread) => format(value) + (finite(spread) ? ` ± ${format(spread, 2)}` : "");
+
+function at(line, x, values = line.y) { // linear between the points next to x; null outside of them and at gaps
+  const nearest = (sign) => line.x.map((known, i) => ({ i, far: sign * (known - x) })).filter(({ far }) => far > -1e-6)
+    .sort((a, b) => a.far - b.far)[0];
+  const [left, right] = [nearest(-1), nearest(1)];
+  if (!left || !right || !finite(values[left.i]) || !finite(values[right.i])) return null;
+  const share = left.i === right.i ? 0 : left.far / (left.far + right.far);
+  return (1 - share) * values[left.i] + share * values[right.i];
+}
+
+// ---- series: what a chart shows, before it is Plotly's ----
+
+const shown = (key) => !state.hidden.includes(key);
+const entries = () => data.entries.map((e, index) => ({ ...e, index })).filter((e) => shown(`entry:${e.name}`));
+const floors = () => Object.entries(data.floors).map(([name, f]) => ({ ...f, name, ofFloor: true })).filter((f) => shown(`floor:${f.name}`));
+const withoutFloor = () => (state.flags.excess ? entries().filter((e) => e.x0_error && !data.floors[e.floor]) : []);
+
+function scaled(line) { // from the error of x0 to that of the chosen space
+  const factors = line.x.map((x) => SPACES[state.space].factor(Math.exp(x)));
+  const times = (values) => values?.map((v, i) => (finite(v) ? v * factors[i] : null));
+  return { ...line, y: times(line.y), spread: times(line.spread), upper: times(line.upper) };
+}
+
+function excessOver({ lower }, line) {
+  const y = line.y.map((v, i) => minus(v, at(lower, line.x[i])));
+  const spread = line.spread.map((s, i) => (finite(s) ? Math.hypot(s, at(lower, line.x[i], lower.spread) ?? 0) : null));
+  return { x: line.x, y, spread }; // independent images: the spreads add in squares
+}
+
+function floorLine({ name, lower, upper }) {
+  const top = lower.x.map((x) => at(upper, x));
+  if (!state.flags.excess) return { ...lower, upper: top };
+  return { x: lower.x, y: top.map((v, i) => minus(v, lower.y[i])), spread: [], name: `${name}: how far it is known` };
+}
+
+function errorSeries() {
+  const known = entries().filter((e) => e.x0_error && !withoutFloor().some((w) => w.name === e.name));
+  const line = (e) => (state.flags.excess ? excessOver(data.floors[e.floor], e.x0_error) : e.x0_error);
+  return [...known.map((e) => ({ ...e, ...scaled(line(e)) })), ...floors().map((f) => ({ ...f, ...scaled(floorLine(f)) }))];
+}
+
+function pointSeries(chart) {
+  const both = (e) => [e.numbers[chart.field], e.numbers[chart.against]];
+  return entries().filter((e) => both(e).every((n) => finite(n?.value))).map((e) => {
+    const [x, y] = both(e);
+    return { ...e, x: [x.value], y: [y.value], xSpread: [x.spread], spread: [y.spread] };
+  });
+}
+
+function seriesOf(chart) {
+  if (chart.kind === "error") return errorSeries();
+  if (chart.kind === "points") return pointSeries(chart);
+  return entries().filter((e) => e[chart.field]).map((e) => ({ ...e, ...e[chart.field] }));
+}
+
+// ---- traces and layout ----
+
+function color(name) { // custom properties hold light-dark(), which only an element resolves
+  const probe = document.getElementById("theme");
+  probe.style.color = `var(${name})`;
+  colors[name] ??= getComputedStyle(probe).color;
+  probe.style.color = "";
+  return colors[name];
+}
+
+const faint = (rgb, share) => rgb.replace("rgb(", "rgba(").replace(")", `, ${share})`);
+const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // Plotly reads tags
+const short = (text) => escaped(text.length > 36 ? `${text.slice(0, 35)}…` : text);
+const narrow = () => innerWidth < 700;
+const hoverMode = (chart) => (chart.kind === "points" || narrow() || entries().length > 8 ? "closest" : "x unified");
+
+function look({ index, ofFloor }) {
+  if (ofFloor) return { ink: color("--floor"), dash: "dashdot", symbol: "circle" };
+  const turn = Math.floor(index / COLORS);
+  const symbol = SYMBOLS[index % SYMBOLS.length] + (turn % 2 ? "-open" : "");
+  return { ink: color(`--c${index % COLORS}`), dash: DASHES[turn % DASHES.length], symbol };
+}
+
+function lineTrace(series, chart) {
+  const { ink, dash, symbol } = look(series);
+  const points = chart.kind === "points";
+  const few = !series.ofFloor && series.x.length <= 40;
+  return {
+    name: short(series.name), x: series.x, y: series.y, mode: points ? "markers" : few ? "lines+markers" : "lines",
+    line: { color: ink, dash, width: series.ofFloor ? 1.5 : 2 },
+    marker: { color: ink, symbol, size: points ? 11 : 5, line: { color: ink, width: 1.5 } },
+    hovertext: series.y.map((_, i) => hoverText(series, chart, i)), hoverinfo: "text",
+    ...(points && { error_x: bars(series.xSpread, ink), error_y: bars(series.spread, ink) }),
+  };
+}
+
+const bars = (array, ink) => ({ type: "data", array, color: faint(ink, 0.6), thickness: 1.5, width: 3, visible: array.some(finite) });
+const atMost = (series, i, before) => (finite(series.upper?.[i]) ? `${before}at most ${format(series.upper[i])}` : "");
+
+function hoverText(series, chart, i) {
+  const value = withSpread(series.y[i], series.spread?.[i]) + atMost(series, i, ", ");
+  const place = `<br>${short(chart.x.split(":")[0])}: ${withSpread(series.x[i], series.xSpread?.[i])}`;
+  return `<b>${short(series.name)}</b>  ${value}${hoverMode(chart) === "closest" ? place : ""}`;
+}
+
+function bandTrace(series, log) { // ± around a line, or from the floor to what it may be at most
+  const { x, y, spread, upper } = series;
+  const known = x.map((_, i) => finite(y[i]) && finite((upper ?? spread)?.[i]));
+  const high = y.map((v, i) => upper?.[i] ?? v + spread?.[i]);
+  const low = y.map((v, i) => (upper ? v : log && v <= spread?.[i] ? v / 10 : v - spread?.[i])); // a logarithm has no place for 0
+  const outline = { x: [], y: [] };
+  for (const run of runs(known.map((yes, i) => yes && (!log || y[i] > 0)))) {
+    const back = run.toReversed();
+    outline.x.push(...run.map((i) => x[i]), ...back.map((i) => x[i]), null);
+    outline.y.push(...run.map((i) => high[i]), ...back.map((i) => low[i]), null);
+  }
+  const fillcolor = faint(look(series).ink, series.ofFloor ? 0.22 : 0.13);
+  return { ...outline, mode: "lines", fill: "toself", fillcolor, line: { width: 0 }, hoverinfo: "skip" };
+}
+
+function runs(known) { // [no, yes, yes, no] -> [[1, 2]]
+  const found = [];
+  known.forEach((yes, i) => yes && (known[i - 1] ? found.at(-1).push(i) : found.push([i])));
+  return found.filter((run) => run.length > 1);
+}
+
+function layout(chart, log, marked) {
+  const [ink, line] = [color("--muted"), color("--axis")];
+  const zoom = Boolean(state.flags.zoom);
+  const axis = { linecolor: line, tickcolor: line, gridcolor: color("--grid"), ticks: "outside", ticklen: 4, zeroline: false, automargin: true, fixedrange: !zoom };
+  const logarithmic = { type: "log", tickformat: "~g", nticks: 5 }; // few: decades alone where there are four of them
+  const linear = { type: "linear", exponentformat: "SI" };
+  const meaning = chart.x.split(":")[0]; // without which side is which
+  const font = { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink };
+  const title = { text: escaped(narrow() ? meaning : chart.x), standoff: 10 };
+  return {
+    xaxis: { ...axis, ...(chart.log_x ? { ...logarithmic, nticks: narrow() ? 3 : 5 } : linear), showgrid: false, title, hoverformat: ".4~g", unifiedhovertitle: { text: `${short(meaning)} %{x}` } },
+    yaxis: { ...axis, ...(log ? logarithmic : { ...linear, nticks: 7, rangemode: chart.kind === "points" ? "normal" : "tozero" }) },
+    font, margin: { l: 48, r: 14, t: 10, b: 46 }, showlegend: false, hovermode: hoverMode(chart), dragmode: zoom && "zoom",
+    hoverlabel: { bgcolor: color("--panel"), bordercolor: line, font: { ...font, color: color("--text") }, align: "left" },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    uirevision: `${log}${chart.kind === "error" ? state.space + state.flags.excess : ""}`, // a zoom lasts while its axes mean the same
+    ...(marked && realLine(chart.real, ink)),
+  };
+}
+
+const realLine = (x, ink) => ({
+  shapes: [{ type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper", line: { color: ink, width: 1.5, dash: "dash" } }],
+  annotations: [{ x, y: 1, yref: "paper", text: "real images", showarrow: false, xanchor: "left", yanchor: "top", xshift: 4, font: { size: 12 } }],
+});
+
+const invisible = (x, y) => ({ x: [x], y: [y], mode: "markers", opacity: 0, hoverinfo: "skip" }); // an axis ignores shapes
+
+function draw(chart) {
+  const figure = document.getElementById(`chart-${chart.id}`);
+  const log = Boolean(state.flags[chart.log]);
+  const series = seriesOf(chart);
+  const marked = finite(chart.real) && series.length > 0;
+  if (chart.kind === "error") label(chart, figure);
+  const bands = chart.kind === "points" ? [] : series.map((s) => bandTrace(s, log));
+  const traces = [...bands, ...series.map((s) => lineTrace(s, chart)), ...(marked ? [invisible(chart.real, series[0].y[0])] : [])];
+  figure.querySelector(".note").textContent = note(chart, series, log);
+  table(chart, figure, series);
+  return Plotly.react(figure.querySelector(".plot"), traces, layout(chart, log, marked), { displayModeBar: false, responsive: true, showTips: false });
+}
+
+function label(chart, figure) {
+  chart.title = (state.flags.excess ? "excess over the floor: " : "") + SPACES[state.space].title;
+  figure.querySelector("figcaption").textContent = chart.title;
+  figure.querySelector(".plot").setAttribute("aria-label", `Chart of ${chart.title} by ${chart.x}`);
+}
+
+function note(chart, series, log) {
+  if (!series.length) return "Nothing to show: all its entries are hidden.";
+  const below = log ? series.flatMap((s) => s.y).filter((y) => finite(y) && y <= 0).length : 0;
+  const without = chart.kind === "error" ? withoutFloor().map((e) => e.name) : [];
+  const sentences = [without.length ? `No floor is known for ${without.join(", ")}.` : ""];
+  sentences.push(below ? `A logarithmic axis does not show ${below} value${below > 1 ? "s" : ""} of 0 or less.` : "");
+  return sentences.join(" ").trim();
+}
+
+// ---- the same figures as a table ----
+
+function table(chart, figure, series) {
+  const details = figure.querySelector("details");
+  details.querySelector("div")?.remove();
+  if (!details.open) return; // nobody reads it
+  const box = document.createElement("div");
+  Object.assign(box, { className: "scroll tall", tabIndex: 0, role: "region", ariaLabel: `figures: ${chart.title}` });
+  box.append(filled(chart.kind === "points" ? pointRows(chart, series) : lineRows(chart, series)));
+  details.append(box);
+}
+
+const pointRows = (chart, series) => [
+  ["entry", chart.x, chart.title],
+  ...series.map((s) => [s.name, withSpread(s.x[0], s.xSpread[0]), withSpread(s.y[0], s.spread[0])]),
+];
+
+function lineRows(chart, series) {
+  const xs = [...new Set(series.flatMap((s) => s.x))].sort((a, b) => a - b);
+  const every = Math.ceil(xs.length / 200); // more rows than that are for a program, which has the runs
+  const places = series.map((s) => new Map(s.x.map((x, i) => [x, i])));
+  const cell = (s, i) => (i === undefined ? "" : withSpread(s.y[i], s.spread?.[i]) + atMost(s, i, ", "));
+  const rows = xs.filter((_, i) => i % every === 0).map((x) => [format(x, 6), ...series.map((s, k) => cell(s, places[k].get(x)))]);
+  return [[chart.x + (every > 1 ? ` (one in ${every})` : ""), ...series.map((s) => s.name)], ...rows];
+}
+
+function filled(rows) {
+  const made = document.createElement("table");
+  rows.forEach((row, r) => {
+    const line = (r ? made.tBodies[0] ?? made.createTBody() : made.createTHead()).insertRow();
+    row.forEach((text, c) => {
+      const cell = document.createElement(r && c ? "td" : "th");
+      if (!r || !c) cell.scope = r ? "row" : "col";
+      cell.textContent = text; // never markup: names come from runs
+      line.append(cell);
+    });
+  });
+  return made;
+}
+
+// ---- controls ----
+
+function showState() {
+  const press = (button, yes) => button.setAttribute("aria-pressed", String(Boolean(yes)));
+  all("[data-flag]").forEach((button) => press(button, state.flags[button.dataset.flag]));
+  all("[data-series]").forEach((button) => press(button, shown(button.dataset.series)));
+  all("[data-select]").forEach((select) => { select.value = state.space; });
+}
+
+function redraw(concerned = () => true) {
+  colors = {};
+  store();
+  data.charts.filter(concerned).forEach(draw);
+}
+
+function on(selector, event, change) { // a change of state may return which charts it concerns
+  all(selector).forEach((element) => element.addEventListener(event, () => {
+    const concerned = change(element);
+    showState();
+    redraw(concerned);
+  }));
+}
+
+function connect() {
+  const scrolls = matchMedia("(pointer: coarse)").matches; // a finger on a chart is to scroll the page
+  all("[data-flag]").forEach((button) => { state.flags[button.dataset.flag] ??= button.getAttribute("aria-pressed") === "true" && !(scrolls && button.dataset.flag === "zoom"); });
+  on("[data-flag]", "click", ({ dataset: { flag } }) => {
+    state.flags[flag] = !state.flags[flag];
+    return (chart) => flag === chart.log || flag === "zoom" || (flag === "excess" && chart.kind === "error");
+  });
+  on("[data-series]", "click", ({ dataset: { series } }) => {
+    state.hidden = shown(series) ? [...state.hidden, series] : state.hidden.filter((key) => key !== series);
+  });
+  on("[data-all]", "click", ({ dataset }) => { state.hidden = dataset.all === "show" ? [] : all("[data-series]").map((b) => b.dataset.series); });
+  on("[data-select]", "change", ({ value }) => {
+    state.space = value;
+    return (chart) => chart.kind === "error";
+  });
+  all("[data-reset]").forEach((button) => button.addEventListener("click", () => {
+    Plotly.relayout(button.closest("figure").querySelector(".plot"), { "xaxis.autorange": true, "yaxis.autorange": true });
+  }));
+  all("details").forEach((details) => {
+    details.open = state.open.includes(details.id);
+    details.addEventListener("toggle", () => opened(details));
+  });
+}
+
+function opened(details) {
+  state.open = all("details[open]").map((d) => d.id);
+  store();
+  const chart = data.charts.find((c) => `figures-${c.id}` === details.id);
+  if (chart) table(chart, details.closest("figure"), seriesOf(chart));
+}
+
+function themes() {
+  const button = document.getElementById("theme");
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const dark = () => (root.dataset.theme === "auto" ? system.matches : root.dataset.theme === "dark");
+  const turn = (theme) => {
+    root.dataset.theme = theme;
+    button.setAttribute("aria-pressed", String(dark()));
+    redraw();
+  };
+  button.setAttribute("aria-pressed", String(dark()));
+  system.addEventListener("change", () => turn(root.dataset.theme));
+  button.addEventListener("click", () => {
+    turn(dark() ? "light" : "dark");
+    try { localStorage.setItem("xhat-theme", root.dataset.theme); } catch { /* it lasts until the page is left */ }
+  });
+  let before = root.dataset.theme;
+  addEventListener("beforeprint", () => { before = root.dataset.theme; turn("light"); }); // paper is white
+  addEventListener("afterprint", () => turn(before));
+}
+
+function refresh() {
+  if (data.refresh) setTimeout(state.flags.paused ? refresh : reload, data.refresh * 1000);
+}
+
+function reload() {
+  if (state.flags.paused) return refresh();
+  state.scroll = scrollY;
+  store();
+  history.scrollRestoration = "manual"; // the browser would scroll before the page has its height
+  location.reload();
+}
+
+function scrollBack() {
+  if (state.scroll !== null) scrollTo({ top: state.scroll, behavior: "instant" });
+  state.scroll = null;
+  history.scrollRestoration = "auto";
+}
+
+async function drawAll() { // those in sight first; the page answers between two charts
+  const distance = (chart) => Math.abs(document.getElementById(`chart-${chart.id}`).getBoundingClientRect().top);
+  for (const chart of [...data.charts].sort((a, b) => distance(a) - distance(b))) {
+    await draw(chart);
+    await new Promise((resume) => setTimeout(resume));
+  }
+  performance.mark("xhat-ready");
+  root.dataset.ready = "true";
+}
+
+connect();
+showState();
+themes();
+scrollBack();
+refresh();
+drawAll();
+})();
