@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from functools import cache
 
 from xhat.data.load import load
@@ -32,6 +33,19 @@ COLUMNS = [
     Column("steps", "steps/s", "Training steps per second on the machine below; higher is better."),
 ]
 
+MANY_COLUMNS = [  # those of `collect`, with two penalties
+    Column("bits", "bound, bits/dim", "", "the standard error"),
+    Column("denoising", "bits/dim in range", "", "the standard error"),
+    Column("excess", "excess, bits/dim", "", "the standard error"),
+    Column("fid", "FID", "", "the deviation of 3 seeds"),
+    Column("kid", "KID", "", "the deviation of 3 seeds"),
+    Column("read", "read", ""),
+    Column("fewest", "rarest", ""),
+    Column("tv", "total variation", "", "the deviation of 3 seeds", 0.0813),
+    Column("milliseconds", "ms/step", ""),
+    Column("minutes", "minutes", ""),
+]
+
 
 def example(count: int = 7, refresh: int | None = None) -> Contents:
     """A report on `count` entries, of which the seventh failed and the third has a nasty name and gaps."""
@@ -52,6 +66,17 @@ def example(count: int = 7, refresh: int | None = None) -> Contents:
 def minimal() -> Contents:
     """A report on one entry about which next to nothing is known."""
     return Contents("One run", "", [Entry("only", loss=Line([1.0, 2.0], [3.0, NAN]))], [])
+
+
+def cliff() -> Contents:
+    """A report on three entries whose floor falls to nothing, as that of a finite data set does, and on many quantities."""
+    tiny = [1e-38, *[0.0] * 4]
+    lower, upper = _floor(0.9), _floor(1.0)
+    floor = Floor(Line(LOGSNR, [*lower.y[:-5], *tiny]), Line(LOGSNR, [*upper.y[:-5], *[0.098] * 5]))
+    entries = [replace(_entry(i, NAMES[i]), floor="floor") for i in range(2)]
+    numbers = {c.key: Number(1.3163, 0.0091, Mark.BEST) if c.spread else Number(0.9833) for c in MANY_COLUMNS}
+    entries.append(Entry(NAMES[3], numbers))
+    return replace(example(), title="Many quantities", entries=entries, columns=MANY_COLUMNS, floors={"floor": floor}, notes=[])
 
 
 def _entry(i: int, name: str) -> Entry:

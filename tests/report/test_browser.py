@@ -7,7 +7,7 @@ import shutil
 from contextlib import contextmanager
 
 import pytest
-from example import LOGSNR, NASTY, OTHER, example, minimal
+from example import LOGSNR, NASTY, OTHER, cliff, example, minimal
 
 from xhat.report.page import render
 from xhat.report.tables import sound
@@ -25,6 +25,13 @@ SPACES = {
     "flow": [(1 + s**0.5) ** 2 for s in SNR],
     "bits": [s / (2 * math.log(2)) for s in SNR],
 }
+WHERE = """([name, i]) => {
+  const plot = document.querySelector("#chart-error .plot");
+  plot.scrollIntoView({block: "end", behavior: "instant"});
+  const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
+  const trace = plot.data.find((t) => t.name === name && t.hoverinfo === "text");
+  return [box.x + xaxis._offset + xaxis.d2p(trace.x[i]), box.y + yaxis._offset + yaxis.d2p(trace.y[i])];
+}"""
 SERIES = """(id) => Object.fromEntries(document.querySelector(`#chart-${id} .plot`).data
   .filter((t) => t.hoverinfo === "text").map((t) => [t.name, {x: t.x, y: t.y}]))"""
 
@@ -52,6 +59,7 @@ def folder(tmp_path_factory):
         "page": example(),
         "many": example(14),
         "minimal": minimal(),
+        "cliff": cliff(),
         "live": example(3, refresh=60),
     }.items():
         (made / f"{name}.html").write_text(render(contents), encoding="utf-8")
@@ -75,6 +83,13 @@ def opened(browser, path, clock=False, **options):
     yield page
     context.close()
     assert troubles == []
+
+
+@pytest.fixture
+def steep(browser, folder):
+    """Entries far above a floor that falls to 0."""
+    with opened(browser, folder / "cliff.html") as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -147,17 +162,73 @@ def test_the_spaces_and_the_excess_are_those_of_the_formulas(desk):
     desk.click("[data-flag=excess]")
 
 
+def errors(contents, space):
+    return [e * f for c in contents.entries if c.x0_error for e, f in zip(c.x0_error.y, SPACES[space], strict=True)]
+
+
+def span(page):
+    return page.evaluate("document.querySelector('#chart-error .plot')._fullLayout.yaxis.range")
+
+
+@pytest.mark.parametrize("space", ["v", "x0", "bits"])
+def test_a_floor_that_falls_to_nothing_leaves_the_axis_to_the_entries(steep, space):
+    steep.select_option("#space", space)
+    shown = errors(cliff(), space)
+    low, high = span(steep)
+    assert low == pytest.approx(math.log10(min(shown) / 10))
+    assert math.log10(max(shown)) < high < math.log10(max(shown)) + 0.6
+    band = steep.locator("#chart-error .scatterlayer .js-fill").evaluate_all(
+        "all => all.map(e => e.getBBox().x + e.getBBox().width)"
+    )
+    assert max(band) - min(band) < 1  # to the right end, as those of the entries
+    note = steep.inner_text("#chart-error .note")
+    assert note.startswith("The line of “floor” lies under the axis at logsnr 4 to 8")
+    assert "0 or less" not in note
+    steep.click("#figures-error summary")
+    steep.wait_for_selector("#figures-error table")
+    rows = steep.eval_on_selector_all("#figures-error tr", "rows => rows.map(r => [...r.cells].map(c => c.textContent))")
+    at_most = 0.098 * SPACES[space][13]
+    assert rows[0][-1] == "floor"
+    assert rows[14][0] == "5"
+    assert re.fullmatch(r"0, at most [\d.]+", rows[14][-1])
+    assert float(rows[14][-1].split()[-1]) == pytest.approx(at_most, rel=1e-3)
+
+
+def test_the_pointer_reads_a_floor_that_has_left_the_axis(steep):
+    steep.select_option("#space", "x0")
+    steep.mouse.move(*steep.evaluate(WHERE, [cliff().entries[0].name, 14]), steps=3)
+    steep.wait_for_selector("#chart-error .hoverlayer .legend")
+    assert re.search(r"floor\s+0, at most 0.098", steep.text_content("#chart-error .hoverlayer"))
+
+
+def test_without_entries_the_axis_fits_what_the_floor_is_at_most(steep):
+    steep.click("[data-all=hide]")
+    steep.click("[data-series='floor:floor']")
+    low, high = span(steep)
+    upper = [u * f for u, f in zip(cliff().floors["floor"].upper.y, SPACES["v"], strict=True)]
+    assert low == pytest.approx(math.log10(min(upper) / 1000))
+    assert high > math.log10(max(upper))
+
+
+def test_on_a_linear_axis_and_in_the_excess_entries_keep_their_room_too(steep):
+    top = max(errors(cliff(), "v"))
+    steep.click("[data-flag=log-error]")
+    assert span(steep)[0] == 0
+    assert top < span(steep)[1] < 1.6 * top
+    assert steep.inner_text("#chart-error .note") == "The band of “floor” goes beyond the top at logsnr 4 to 8."
+    steep.click("[data-flag=excess]")
+    entry, lower = cliff().entries[1], cliff().floors["floor"].lower.y
+    excess = [(e - f) * s for e, f, s in zip(entry.x0_error.y, lower, SPACES["v"], strict=True)]
+    near(series(steep, "error")[entry.name]["y"], excess)
+    assert max(excess) < span(steep)[1] < 1.7 * max(excess)
+
+
 def test_hovering_reads_the_number_under_the_pointer(desk):
     desk.select_option("#space", "bits")
     desk.click("[data-flag=log-error]")
     entry, level = example().entries[0], 12
     desk.locator("#chart-error").scroll_into_view_if_needed()
-    where = """([name, i]) => {
-      const plot = document.querySelector("#chart-error .plot"), box = plot.getBoundingClientRect();
-      const {xaxis, yaxis} = plot._fullLayout, trace = plot.data.find((t) => t.name === name && t.hoverinfo === "text");
-      return [box.x + xaxis._offset + xaxis.l2p(trace.x[i]), box.y + yaxis._offset + yaxis.l2p(trace.y[i])];
-    }"""
-    desk.mouse.move(*desk.evaluate(where, [entry.name, level]), steps=3)
+    desk.mouse.move(*desk.evaluate(WHERE, [entry.name, level]), steps=3)
     desk.wait_for_selector("#chart-error .hoverlayer .legend")
     said = desk.text_content("#chart-error .hoverlayer")
     value, spread = re.search(rf"{re.escape(entry.name)}\s+(\S+) ± ([\d.]+)", said).groups()
@@ -259,6 +330,22 @@ def test_a_phone_never_scrolls_sideways_and_its_buttons_are_large_enough(browser
         widths = page.eval_on_selector_all(".plot .main-svg", "all => all.map(e => e.getBoundingClientRect().width)")
         assert max(widths) <= 360
         assert page.get_attribute("[data-flag=zoom]", "aria-pressed") == "false"  # a finger scrolls the page
+
+
+def test_on_a_desk_eleven_columns_fit_and_pairs_of_charts_stand_side_by_side(browser, folder, steep):
+    assert len(cliff().columns) == 10
+    fits = "e => [e.scrollWidth, e.clientWidth]"
+    inside, room = steep.eval_on_selector("#summary .scroll", fits)
+    assert inside <= room
+    place = "e => { const {x, y, width, height} = e.getBoundingClientRect(); return [x, y, width, height]; }"
+    loss, progress = (steep.eval_on_selector(f"#chart-{chart}", place) for chart in ("loss", "progress"))
+    assert loss[1] == progress[1]
+    assert loss[0] + loss[2] < progress[0]
+    assert max(steep.eval_on_selector_all(".plot", "all => all.map(e => e.clientHeight)")) <= 360
+    assert all(420 <= w <= 600 for w in steep.eval_on_selector_all("#samples img", "all => all.map(e => e.width)"))
+    captions = "all => all.map(e => e.clientWidth - e.scrollWidth)"
+    with opened(browser, folder / "page.html", **PHONE) as page:
+        assert min(page.eval_on_selector_all(".times span", captions)) >= 0
 
 
 def test_a_refresh_keeps_what_the_reader_chose_and_can_be_paused(browser, folder):

@@ -140,6 +140,23 @@ def test_an_entry_without_config_differs_in_nothing():
     assert "Nothing in the configs differs." in render(Contents("", "", entries, []))
 
 
+def test_one_entry_is_compared_with_nothing():
+    alone = Page(render(replace(example(1), notes=[]))).text
+    assert "Config The" in alone.replace("ConfigThe", "Config The")
+    assert "All 5 keys" in alone
+    for said in ("What differs", "Nothing in the configs", "★", "cannot be told", "All entries", "all share"):
+        assert said not in alone, said
+    assert "★" in Page(render(example(2))).text
+
+
+def test_times_stand_above_the_columns_as_numbers_and_other_captions_as_they_are(page):
+    assert "1.000.880.75" in page.text
+    assert "Above each column stands its time t." in page.text
+    other = Page(render(replace(example(2), trajectory_times=["noise", "t = 0.5", "sample"]))).text
+    assert "noiset = 0.5sample" in other
+    assert "stands its time" not in other
+
+
 def test_empty_sections_are_left_out():
     one = render(minimal())
     sections = re.findall(r'<section id="([^"]*)"', one)

@@ -17,7 +17,7 @@ try { document.documentElement.dataset.theme = localStorage.getItem("xhat-theme"
 
 @dataclass(frozen=True)
 class Chart:
-    """What script.js needs to know to draw a chart.
+    """What series.js and script.js need to know to draw a chart.
 
     Attributes:
         id: of its elements.
@@ -100,7 +100,7 @@ def render(contents: Contents) -> str:
 <footer><p>Written by xhat. This file is complete: it loads nothing.</p></footer>
 <script type="application/json" id="data">{_payload(contents, charts)}</script>
 {f"<script>{_plotly()}</script>" if charts else ""}
-<script>{_own("script.js")}</script>
+<script>{_script()}</script>
 </body>
 </html>
 """
@@ -134,7 +134,8 @@ def _training(contents: Contents, charts: list[Chart]) -> Section | None:
     lead = (
         "Raw losses of different formulations are on different scales and <strong>cannot be compared</strong> with each other: "
     )
-    lead += "each says only whether its own run still learns. The common scale measures all of them alike; lower is better."
+    lead += "each says only whether its own run still learns."
+    lead += " The common scale measures all of them alike; lower is better." if PROGRESS in charts else ""
     return _panels("training", "Training", lead, [c for c in (LOSS, PROGRESS) if c in charts], True)
 
 
@@ -268,6 +269,11 @@ def _finite(value: Any) -> Any:
 
 def _own(name: str) -> str:
     return files("xhat.report").joinpath(name).read_text("utf-8")
+
+
+def _script() -> str:
+    """Its files as one, with names of their own: those of Plotly are beside them."""
+    return f'"use strict";\n(() => {{\n{_own("series.js")}{_own("script.js")}}})();\n'
 
 
 def _plotly() -> str:

@@ -1,98 +1,11 @@
-// Draws the charts of a report from the JSON in the page, and keeps what the reader chose across reloads.
-"use strict";
-(() => {
-const KEY = `xhat:${location.pathname}`;
+// Draws the charts of a report as series.js has them, and keeps what the reader chose across reloads.
 const COLORS = 7; // --c0 to --c6 of style.css; the same numbers and orders as in tables.py
 const DASHES = ["solid", "dash", "dot"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star"];
-const SPACES = { // factor on the squared error of x0, by SNR
-  x0: { title: "mean squared error of x0", factor: () => 1 },
-  noise: { title: "mean squared error of the noise", factor: (snr) => snr },
-  v: { title: "mean squared error of v", factor: (snr) => 1 + snr },
-  flow: { title: "mean squared error of the flow velocity", factor: (snr) => (1 + Math.sqrt(snr)) ** 2 },
-  bits: { title: "bits/dim per unit logsnr", factor: (snr) => snr / (2 * Math.LN2) },
-};
 const root = document.documentElement;
 const all = (selector) => [...document.querySelectorAll(selector)];
-const data = JSON.parse(document.getElementById("data").textContent);
-const state = { flags: {}, hidden: [], open: [], space: "v", scroll: null, ...stored() };
+const NOWHERE = 1e-99; // stands for 0 on a logarithmic axis, which it is far below
 let colors = {}; // of the theme, by custom property
-
-function stored() {
-  try { return JSON.parse(sessionStorage.getItem(KEY)) ?? {}; } catch { return {}; } // storage may be forbidden
-}
-
-function store() {
-  try { sessionStorage.setItem(KEY, JSON.stringify(state)); } catch { /* the page works without */ }
-}
-
-// ---- numbers: null is not known ----
-
-const finite = (value) => Number.isFinite(value);
-const minus = (a, b) => (finite(a) && finite(b) ? a - b : null);
-
-function format(value, digits = 4) {
-  if (!finite(value)) return "–";
-  const size = Math.abs(value);
-  const extreme = size && (size < 1e-3 || size >= 1e7);
-  return (extreme ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)))).replace("e+", "e");
-}
-
-const withSpread = (value, spread) => format(value) + (finite(spread) ? ` ± ${format(spread, 2)}` : "");
-
-function at(line, x, values = line.y) { // linear between the points next to x; null outside of them and at gaps
-  const nearest = (sign) => line.x.map((known, i) => ({ i, far: sign * (known - x) })).filter(({ far }) => far > -1e-6)
-    .sort((a, b) => a.far - b.far)[0];
-  const [left, right] = [nearest(-1), nearest(1)];
-  if (!left || !right || !finite(values[left.i]) || !finite(values[right.i])) return null;
-  const share = left.i === right.i ? 0 : left.far / (left.far + right.far);
-  return (1 - share) * values[left.i] + share * values[right.i];
-}
-
-// ---- series: what a chart shows, before it is Plotly's ----
-
-const shown = (key) => !state.hidden.includes(key);
-const entries = () => data.entries.map((e, index) => ({ ...e, index })).filter((e) => shown(`entry:${e.name}`));
-const floors = () => Object.entries(data.floors).map(([name, f]) => ({ ...f, name, ofFloor: true })).filter((f) => shown(`floor:${f.name}`));
-const withoutFloor = () => (state.flags.excess ? entries().filter((e) => e.x0_error && !data.floors[e.floor]) : []);
-
-function scaled(line) { // from the error of x0 to that of the chosen space
-  const factors = line.x.map((x) => SPACES[state.space].factor(Math.exp(x)));
-  const times = (values) => values?.map((v, i) => (finite(v) ? v * factors[i] : null));
-  return { ...line, y: times(line.y), spread: times(line.spread), upper: times(line.upper) };
-}
-
-function excessOver({ lower }, line) {
-  const y = line.y.map((v, i) => minus(v, at(lower, line.x[i])));
-  const spread = line.spread.map((s, i) => (finite(s) ? Math.hypot(s, at(lower, line.x[i], lower.spread) ?? 0) : null));
-  return { x: line.x, y, spread }; // independent images: the spreads add in squares
-}
-
-function floorLine({ name, lower, upper }) {
-  const top = lower.x.map((x) => at(upper, x));
-  if (!state.flags.excess) return { ...lower, upper: top };
-  return { x: lower.x, y: top.map((v, i) => minus(v, lower.y[i])), spread: [], name: `${name}: how far it is known` };
-}
-
-function errorSeries() {
-  const known = entries().filter((e) => e.x0_error && !withoutFloor().some((w) => w.name === e.name));
-  const line = (e) => (state.flags.excess ? excessOver(data.floors[e.floor], e.x0_error) : e.x0_error);
-  return [...known.map((e) => ({ ...e, ...scaled(line(e)) })), ...floors().map((f) => ({ ...f, ...scaled(floorLine(f)) }))];
-}
-
-function pointSeries(chart) {
-  const both = (e) => [e.numbers[chart.field], e.numbers[chart.against]];
-  return entries().filter((e) => both(e).every((n) => finite(n?.value))).map((e) => {
-    const [x, y] = both(e);
-    return { ...e, x: [x.value], y: [y.value], xSpread: [x.spread], spread: [y.spread] };
-  });
-}
-
-function seriesOf(chart) {
-  if (chart.kind === "error") return errorSeries();
-  if (chart.kind === "points") return pointSeries(chart);
-  return entries().filter((e) => e[chart.field]).map((e) => ({ ...e, ...e[chart.field] }));
-}
 
 // ---- traces and layout ----
 
@@ -131,7 +44,6 @@ function lineTrace(series, chart) {
 }
 
 const bars = (array, ink) => ({ type: "data", array, color: faint(ink, 0.6), thickness: 1.5, width: 3, visible: array.some(finite) });
-const atMost = (series, i, before) => (finite(series.upper?.[i]) ? `${before}at most ${format(series.upper[i])}` : "");
 
 function hoverText(series, chart, i) {
   const value = withSpread(series.y[i], series.spread?.[i]) + atMost(series, i, ", ");
@@ -139,13 +51,22 @@ function hoverText(series, chart, i) {
   return `<b>${short(series.name)}</b>  ${value}${hoverMode(chart) === "closest" ? place : ""}`;
 }
 
+function floorTraces(series, chart, { bottom, top }) { // the line as it is, and what answers the pointer where it has left the axis
+  const line = lineTrace(series, chart);
+  const within = series.y.map((v) => (finite(v) ? Math.min(Math.max(v, (bottom ?? -Infinity) * 1.02), (top ?? Infinity) * 0.98) : null));
+  const y = finite(bottom) ? series.y.map(logarithmic) : series.y;
+  return [{ ...line, y, hoverinfo: "skip" }, { ...line, y: within, mode: "markers", opacity: 0 }];
+}
+
+const logarithmic = (value) => (finite(value) && value <= 0 ? NOWHERE : value); // a logarithm has no place for 0
+
 function bandTrace(series, log) { // ± around a line, or from the floor to what it may be at most
   const { x, y, spread, upper } = series;
-  const known = x.map((_, i) => finite(y[i]) && finite((upper ?? spread)?.[i]));
   const high = y.map((v, i) => upper?.[i] ?? v + spread?.[i]);
-  const low = y.map((v, i) => (upper ? v : log && v <= spread?.[i] ? v / 10 : v - spread?.[i])); // a logarithm has no place for 0
+  const low = y.map((v, i) => (upper ? (log ? logarithmic(v) : v) : log && v <= spread?.[i] ? v / 10 : v - spread?.[i]));
+  const known = x.map((_, i) => finite(y[i]) && finite((upper ?? spread)?.[i]) && (!log || (upper ? high[i] : y[i]) > 0));
   const outline = { x: [], y: [] };
-  for (const run of runs(known.map((yes, i) => yes && (!log || y[i] > 0)))) {
+  for (const run of runs(known)) {
     const back = run.toReversed();
     outline.x.push(...run.map((i) => x[i]), ...back.map((i) => x[i]), null);
     outline.y.push(...run.map((i) => high[i]), ...back.map((i) => low[i]), null);
@@ -160,18 +81,18 @@ function runs(known) { // [no, yes, yes, no] -> [[1, 2]]
   return found.filter((run) => run.length > 1);
 }
 
-function layout(chart, log, marked) {
+function layout(chart, log, marked, { bottom, top }) {
   const [ink, line] = [color("--muted"), color("--axis")];
   const zoom = Boolean(state.flags.zoom);
   const axis = { linecolor: line, tickcolor: line, gridcolor: color("--grid"), ticks: "outside", ticklen: 4, zeroline: false, automargin: true, fixedrange: !zoom };
-  const logarithmic = { type: "log", tickformat: "~g", nticks: 5 }; // few: decades alone where there are four of them
+  const decades = { type: "log", tickformat: "~g", nticks: 5 }; // few: decades alone where there are four of them
   const linear = { type: "linear", exponentformat: "SI" };
   const meaning = chart.x.split(":")[0]; // without which side is which
   const font = { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink };
   const title = { text: escaped(narrow() ? meaning : chart.x), standoff: 10 };
   return {
-    xaxis: { ...axis, ...(chart.log_x ? { ...logarithmic, nticks: narrow() ? 3 : 5 } : linear), showgrid: false, title, hoverformat: ".4~g", unifiedhovertitle: { text: `${short(meaning)} %{x}` } },
-    yaxis: { ...axis, ...(log ? logarithmic : { ...linear, nticks: 7, rangemode: chart.kind === "points" ? "normal" : "tozero" }) },
+    xaxis: { ...axis, ...(chart.log_x ? { ...decades, nticks: narrow() ? 3 : 5 } : linear), showgrid: false, title, hoverformat: ".4~g", unifiedhovertitle: { text: `${short(meaning)} %{x}` } },
+    yaxis: { ...axis, ...(log ? decades : { ...linear, nticks: 7, rangemode: chart.kind === "points" ? "normal" : "tozero" }), autorangeoptions: { clipmin: bottom, clipmax: top } },
     font, margin: { l: 48, r: 14, t: 10, b: 46 }, showlegend: false, hovermode: hoverMode(chart), dragmode: zoom && "zoom",
     hoverlabel: { bgcolor: color("--panel"), bordercolor: line, font: { ...font, color: color("--text") }, align: "left" },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
@@ -194,25 +115,18 @@ function draw(chart) {
   const marked = finite(chart.real) && series.length > 0;
   if (chart.kind === "error") label(chart, figure);
   const bands = chart.kind === "points" ? [] : series.map((s) => bandTrace(s, log));
-  const traces = [...bands, ...series.map((s) => lineTrace(s, chart)), ...(marked ? [invisible(chart.real, series[0].y[0])] : [])];
-  figure.querySelector(".note").textContent = note(chart, series, log);
+  const span = chart.kind === "error" ? limits(series, log) : {};
+  const lines = series.flatMap((s) => (s.ofFloor ? floorTraces(s, chart, span) : lineTrace(s, chart)));
+  const traces = [...bands, ...lines, ...(marked ? [invisible(chart.real, series[0].y[0])] : [])];
+  figure.querySelector(".note").textContent = note(chart, series, log, span);
   table(chart, figure, series);
-  return Plotly.react(figure.querySelector(".plot"), traces, layout(chart, log, marked), { displayModeBar: false, responsive: true, showTips: false });
+  return Plotly.react(figure.querySelector(".plot"), traces, layout(chart, log, marked, span), { displayModeBar: false, responsive: true, showTips: false });
 }
 
 function label(chart, figure) {
   chart.title = (state.flags.excess ? "excess over the floor: " : "") + SPACES[state.space].title;
   figure.querySelector("figcaption").textContent = chart.title;
   figure.querySelector(".plot").setAttribute("aria-label", `Chart of ${chart.title} by ${chart.x}`);
-}
-
-function note(chart, series, log) {
-  if (!series.length) return "Nothing to show: all its entries are hidden.";
-  const below = log ? series.flatMap((s) => s.y).filter((y) => finite(y) && y <= 0).length : 0;
-  const without = chart.kind === "error" ? withoutFloor().map((e) => e.name) : [];
-  const sentences = [without.length ? `No floor is known for ${without.join(", ")}.` : ""];
-  sentences.push(below ? `A logarithmic axis does not show ${below} value${below > 1 ? "s" : ""} of 0 or less.` : "");
-  return sentences.join(" ").trim();
 }
 
 // ---- the same figures as a table ----
@@ -225,20 +139,6 @@ function table(chart, figure, series) {
   Object.assign(box, { className: "scroll tall", tabIndex: 0, role: "region", ariaLabel: `figures: ${chart.title}` });
   box.append(filled(chart.kind === "points" ? pointRows(chart, series) : lineRows(chart, series)));
   details.append(box);
-}
-
-const pointRows = (chart, series) => [
-  ["entry", chart.x, chart.title],
-  ...series.map((s) => [s.name, withSpread(s.x[0], s.xSpread[0]), withSpread(s.y[0], s.spread[0])]),
-];
-
-function lineRows(chart, series) {
-  const xs = [...new Set(series.flatMap((s) => s.x))].sort((a, b) => a - b);
-  const every = Math.ceil(xs.length / 200); // more rows than that are for a program, which has the runs
-  const places = series.map((s) => new Map(s.x.map((x, i) => [x, i])));
-  const cell = (s, i) => (i === undefined ? "" : withSpread(s.y[i], s.spread?.[i]) + atMost(s, i, ", "));
-  const rows = xs.filter((_, i) => i % every === 0).map((x) => [format(x, 6), ...series.map((s, k) => cell(s, places[k].get(x)))]);
-  return [[chart.x + (every > 1 ? ` (one in ${every})` : ""), ...series.map((s) => s.name)], ...rows];
 }
 
 function filled(rows) {
@@ -363,4 +263,3 @@ themes();
 scrollBack();
 refresh();
 drawAll();
-})();

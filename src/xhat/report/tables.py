@@ -9,6 +9,9 @@ from math import floor, isfinite, isinf, isnan, log10
 
 from xhat.report.contents import Column, Contents, Entry, Mark, Number, Picture
 
+FEW = 3  # pictures that have room for twice their size
+DENSE = 7  # columns of the summary, beyond which ± takes a line of its own
+TIME = "t = "  # before what stands above a column of a trajectory
 COLORS = 7  # --c0 to --c6 of style.css; entries beyond take the next dash pattern and open symbols
 DASHES = ("", "6 3", "2 3")
 UNKNOWN = '<span class="unknown" aria-hidden="true">–</span><span class="sr">not known</span>'
@@ -42,12 +45,13 @@ class Section:
 def summary(contents: Contents) -> Section | None:
     if not contents.entries:
         return Section("summary", "Summary", "There is nothing to compare yet.", _troubles(contents))
-    lead = "One row for each entry, with the line and symbol it has in every chart."
-    if contents.columns:
-        lead += (
-            ' <span class="mark">★</span> marks the best of a column, <span class="mark">=</span> what cannot be told from the '
-            "best; – is not known."
-        )
+    alone = len(contents.entries) == 1
+    lead = "What was measured." if alone else "One row for each entry, with the line and symbol it has in every chart."
+    if contents.columns and not alone:
+        lead += ' <span class="mark">★</span> marks the best of a column, <span class="mark">=</span> what cannot be told from '
+        lead += "the best."
+    if any(isnan(_value_of(e, c)) for e in contents.entries for c in contents.columns):
+        lead += " – is not known."
     return Section(
         "summary",
         "Summary",
@@ -63,29 +67,30 @@ def samples(contents: Contents) -> Section | None:
         if e.samples
     ]
     lead = "All entries start from the same noise, so that images in the same place can be compared one by one."
-    return Section("samples", "Samples", lead, f'<div class="samples">{"".join(figures)}</div>') if figures else None
+    lead = lead if len(figures) > 1 else "Images that the model draws from noise."
+    return Section("samples", "Samples", lead, _pictures("samples", figures)) if figures else None
 
 
 def trajectories(contents: Contents) -> Section | None:
-    times = "".join(f"<span>{text(t)}</span>" for t in contents.trajectory_times)
-    columns = len(contents.trajectory_times)
-    above = f'<div class="times">{times}</div>' if columns else ""
+    captions = contents.trajectory_times
+    times = all(caption.startswith(TIME) for caption in captions)
+    columns = "".join(f"<span>{text(caption.removeprefix(TIME) if times else caption)}</span>" for caption in captions)
+    above = f'<div class="times">{columns}</div>' if captions else ""
     figures = [
         f"<figure><figcaption>{swatch(i)} {text(e.name)}</figcaption>"
         f'<div class="scroll" role="region" tabindex="0" aria-label="trajectory of {text(e.name)}">'
-        f'<div class="film" style="--n:{max(columns, 1)}">{above}{_image(e.trajectory)}</div></div></figure>'
+        f'<div class="film" style="--n:{max(len(captions), 1)}">{above}{_image(e.trajectory)}</div></div></figure>'
         for i, e in enumerate(contents.entries)
         if e.trajectory
     ]
+    if not figures:
+        return None
     lead = (
-        "What the network takes for the clean image along a sampling chain, from noise on the left to the sample on the right; "
+        "What the network takes for the clean image along a sampling chain, from noise on the left to the sample on the right."
     )
-    lead += "the same noise for all entries. An entry that decides early shows its last image early."
-    return (
-        Section("trajectories", "Denoising trajectories", lead, f'<div class="trajectories">{"".join(figures)}</div>')
-        if figures
-        else None
-    )
+    lead += " Above each column stands its time t." if captions and times else ""
+    lead += " All entries start from the same noise; one that decides early shows its last image early." * (len(figures) > 1)
+    return Section("trajectories", "Denoising trajectories", lead, _pictures("trajectories", figures))
 
 
 def differences(contents: Contents) -> Section | None:
@@ -93,6 +98,10 @@ def differences(contents: Contents) -> Section | None:
     if not known:
         return None
     keys, common = _shared([config for *_, config in known])
+    if len(contents.entries) == 1:
+        listed = _common_table("config", common)
+        listed = f'<details id="common"><summary>All {len(common)} keys</summary>{listed}</details>'
+        return Section("differs", "Config", "The configuration of the run.", listed)
     table = _by_entry("config keys that differ", keys, known) if keys else "<p>Nothing in the configs differs.</p>"
     rest = _common_table("common config", common)
     body = f'{table}<details id="common"><summary>The config that all share ({len(common)} keys)</summary>{rest}</details>'
@@ -106,7 +115,9 @@ def environment(contents: Contents) -> Section | None:
     keys, common = _shared([values for *_, values in known])
     body = _by_entry("environment that differs", keys, known) if keys else ""
     body += _common_table("environment", common) if common else ""
-    lead = "What the runs were trained on." + (" First what differs, then what all share." if keys and common else "")
+    lead = f"What the run{'s were' if len(known) > 1 else ' was'} trained on." + (
+        " First what differs, then what all share." if keys and common else ""
+    )
     return Section("environment", "Environment", lead, body)
 
 
@@ -153,6 +164,11 @@ def swatch(index: int) -> str:
     )
 
 
+def _pictures(name: str, figures: Sequence[str]) -> str:
+    few = " few" if len(figures) <= FEW else ""
+    return f'<div class="{name}{few}">{"".join(figures)}</div>'
+
+
 def _scrolling(label: str, table: str) -> str:
     """A table that scrolls within itself: the page never does sideways."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{table}</div>'
@@ -161,26 +177,32 @@ def _scrolling(label: str, table: str) -> str:
 def _summary_table(contents: Contents) -> str:
     """Entries by quantities, the real images last."""
     head = "".join(f'<th scope="col"><abbr title="{text(c.help)}">{text(c.title)}</abbr></th>' for c in contents.columns)
-    rows = [_entry_row(i, entry, contents.columns) for i, entry in enumerate(contents.entries)]
+    compared = len(contents.entries) > 1
+    rows = [_entry_row(i, entry, contents.columns, compared) for i, entry in enumerate(contents.entries)]
     foot = ""
     if any(not isnan(c.real) for c in contents.columns):
         cells = "".join("<td></td>" if isnan(c.real) else f"<td>{_number(c.real)}</td>" for c in contents.columns)
         foot = f'<tfoot><tr><th scope="row">real images</th>{cells}</tr></tfoot>'
     body = f'<thead><tr><th scope="col">entry</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody>{foot}'
-    return _scrolling("summary", f'<table class="numbers">{body}</table>')
+    dense = " dense" if len(contents.columns) > DENSE else ""
+    return _scrolling("summary", f'<table class="numbers{dense}">{body}</table>')
 
 
-def _entry_row(index: int, entry: Entry, columns: Sequence[Column]) -> str:
+def _value_of(entry: Entry, column: Column) -> float:
+    return entry.numbers[column.key].value if column.key in entry.numbers else float("nan")
+
+
+def _entry_row(index: int, entry: Entry, columns: Sequence[Column], compared: bool) -> str:
     failed = ' <a class="badge" href="#failed">failed</a>' if entry.failed else ""
-    cells = "".join(_cell(entry.numbers.get(c.key)) for c in columns)
+    cells = "".join(_cell(entry.numbers.get(c.key), compared) for c in columns)
     return f'<tr><th scope="row">{swatch(index)} {text(entry.name)}{failed}</th>{cells}</tr>'
 
 
-def _cell(known: Number | None) -> str:
+def _cell(known: Number | None, compared: bool) -> str:
     if known is None:
         return f"<td>{UNKNOWN}</td>"
     sign = {Mark.BEST: "★", Mark.TIE: "="}.get(known.mark)
-    if sign is None:
+    if sign is None or not compared:  # one alone is no best
         return f"<td>{_number(known.value, known.spread)}</td>"
     said = {Mark.BEST: "best", Mark.TIE: "tie with the best"}[known.mark]
     note = f'<span class="mark" title="{said}" aria-hidden="true">{sign}</span><span class="sr">{said}: </span>'
@@ -255,4 +277,5 @@ def _image(picture: Picture) -> str:
     """The PNG within the page, at its own size, so that nothing moves when it is decoded."""
     width, height = struct.unpack(">II", picture.png[16:24])  # of the IHDR chunk, which is always first
     source = f"data:image/png;base64,{b64encode(picture.png).decode()}"
-    return f'<img src="{source}" alt="{text(picture.alt)}" width="{width}" height="{height}" loading="lazy" decoding="async">'
+    size = f'width="{width}" height="{height}" style="--own:{width}px"'
+    return f'<img src="{source}" alt="{text(picture.alt)}" {size} decoding="async">'
