@@ -110,14 +110,18 @@ class _Chain:
         self.model = Guided(denoiser, guidance, shape.classes) if shape.classes else denoiser
         labels = (torch.arange(first, first + count) % shape.classes).to(device) if shape.classes else None
         self.cond = None if labels is None else {"label": labels}
-        size = (count, shape.channels, shape.size, shape.size)
+        self.size = (count, shape.channels, shape.size, shape.size)
+        self.seed, self.first, self.device = seed, first, device
         top = denoiser.schedule.sigma(torch.ones(1, device=device)).detach()
-        self.start = top * counted.normal(size, seed, "sample", first=first, device=device)
-        self.generator = counted.generator(seed, "sampling", first, device=device)
+        self.start = top * counted.normal(self.size, seed, "sample", first=first, device=device)
 
     def run(self, sampler: Sampler, times: Tensor, callback: Callable[[int, Tensor], None] | None = None) -> Tensor:
-        times = times.to(self.start.device)
-        return sample(self.model, sampler, self.start, times, cond=self.cond, generator=self.generator, callback=callback)
+        times = times.to(self.device)
+        return sample(self.model, sampler, self.start, times, cond=self.cond, noise=self._fresh, callback=callback)
+
+    def _fresh(self, step: int) -> Tensor:
+        """The noise of a step of a stochastic sampler: that of sample k is a function of (seed, k, step) alone."""
+        return counted.normal(self.size, self.seed, "sampling", step, first=self.first, device=self.device)
 
     def x0_hat(self, z: Tensor, t: Tensor) -> Tensor:
         x0: Tensor = self.model(z, t.to(z).expand(len(z)), self.cond).x0

@@ -19,6 +19,8 @@ from xhat.gradients import GradientProfile
 from xhat.training.checkpoint import write_bytes
 
 BLUE, GREY = "#1f5fa8", "#8a8f98"
+HELD_OUT = "eval/bits_per_dim"
+_TITLES = {"loss": "loss (weighted sum of all terms)", HELD_OUT: "held-out images: bits/dim within the noise levels measured"}
 COLORS = (BLUE, "#c4572e", "#3b8a4f", "#7a4fa3")
 
 
@@ -48,20 +50,21 @@ def grid_columns(classes: int | None) -> int:
 
 
 def save_losses(metrics: Path, path: Path) -> None:
-    """A PNG of every term of a metrics.jsonl against the step, one panel each, smoothed line over the raw one."""
+    """A PNG of every term of a metrics.jsonl against the step, smoothed line over the raw one; and of the common scale."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     if not rows:
         return
     names = list(dict.fromkeys(name for row in rows for name in row["terms"]))
     names = ["loss", *names] if len(names) > 1 else names
+    names += [HELD_OUT] if sum(HELD_OUT in row for row in rows) > 1 else []
     figure = Figure(figsize=(7, 2.6 * len(names) + 0.4), layout="constrained")
     for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
-        points = [(r["step"], r["loss"] if name == "loss" else r["terms"].get(name)) for r in rows]
+        points = [(r["step"], r.get(name) if name in ("loss", HELD_OUT) else r["terms"].get(name)) for r in rows]
         steps, values = zip(*[(s, v) for s, v in points if v is not None], strict=True) if points else ((), ())
         axis.plot(steps, values, color=GREY, alpha=0.5, linewidth=0.8)
-        axis.plot(steps, _smoothed(values), color=BLUE, linewidth=1.8)
-        axis.set_title("loss (weighted sum of all terms)" if name == "loss" else f"term: {name}", loc="left", fontsize=10)
-        if min(values) > 0:
+        axis.plot(steps, values if name == HELD_OUT else _smoothed(values), color=BLUE, linewidth=1.8)
+        axis.set_title(_TITLES.get(name, f"term: {name}"), loc="left", fontsize=10)
+        if min(values) > 0 and name != HELD_OUT:
             axis.set_yscale("log")
             _plain_log(axis)
         _tidy(axis)

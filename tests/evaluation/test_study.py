@@ -99,16 +99,19 @@ def test_a_measurement_that_fails_leaves_the_others(tmp_path, monkeypatch):
 
 
 def test_ties_are_differences_seed_by_seed_within_students_interval():
-    """Differences 0.1, 0.2, 0.1 have a mean of 0.133 ± 0.033: with two degrees of freedom 4.3 errors are 0.143, a tie."""
+    """Ratios 1.1, 1.25, 1.1: logarithms of 0.138 ± 0.043; with two degrees of freedom 4.3 errors are 0.184, a tie."""
     first = Outcome("a", {"fid": [1.0, 1.2, 1.1]}, {})
-    near = Outcome("b", {"fid": [1.1, 1.4, 1.2]}, {})
+    near = Outcome("b", {"fid": [1.1, 1.5, 1.21]}, {})
     steady = Outcome("c", {"fid": [1.1, 1.3, 1.201]}, {})  # the seeds differ more than these two do, every time alike
     assert near.ties(first, "fid")
+    assert not Outcome("d", {"fid": [40.0, 110.0, 90.0]}, {}).ties(first, "fid")  # in differences, 79 ± 21 would be one
+    negative = Outcome("e", {"kid": [-0.1, 0.1, 0.0]}, {})
+    assert negative.ties(Outcome("f", {"kid": [-0.2, 0.1, -0.1]}, {}), "kid")
     assert not steady.ties(first, "fid")
     assert not first.ties(first, "fid")
     assert best([near, first, steady], "fid") is first
     assert best([first], "fid") is None
-    assert near.sd("fid") == pytest.approx(statistics.stdev([1.1, 1.4, 1.2]))
+    assert near.sd("fid") == pytest.approx(statistics.stdev([1.1, 1.5, 1.21]))
 
 
 def test_one_seed_ties_within_the_error_of_the_images():

@@ -4,6 +4,7 @@ import signal
 import time
 
 import pytest
+from safetensors.torch import load_file
 
 from helpers import TINY, process, states_equal, write_digits, xhat
 from xhat.runs import WEIGHTS
@@ -108,3 +109,15 @@ def test_a_finished_run_has_nothing_left_to_do(tiny_run, capsys):
     before = {p: p.stat().st_mtime_ns for p in tiny_run.glob("*.safetensors")}
     assert xhat("train", "--run", tiny_run, "--resume", capsys=capsys)[0] == 0
     assert before == {p: p.stat().st_mtime_ns for p in tiny_run.glob("*.safetensors")}
+
+
+def test_lost_weights_are_written_anew(tmp_path, digits, capsys):
+    """As the message about damaged weights says: --resume of a run that has ended gives them back, to the last bit."""
+    run = tmp_path / "run"
+    assert xhat("train", "mnist", "--run", run, "--data", digits, "--max_steps", 3, *TINY)[0] == 0
+    path = run / "ema.safetensors"
+    before = {name: value.clone() for name, value in load_file(path).items()}  # the file is mapped into memory
+    path.write_bytes(path.read_bytes()[:100])
+    assert "go on with --resume" in xhat("sample", run, "--n", 1, "--out", tmp_path / "s.npz", capsys=capsys)[2]
+    assert xhat("train", "--run", run, "--resume")[0] == 0
+    assert states_equal(load_file(path), before)

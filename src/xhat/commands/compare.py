@@ -1,6 +1,7 @@
 """xhat compare."""
 
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,10 @@ from xhat.commands.measured import How, measured, penalty_of
 from xhat.commands.parsing import UsageError, new_parser
 from xhat.commands.report import report_study, require_comparable, study_how
 from xhat.commands.terminal import print_json
+from xhat.evaluation.denoising import LEVELS
 from xhat.evaluation.outcome import Outcome, best
 from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
+from xhat.report.collect import QUANTITIES
 
 DESCRIPTION = """Train one base config with each of a list of changes, from the same weights, with the same data order and
 noise, and measure all alike: the variational bound, the error above the floor, FID, penalties of samples, time of a step.
@@ -30,7 +33,8 @@ by the spread between seeds is marked as a tie (=)."""
 SHOWN = {"bits": "bound", "excess": "excess", "fid": "fid", "read": "read", "fewest": "rarest", "milliseconds": "ms/step"}
 LOWER = ("bits", "excess", "fid")
 WITH_SE = ("bits", "excess")
-MOST_JOBS = 8
+MOST_JOBS, LONGEST_NAME = 8, 200
+FIXED = ("seed", "run", "resume", "help")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -54,12 +58,12 @@ def run(argv: Sequence[str]) -> int:
     outcomes = run_study(study, out, measure, jobs=options.jobs or _room(), say=_say)
     failed = {o.name: o.failed for o in outcomes if o.failed}
     study_to_file(out / STUDY_FILE, study, failed)
-    page, real = report_study(study, out, failed), measure.real
+    page = report_study(study, out, failed)
     if options.json:
         changes = [{**dataclasses.asdict(o), "summary": _summary(o)} for o in outcomes]
-        print_json({"study": options.study, "real": real, "changes": changes, "report": str(page) if page else None})
+        print_json({"study": options.study, "real": measure.real, "changes": changes, "report": str(page) if page else None})
     else:
-        _show(study, outcomes, real, page)
+        _show(study, outcomes, measure, page)
     return 0 if any(o.values for o in outcomes) else 1
 
 
@@ -71,7 +75,7 @@ def read_study(path: Path) -> Study:
     """
     from xhat.commands.inspect import shape_of
     from xhat.commands.train import resolve
-    from xhat.config import Config, DataShape, build_denoiser, build_objective
+    from xhat.config import Config, DataShape, build_denoiser, build_objective, build_sampler, build_times
 
     if not path.is_file():
         raise UsageError(f"study {path} does not exist")
@@ -92,19 +96,31 @@ def read_study(path: Path) -> Study:
     for change, own in changes.items():
         if not isinstance(own, dict):
             raise UsageError(f'{path}: change "{change}" must be {{dotted key: value}}, got {own!r}')
+    if "penalties" in values:
+        values["penalties"] = {str(name): str(text) for name, text in values["penalties"].items()}
     study = Study(**{"title": path.stem, **values, "changes": changes})
     if not study.seeds or not all(isinstance(s, int) for s in study.seeds) or study.samples < 2:
         raise UsageError(f"{path}: seeds must be whole numbers, samples at least 2")
+    if len(set(study.seeds)) < len(study.seeds):
+        raise UsageError(f"{path}: a seed is named twice, and would give the same run twice")
+    for change, own in changes.items():
+        if fixed := [key for key in (*study.common, *own) if key in FIXED]:
+            raise UsageError(f'{path}: change "{change}": {fixed[0]} is no value of a change: the study sets it')
     folders = [study.folder(Path(), change, 0) for change in study.changes]
     if len(set(folders)) < len(folders):
         raise UsageError(f"{path}: two changes have the same name but for signs; their runs need two folders")
+    for change, folder in zip(study.changes, folders, strict=True):
+        if len(folder.parent.name) > LONGEST_NAME:
+            raise UsageError(f"{path}: a change's name is its folder's: {LONGEST_NAME} letters at most, got {change[:20]}...")
     shapes: dict[str, DataShape] = {}
     configs: dict[str, Config] = {}
     for change in study.changes:
         try:
             configs[change] = config = resolve([*study.options(change, study.seeds[0]), "--run", "checked"])[0]
             shape = shapes.setdefault(f"{config.data} {config.image_size} {config.labels}", shape_of(config))
-            build_objective(config, build_denoiser(config, shape))
+            build_objective(config, denoiser := build_denoiser(config, shape))
+            build_sampler(config.sampling.sampler)
+            build_times(config.sampling.spacing, denoiser.schedule, config.sampling.steps)
         except ValueError as error:
             raise UsageError(f'{path}: change "{change}": {error}') from None
     try:
@@ -114,8 +130,10 @@ def read_study(path: Path) -> Study:
     shape = next(iter(shapes.values()))
     images = torch.zeros(2, shape.channels, shape.size, shape.size)
     for name, text in study.penalties.items():
+        if name in QUANTITIES:
+            raise UsageError(f"{path}: penalties.{name}: {name} is measured already, choose another name")
         try:
-            if penalty_of(str(text))(images).shape != (2,):
+            if penalty_of(text)(images).shape != (2,):
                 raise ValueError(f"{text} has no value for each image")
         except (AttributeError, TypeError, ValueError) as error:
             raise UsageError(f"{path}: penalties.{name}: {error}") from None
@@ -154,29 +172,31 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _show(study: Study, outcomes: list[Outcome], real: Mapping[str, float], page: Path | None) -> None:
-    console = Console(highlight=False)
+def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path | None) -> None:
+    console = Console(highlight=False, markup=False, emoji=False)  # names are whatever the user chose
     shown = {**SHOWN, **{p: p.replace("_", " ") for p in study.penalties}}
     quantities = [q for q in shown if any(q in o.values for o in outcomes)]
     table = Table(box=None, pad_edge=False)
-    table.add_column("change", no_wrap=True)
+    table.add_column("change", overflow="fold")
     for quantity in quantities:
-        table.add_column(shown[quantity], justify="right")
+        table.add_column(shown[quantity], justify="right", no_wrap=True)
     first = {q: best(outcomes, q) for q in LOWER}
     for outcome in outcomes:
         table.add_row(outcome.name, *(_cell(outcome, q, first.get(q)) for q in quantities))
     console.print(table)
     for outcome in outcomes:
         for seed, line in outcome.failed.items():
-            console.print(f"{outcome.name}, seed {seed} failed: {line}", soft_wrap=True, markup=False)
-    console.print(f"real images: {'  '.join(f'{name} {value:.3g}' for name, value in real.items())}")
+            console.print(f"{outcome.name}, seed {seed} failed: {line}", soft_wrap=True)
+    console.print(f"real images: {'  '.join(f'{name} {value:.3g}' for name, value in measure.real.items())}")
+    within = measure.how.logsnr or LEVELS
     console.print(
-        "bound: bits/dim of held-out images ± standard error; excess: the same within logsnr -8 to 8, above the floor"
+        "bound: bits/dim of held-out images ± standard error; "
+        f"excess: the same within logsnr {within[0]:g} to {within[-1]:g}, above the floor"
     )
     console.print("read: share read as a digit with confidence >= 0.9; rarest: how often the rarest is read, 1 = the mean")
     seeds = len(study.seeds)
     told = (
-        f"other ±: standard deviation between {seeds} seeds; " if seeds > 1 else "one seed: nobody knows how far seeds differ; "
+        f"FID ±: standard deviation between {seeds} seeds; " if seeds > 1 else "one seed: nobody knows how far seeds differ; "
     )
     console.print(f"{told}* the lowest, = not to be told from it")
     if page:
@@ -187,10 +207,16 @@ def _cell(outcome: Outcome, quantity: str, first: Outcome | None) -> str:
     mean: Any = outcome.mean(quantity)
     if mean != mean:
         return ""
-    if quantity == "milliseconds":
-        return f"{mean:.0f}"
-    spread = outcome.se(quantity) if quantity in WITH_SE else outcome.sd(quantity)
-    text = f"{mean:.3g}" + (f" ± {spread:.1g}" if spread == spread else "")
-    if first is None:
-        return text
-    return text + (" *" if outcome is first else " =" if outcome.ties(first, quantity) else "")
+    if quantity not in LOWER:  # their spreads stand in the report
+        return f"{mean:.0f}" if quantity == "milliseconds" else f"{mean:.3g}"
+    text = with_spread(mean, outcome.se(quantity) if quantity in WITH_SE else outcome.sd(quantity))
+    return text + ("*" if outcome is first else "=" if first is not None and outcome.ties(first, quantity) else " ")
+
+
+def with_spread(mean: float, spread: float) -> str:
+    """mean±spread, to the first digit of the spread, or two where that is a 1; three digits of a mean without one."""
+    if not spread > 0:  # nor NaN
+        return f"{mean:.3g}"
+    size = math.floor(math.log10(spread))
+    places = max(0, -size + (spread < 2 * 10**size))
+    return f"{mean:.{places}f}±{spread:.{places}f}"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xhat.anatomy import anatomy, levels
 from xhat.config import build_objective
 from xhat.data.images import Images, to_float
 from xhat.evaluation.denoising import LEVELS, reached, summary, x0_errors
@@ -78,9 +79,8 @@ def measured(run: Path, how: How) -> Measured:
         if stored["key"] == key and stored["how"] == json.loads(json.dumps(asdict(how))):
             values = stored["found"]
             return Measured(**{**values, "lines": {name: Line(**line) for name, line in values["lines"].items()}})
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    path.parent.mkdir(exist_ok=True)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+        pass  # none yet, or damaged
     found = _measure(run, how)
     write_bytes(path, json.dumps({"key": key, "how": asdict(how), "found": asdict(found)}).encode())
     return found
@@ -91,29 +91,49 @@ def _measure(run: Path, how: How) -> Measured:
     from xhat.runs import load
 
     trained = load(run)
-    config, device = trained.config, next(trained.denoiser.net.parameters()).device
-    training, held_out = load_parts(config.data, trained.shape.size, config.held_out)
+    training, held_out = load_parts(trained.config.data, trained.shape.size, trained.config.held_out)
     real = _labelled(held_out or training, trained)
-    problems = [] if held_out else ["too few images to hold any out: errors are of training images, and there is no floor"]
-    levels = tuple(reached(trained.denoiser.schedule, how.logsnr))
-    x0 = to_float(real.pixels[: how.images]).to(device)
-    labels = None if real.labels is None else real.labels[: how.images].to(device)
-    errors = x0_errors(trained.denoiser, x0, labels, levels)
-    found = summary(errors, levels)
-    numbers = {"denoising": found.bits_per_dim, "denoising_se": found.bits_per_dim_se}
-    lines = {"x0_error": Line(list(levels), found.x0_error, found.x0_error_se), **_weightings(trained)}
-    if held_out:
-        floor = _floor(config.data, trained.shape.size, config.held_out, real.labels is not None, len(x0), levels)
-        above, low, high = (summary(e, levels) for e in (errors - floor.lower, floor.lower, floor.upper))
-        numbers |= {"excess": above.bits_per_dim, "excess_se": above.bits_per_dim_se}
-        lines |= {"floor_lower": Line(list(levels), low.x0_error, low.x0_error_se)}
-        lines |= {"floor_upper": Line(list(levels), high.x0_error, high.x0_error_se)}
+    numbers, lines, problems = _errors(trained, real, held_out is not None, how)
     try:
         numbers, lines = numbers | (bound := _bound(trained, training, real, how))[0], lines | bound[1]
     except ValueError as error:
         problems.append(f"no bound: {error}")
+    lines |= _weightings(trained)
+    (run / FOLDER).mkdir(exist_ok=True)
     of_samples, of_real = _samples(trained, run, real, how)
     return Measured(trained.step, numbers | of_samples | _times(run), of_real, lines, _pictures(trained, run), problems)
+
+
+def _errors(trained: TrainedRun, real: Images, held_out: bool, how: How) -> tuple[dict[str, float], dict[str, Line], list[str]]:
+    """The error at each noise level, what of it is above the floor, and what could not be measured."""
+    config = trained.config
+    try:
+        logsnr = tuple(reached(trained.denoiser.schedule, how.logsnr))
+    except ValueError as error:
+        return {}, {}, [f"no error by noise level: {error}"]
+    x0, labels = _given(trained, real, how.images)
+    errors = x0_errors(trained.denoiser, x0, labels, logsnr)
+    found = summary(errors, logsnr)
+    numbers = {"denoising": found.bits_per_dim, "denoising_se": found.bits_per_dim_se}
+    lines = {"x0_error": Line(list(logsnr), found.x0_error, found.x0_error_se)}
+    if not held_out:
+        return numbers, lines, ["too few images to hold any out: errors are of training images, and there is no floor"]
+    try:
+        floor = _floor(config.data, trained.shape.size, config.held_out, labels is not None, len(x0), logsnr)
+    except ValueError as error:
+        return numbers, lines, [f"no floor: {error}"]
+    above, low, high = (summary(e, logsnr) for e in (errors - floor.lower, floor.lower, floor.upper))
+    numbers |= {"excess": above.bits_per_dim, "excess_se": above.bits_per_dim_se}
+    lines |= {"floor_lower": Line(list(logsnr), low.x0_error, low.x0_error_se)}
+    lines |= {"floor_upper": Line(list(logsnr), high.x0_error, high.x0_error_se)}
+    return numbers, lines, []
+
+
+def _given(trained: TrainedRun, images: Images, count: int) -> tuple[Tensor, Tensor | None]:
+    """The first images and their labels, for the network."""
+    device = next(trained.denoiser.net.parameters()).device
+    labels = None if images.labels is None else images.labels[:count].to(device)
+    return to_float(images.pixels[:count]).to(device), labels
 
 
 def _labelled(images: Images, trained: TrainedRun) -> Images:
@@ -145,14 +165,9 @@ def _bound(trained: TrainedRun, training: Images, real: Images, how: How) -> tup
     """The variational bound, and its steps; a schedule in continuous time is taken in 1000 steps."""
     from xhat.bound.estimate import estimate_bound
 
-    device = next(trained.denoiser.net.parameters()).device
     aside = _labelled(training.chosen(torch.arange(min(PILOT, len(training)))), trained)
-
-    def given(images: Images, count: int) -> tuple[Tensor, dict[str, Tensor] | None]:
-        labels = None if images.labels is None else {"label": images.labels[:count].to(device)}
-        return to_float(images.pixels[:count]).to(device), labels
-
-    (x0, cond), (pilot, pilot_cond) = given(real, how.bound_images), given(aside, PILOT)
+    (x0, labels), (pilot, pilot_labels) = _given(trained, real, how.bound_images), _given(trained, aside, PILOT)
+    cond, pilot_cond = (None if of is None else {"label": of} for of in (labels, pilot_labels))
     found = estimate_bound(trained.denoiser, x0, pilot, cond=cond, pilot_cond=pilot_cond)
     curve = found.curve
     width = [last - first + 1 for first, last in zip(curve.first, curve.last, strict=True)]
@@ -211,17 +226,10 @@ def penalty_of(text: str) -> Callable[[Tensor], Tensor]:
 def _weightings(trained: TrainedRun) -> dict[str, Line]:
     """What is learned, and where the samples go, over the noise levels that are trained on."""
     objective = build_objective(trained.config, trained.denoiser)
-    schedule = trained.denoiser.schedule
-    ends = torch.tensor([max(schedule.t_min, 1e-6), 1 - 1e-6], dtype=torch.float64, device=schedule.device)
-    high, low = schedule.logsnr(ends).detach().clamp(-10, 10).tolist()
-    logsnr = torch.linspace(low, high, 81, dtype=torch.float64, device=schedule.device)
-    with torch.no_grad():
-        weight = objective.effective_weighting(logsnr)
-        t = schedule.t_of(logsnr)
-        density = objective.times.relative_density(t) / (-schedule.dlogsnr(t))
-    top = float(weight.max())
-    lines = {"density": Line(logsnr.tolist(), density.tolist())}
-    return lines | ({"weighting": Line(logsnr.tolist(), (weight / top).tolist())} if top > 0 else {})
+    found = anatomy(objective, levels(trained.denoiser.schedule), second_moment=1.0)  # that of the data is for gradients
+    top = max(found.effective)
+    lines = {"density": Line(found.logsnr, found.density)}
+    return lines | ({"weighting": Line(found.logsnr, [w / top for w in found.effective])} if top > 0 else {})
 
 
 def _pictures(trained: TrainedRun, run: Path) -> list[float]:
@@ -236,7 +244,7 @@ def _pictures(trained: TrainedRun, run: Path) -> list[float]:
 
 def _times(run: Path) -> dict[str, float]:
     """Median time of a training step, and all of the training time."""
-    rows = metrics(run)
+    rows = [row for row in metrics(run) if row["images_per_second"]]  # it is rounded, so that it may be 0
     if not rows:
         return {}
     seconds = statistics.median(float(row["images"] / row["step"] / row["images_per_second"]) for row in rows)
@@ -244,11 +252,15 @@ def _times(run: Path) -> dict[str, float]:
 
 
 def metrics(run: Path) -> list[Mapping[str, Any]]:
-    """The rows of a run's metrics.jsonl; the last may be cut short while training writes it."""
-    path, rows = run / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    """The rows of a run's metrics.jsonl; the last may be cut short while training writes it, or by a crash."""
+    path = run / "metrics.jsonl"
+    rows: list[Mapping[str, Any]] = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if not isinstance(row, dict) or not row.keys() >= {"step", "images", "seconds", "images_per_second"}:
+            break
+        rows.append(row)
     return rows

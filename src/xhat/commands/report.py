@@ -1,5 +1,6 @@
 """xhat report."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -13,10 +14,10 @@ from xhat.config import Config
 from xhat.evaluation.denoising import LEVELS, reached
 from xhat.evaluation.outcome import Outcome
 from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, study_from_file
-from xhat.report.collect import Group, collect
+from xhat.report.collect import QUANTITIES, Group, collect
 from xhat.report.contents import Contents
-from xhat.runs import WEIGHTS
-from xhat.training.checkpoint import RunError, write_bytes
+from xhat.runs import WEIGHTS, read_weights
+from xhat.training.checkpoint import write_bytes
 
 DESCRIPTION = """Write one HTML page about runs, which needs no network to be read: samples from the same noise, how they came
 about, the error at each noise level with the floor that no denoiser can go below, what is learned, the bound step by step,
@@ -33,7 +34,9 @@ def run(argv: Sequence[str]) -> int:
     parser = new_parser("report", DESCRIPTION)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or one folder of a study")
     parser.add_argument("--out", default="report.html", metavar="FILE.html", help="where the page goes")
-    parser.add_argument("--samples", type=int, default=1000, help="drawn from each run for FID and penalties")
+    parser.add_argument(
+        "--samples", type=int, default=1000, help="drawn from each run for FID and penalties; studies have their own"
+    )
     parser.add_argument("--watch", action="store_true", help="write the page anew until the runs have ended")
     options = parser.read(argv)
     out, folders = Path(options.out), [Path(r) for r in options.runs]
@@ -101,8 +104,8 @@ def study_contents(study: Study, out: Path, failed: dict[str, dict[int, str]], w
             if (runs[change, seed] / FINISHED).exists() and seed not in problems:
                 try:
                     found[seed] = measured(runs[change, seed], how)
-                except (RunError, ValueError) as error:
-                    problems[seed] = str(error)
+                except (OSError, RuntimeError, ValueError) as error:
+                    problems[seed] = f"not measured: {' '.join(str(error).split())}"
             elif seed not in problems and not watch:
                 problems[seed] = "not trained yet"
         folders = [runs[change, s] for s in study.seeds if runs[change, s].exists() and s not in problems]
@@ -124,12 +127,12 @@ def study_how(study: Study, folders: Sequence[Path]) -> How:
 
 
 def common_levels(folders: Sequence[Path]) -> tuple[float, ...]:
-    """The noise levels that the schedules of all runs have."""
+    """The noise levels that the schedules of all runs have; a run that has fewer than two of them does not count."""
     from xhat.runs import load
 
     levels = list(LEVELS)
     for folder in folders:
-        if (folder / WEIGHTS).exists():
+        with contextlib.suppress(ValueError):  # said where it is measured, and no reason to measure no other
             levels = reached(load(folder).denoiser.schedule, levels)
     return tuple(levels)
 
@@ -153,7 +156,7 @@ def require_comparable(configs: dict[str, Config]) -> None:
 
 def _names(folders: Sequence[Path]) -> list[str]:
     """The last part of each path, or the whole where those are the same."""
-    if len(set(folders)) < len(folders):
+    if len({f.resolve() for f in folders}) < len(folders):
         raise UsageError("a run is named twice")
     short = [f.resolve().name for f in folders]
     return short if len(set(short)) == len(short) else [str(f) for f in folders]
@@ -167,8 +170,11 @@ def _config(folder: Path) -> Config:
 
 
 def _finished(folder: Path) -> bool:
+    """Whether training has ended, and its last weights are written: the last line of the metrics is written before them."""
     rows = metrics(folder)
-    return bool(rows) and float(rows[-1].get("progress", 1.0)) >= 1 and (folder / WEIGHTS).exists()
+    if not rows or float(rows[-1].get("progress", 1.0)) < 1 or not (folder / WEIGHTS).exists():
+        return False
+    return read_weights(folder).step >= int(rows[-1]["step"])
 
 
 def _penalties(configs: Sequence[Config]) -> dict[str, str]:
@@ -181,14 +187,14 @@ def _penalties(configs: Sequence[Config]) -> dict[str, str]:
             except ValueError:
                 continue
             if term.loss not in found.values():
-                found[name if name not in found else f"{name}: {term.loss}"] = term.loss
+                found[name if name not in (*found, *QUANTITIES) else f"{name}: {term.loss}"] = term.loss
     return found
 
 
 def _subtitle(groups: Sequence[Group], how: How) -> str:
     data = groups[0].config.data
     levels = f"noise levels logsnr {how.logsnr[0]:g} to {how.logsnr[-1]:g}"
-    return f"data: {data}; {how.images} held-out images at {levels}; {how.samples:,} samples each"
+    return f"data: {data}; up to {how.images} held-out images at {levels}; {how.samples:,} samples each"
 
 
 def report_study(study: Study, out: Path, failed: dict[str, dict[int, str]]) -> Path | None:
@@ -196,7 +202,7 @@ def report_study(study: Study, out: Path, failed: dict[str, dict[int, str]]) -> 
     page = out / "report.html"
     try:
         write_page(study_contents(study, out, failed)[0], page)
-    except OSError as error:
-        note(f"cannot write {page}: {error.strerror or error}")
+    except (OSError, ValueError) as error:
+        note(f"cannot write {page}: {getattr(error, 'strerror', None) or error}")
         return None
     return page

@@ -51,13 +51,16 @@ class Outcome:
         """Whether the difference to the best may be chance.
 
         With two common seeds or more: zero lies within Student's 95 % interval of the mean difference, seed by seed, which have
-        the same weights, data and noise. With fewer: within two standard errors. Those of a single seed are of the images
+        the same weights, data and noise; of positive quantities it is the logarithms that differ, because what is ten times as
+        large also spreads ten times as far. With fewer: within two standard errors. Those of a single seed are of the images
         alone, and say nothing of how far seeds differ; a quantity without a standard error has no ties then.
         """
         if self is best:
             return False
-        pairs = zip(self.values.get(quantity, []), best.values.get(quantity, []), strict=False)
-        differences = [a - b for a, b in pairs if math.isfinite(a - b)]
+        both = zip(self.values.get(quantity, []), best.values.get(quantity, []), strict=False)
+        pairs = [(a, b) for a, b in both if math.isfinite(a - b)]
+        positive = all(a > 0 and b > 0 for a, b in pairs)
+        differences = [math.log(a / b) if positive else a - b for a, b in pairs]
         if len(differences) < 2:
             far = math.hypot(self.se(quantity), best.se(quantity))
             return abs(self.mean(quantity) - best.mean(quantity)) <= 2 * far  # NaN compares as False

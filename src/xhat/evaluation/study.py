@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from xhat.evaluation.outcome import Outcome
-from xhat.training.checkpoint import write_bytes
+from xhat.runs import WEIGHTS
+from xhat.training.checkpoint import RunError, write_bytes
 
 STUDY_FILE, FINISHED = "study.json", "finished.json"
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,12 @@ def run_study(
         return failure
 
     with ThreadPoolExecutor(jobs) as pool:
-        failures = dict(zip(plan, pool.map(one, plan), strict=True))
+        try:
+            failures = dict(zip(plan, pool.map(one, plan), strict=True))
+        except BaseException:
+            for process in list(_running):  # those that Ctrl-C has not reached: they save and end
+                process.terminate()
+            raise
     outcomes = []
     for change in study.changes:
         found, failed = {}, {}
@@ -98,14 +105,17 @@ def _train(options: list[str], folder: Path, jobs: int) -> str | None:
     """None once the run's budget is spent; otherwise what went wrong."""
     log = folder.with_suffix(".log")
     finished, wanted = folder / FINISHED, json.dumps(options)
-    if finished.exists():
+    if finished.exists() and (folder / WEIGHTS).exists():
         return None if finished.read_text() == wanted else f"{folder} holds a run of another config: choose another --out"
     folder.parent.mkdir(parents=True, exist_ok=True)
     resume = ["--resume"] if (folder / "config.yaml").exists() else []
     command = [sys.executable, "-m", "xhat", "train", *options, "--run", str(folder), *resume]
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     with log.open("w") as file:
-        code = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": threads}).returncode
+        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": threads})
+        _running.add(process)
+        code = process.wait()
+        _running.discard(process)
     if code:
         lines = log.read_text().strip().splitlines()
         return lines[-1] if lines else f"exit code {code}"
@@ -119,10 +129,20 @@ def study_to_file(path: Path, study: Study, failed: Mapping[str, Mapping[int, st
 
 
 def study_from_file(path: Path) -> tuple[Study, dict[str, dict[int, str]]]:
-    """What `study_to_file` wrote."""
-    stored = json.loads(path.read_text())
-    failed = {change: {int(seed): line for seed, line in of.items()} for change, of in stored["failed"].items()}
-    return Study(**stored["study"]), failed
+    """What `study_to_file` wrote.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    try:
+        stored = json.loads(path.read_text())
+        failed = {change: {int(seed): line for seed, line in of.items()} for change, of in stored["failed"].items()}
+        study = Study(**stored["study"])
+        if not study.changes or not all(isinstance(own, dict) for own in study.changes.values()):
+            raise ValueError("no changes")
+        return study, failed
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise RunError(f"{path} is damaged: call xhat compare again, which writes it anew and trains nothing twice") from None
 
 
 def _text(value: Any) -> str:

@@ -65,6 +65,8 @@ COLUMNS = [
     Column("minutes", "minutes", "Training time, compilation included."),
 ]
 WITH_SE = ("bits", "denoising", "excess")
+QUANTITIES = (*(c.key for c in COLUMNS), *(f"{key}_se" for key in WITH_SE))
+"""What has a name already, which no penalty can have."""
 
 
 def collect(

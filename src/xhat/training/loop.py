@@ -20,7 +20,7 @@ from xhat.initial import load_into
 from xhat.losses.multipliers import FromGradients, flat_gradient
 from xhat.losses.variational import Hybrid, VariationalBound
 from xhat.pictures import grid_columns, save_grid, save_losses
-from xhat.runs import WEIGHTS, save_weights
+from xhat.runs import WEIGHTS, read_weights, save_weights
 from xhat.training.batches import Batches
 from xhat.training.budget import Budget, Stop
 from xhat.training.checkpoint import Checkpoint, RunError, save_checkpoint
@@ -112,7 +112,9 @@ class Trainer:
                     self._save()
                 if not asked and (self.step % self.config.sample_every == 0 or ended):
                     self._picture()
-            if self.accelerator.is_main_process and self.step > first:
+            if self.accelerator.is_main_process and self.step == first:
+                self._mend_weights()
+            elif self.accelerator.is_main_process:
                 save_losses(self.run / "metrics.jsonl", self.run / "losses.png")
         finally:
             self.log.close()
@@ -261,6 +263,13 @@ class Trainer:
                 "data": self.fingerprint,
             }
             save_checkpoint(self.run, self.step, state)
+            save_weights(self.run / WEIGHTS, self.final_weights(), self.config, self.shape, self.step)
+
+    def _mend_weights(self) -> None:
+        """Write the weights anew if they are missing or damaged: nothing is left to train that would do it."""
+        try:
+            read_weights(self.run)
+        except RunError:
             save_weights(self.run / WEIGHTS, self.final_weights(), self.config, self.shape, self.step)
 
     def _measured(self, ended: bool) -> dict[str, float]:
