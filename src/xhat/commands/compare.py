@@ -176,10 +176,10 @@ def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path |
     console = Console(highlight=False, markup=False, emoji=False)  # names are whatever the user chose
     shown = {**SHOWN, **{p: p.replace("_", " ") for p in study.penalties}}
     quantities = [q for q in shown if any(q in o.values for o in outcomes)]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("change", overflow="fold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("change", overflow="fold", min_width=12)
     for quantity in quantities:
-        table.add_column(shown[quantity], justify="right", no_wrap=True)
+        table.add_column(shown[quantity].replace(" ", "\n"), justify="right", no_wrap=True)
     first = {q: best(outcomes, q) for q in LOWER}
     for outcome in outcomes:
         table.add_row(outcome.name, *(_cell(outcome, q, first.get(q)) for q in quantities))
@@ -208,7 +208,7 @@ def _cell(outcome: Outcome, quantity: str, first: Outcome | None) -> str:
     if mean != mean:
         return ""
     if quantity not in LOWER:  # their spreads stand in the report
-        return f"{mean:.0f}" if quantity == "milliseconds" else f"{mean:.3g}"
+        return f"{mean:.0f}" if quantity == "milliseconds" else f"{mean:.3f}"
     text = with_spread(mean, outcome.se(quantity) if quantity in WITH_SE else outcome.sd(quantity))
     return text + ("*" if outcome is first else "=" if first is not None and outcome.ties(first, quantity) else " ")
 
