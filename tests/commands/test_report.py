@@ -13,7 +13,6 @@ import yaml
 
 from helpers import TINY, write_digits, xhat
 from xhat.commands import report as module
-from xhat.commands.measured import FOLDER, Measured
 from xhat.commands.parsing import write_config
 from xhat.commands.report import common_levels, study_contents, study_how
 from xhat.commands.train import resolve
@@ -21,6 +20,7 @@ from xhat.config import DataShape, build_denoiser
 from xhat.evaluation.denoising import LEVELS
 from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
 from xhat.report.contents import Line
+from xhat.report.measured import FOLDER, Measured
 from xhat.runs import save_weights
 
 OPTIONS = {key.removeprefix("--"): value for key, value in zip(TINY[::2], TINY[1::2], strict=True)}

@@ -14,7 +14,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from xhat.commands.measured import How, measured, penalty_of
 from xhat.commands.parsing import UsageError, new_parser
 from xhat.commands.report import report_study, require_comparable, study_how
 from xhat.commands.terminal import print_json
@@ -22,6 +21,7 @@ from xhat.evaluation.denoising import LEVELS
 from xhat.evaluation.outcome import Outcome, best
 from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
 from xhat.report.collect import QUANTITIES
+from xhat.report.measured import How, measured, penalty_of
 
 DESCRIPTION = """Train one base config with each of a list of changes, from the same weights, with the same data order and
 noise, and measure all alike: the variational bound, the error above the floor, FID, penalties of samples, time of a step.

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from xhat.commands.measured import How, measured, metrics, penalty_of
 from xhat.commands.parsing import UsageError, new_parser, read_config
 from xhat.commands.terminal import note
 from xhat.commands.train import CONFIG_FILE
@@ -16,6 +15,7 @@ from xhat.evaluation.outcome import Outcome
 from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, study_from_file
 from xhat.report.collect import QUANTITIES, Group, collect
 from xhat.report.contents import Contents
+from xhat.report.measured import How, measured, metrics, penalty_of
 from xhat.runs import WEIGHTS, read_weights
 from xhat.training.checkpoint import write_bytes
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xhat.commands.measured import FOLDER, Measured, metrics
 from xhat.config import Config
 from xhat.evaluation.outcome import Outcome, best
 from xhat.report.contents import Column, Contents, Entry, Floor, Line, Mark, Number, Picture
+from xhat.report.measured import FOLDER, Measured, metrics
 from xhat.runs import read_environment
 
 LOWER_IS_BETTER = ("bits", "denoising", "excess", "fid", "kid")

@@ -11,8 +11,6 @@ import pytest
 import torch
 
 from helpers import TINY, write_digits
-from xhat.commands import measured as module
-from xhat.commands.measured import FOLDER, How, Measured, measured, metrics, penalty_of
 from xhat.commands.train import resolve
 from xhat.config import DataShape, build_denoiser
 from xhat.data.images import to_float
@@ -23,7 +21,9 @@ from xhat.evaluation.floor import floor_errors
 from xhat.evaluation.quality import distance, features_of
 from xhat.generate import draw, trajectory
 from xhat.networks.unet import UNet
+from xhat.report import measured as module
 from xhat.report.contents import Line
+from xhat.report.measured import FOLDER, How, Measured, measured, metrics, penalty_of
 from xhat.runs import load, save_weights
 from xhat.training.checkpoint import RunError
 
