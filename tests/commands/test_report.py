@@ -333,7 +333,7 @@ def test_names_are_shown_as_they_are(images, quick, tmp_path, monkeypatch, capsy
     study = {"base": "mnist", "changes": changes, "common": common, "penalties": {"[/q]": "total_variation"}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(study))
 
-    def train(options, folder, jobs):
+    def train(options, folder, *_):
         new_run(folder, images, config=resolve([*options, "--run", str(folder)])[0])
         (folder / FINISHED).write_text(json.dumps(options))
         return "[/failed]" if "gr-e" in str(folder) else None

@@ -85,7 +85,7 @@ def test_mistakes_are_one_line_and_write_nothing(values, message, tmp_path, caps
 
 
 def test_a_measurement_that_fails_leaves_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr("xhat.evaluation.study._train", lambda options, folder, jobs: None)
+    monkeypatch.setattr("xhat.evaluation.study._train", lambda *_: None)
 
     def measure(folder):
         if "bad" in str(folder):

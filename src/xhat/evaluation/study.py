@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,6 @@ from xhat.runs import WEIGHTS
 from xhat.training.checkpoint import RunError, write_bytes
 
 STUDY_FILE, FINISHED = "study.json", "finished.json"
-_running: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def run_study(
         jobs: runs at a time, each in a process of its own with its share of the cores.
         say: told about each run that ends.
     """
-    plan = [(change, seed) for change in study.changes for seed in study.seeds]
+    plan, processes = [(change, seed) for change in study.changes for seed in study.seeds], _Processes()
 
     def one(job: tuple[str, int]) -> str | None:
         change, seed = job
-        failure = _train(study.options(change, seed), study.folder(out, change, seed), jobs)
+        failure = _train(study.options(change, seed), study.folder(out, change, seed), jobs, processes)
         say(f"{change}, seed {seed}: {'trained' if failure is None else failure}")
         return failure
 
@@ -81,8 +81,7 @@ def run_study(
         try:
             failures = dict(zip(plan, pool.map(one, plan), strict=True))
         except BaseException:
-            for process in list(_running):  # those that Ctrl-C has not reached: they save and end
-                process.terminate()
+            processes.stop()  # those that Ctrl-C has not reached: they save and end
             raise
     outcomes = []
     for change in study.changes:
@@ -101,7 +100,35 @@ def run_study(
     return outcomes
 
 
-def _train(options: list[str], folder: Path, jobs: int) -> str | None:
+class _Processes:
+    """The processes of a study; once they are stopped, none is started any more."""
+
+    def __init__(self) -> None:
+        self._lock, self._stopped = threading.Lock(), False
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def run(self, command: list[str], log: Path, threads: int) -> int:
+        """The exit code; output goes to the log."""
+        with log.open("w") as file:
+            with self._lock:  # a stop comes before the start, or finds the process among those that run
+                if self._stopped:
+                    return 130
+                environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+                process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+                self._running.add(process)
+            code = process.wait()
+        self._running.discard(process)
+        return code
+
+    def stop(self) -> None:
+        """Ask all to end."""
+        with self._lock:
+            self._stopped = True
+            for process in list(self._running):
+                process.terminate()
+
+
+def _train(options: list[str], folder: Path, jobs: int, processes: _Processes) -> str | None:
     """None once the run's budget is spent; otherwise what went wrong."""
     log = folder.with_suffix(".log")
     finished, wanted = folder / FINISHED, json.dumps(options)
@@ -110,12 +137,7 @@ def _train(options: list[str], folder: Path, jobs: int) -> str | None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     resume = ["--resume"] if (folder / "config.yaml").exists() else []
     command = [sys.executable, "-m", "xhat", "train", *options, "--run", str(folder), *resume]
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": threads})
-        _running.add(process)
-        code = process.wait()
-        _running.discard(process)
+    code = processes.run(command, log, threads=max(1, (os.cpu_count() or 1) // jobs))
     if code:
         lines = log.read_text().strip().splitlines()
         return lines[-1] if lines else f"exit code {code}"
