@@ -135,7 +135,7 @@ def test_the_verdict_on_every_preset_by_dense_differences(name):
             slope = (schedule.logsnr(t - 1 / schedule.steps) - schedule.logsnr(t)) * schedule.steps
         else:
             ends = levels(schedule)[[0, -1]]
-            t = schedule.t_of(torch.linspace(float(ends[0]), float(ends[1]), 2001, dtype=torch.float64))[1:-1]
+            t = schedule.t_of(torch.linspace(float(ends[0]), float(ends[1]), 501, dtype=torch.float64))[1:-1]
             slope = (schedule.logsnr(t - 1e-7) - schedule.logsnr(t + 1e-7)) / 2e-7
         loss = next(term.loss for term in objective.terms.values())
         weight = loss.noise_weight(objective.denoiser, schedule.logsnr(t)) / (slope / 2)

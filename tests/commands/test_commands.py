@@ -71,10 +71,13 @@ def test_evaluate_prints_one_json_object(mnist_run, capsys):
 
 def test_evaluate_reads_samples_and_other_networks(mnist_run, tmp_path, capsys):
     xhat("sample", mnist_run, "--n", 12, "--out", tmp_path / "s.npz", "--steps", 2)
+    test = mnist("test")
+    np.savez(tmp_path / "real.npz", images=test.pixels[:300, 0].numpy(), labels=test.labels[:300].numpy())
     arguments = ("--samples", tmp_path / "s.npz", "--images", 20, "--features", "xhat.evaluation.features:MNISTFeatures")
+    arguments += ("--data", tmp_path / "real.npz")
     code, out, _ = xhat("evaluate", mnist_run, *arguments, capsys=capsys)
     assert code == 0
-    assert "12 samples against 10000 held-out images" in out
+    assert "12 samples against 300 held-out images" in out
     assert "features: xhat.evaluation.features:MNISTFeatures" in out
 
 

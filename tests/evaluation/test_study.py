@@ -25,6 +25,7 @@ def write(path, digits, changes, **more):
 SMOOTH = {"terms.smooth.loss": "image_loss(total_variation)", "terms.smooth.weight": 0.5}
 
 
+@pytest.mark.slow
 def test_a_study_trains_measures_and_goes_on(tmp_path, digits, capsys):
     """One change fails in training: the rest goes on; a second call trains nothing again."""
     broken = {"optimizer.lr": 1e30, "optimizer.muon_lr": 1e30, "optimizer.warmup_steps": 0, "optimizer.grad_clip": 1e30}

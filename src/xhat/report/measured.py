@@ -196,11 +196,23 @@ def _samples(trained: TrainedRun, run: Path, real: Images, how: How) -> tuple[di
     if (trained.shape.channels, trained.shape.size) == (1, 28):
         network = MNISTFeatures.trained()
         features = features_of(network, images)
-        far = distance(features, features_of(network, real.pixels), "mnist")
+        far = distance(features, _real_features(trained.config.data, trained.config.held_out), "mnist")
         reading = read_digits(network.read(features))
         found |= {"fid": far.fid, "kid": far.kid, "read": reading.confident}
         found |= {"fewest": min(reading.digits) / statistics.fmean(reading.digits)}
     return found, of_real
+
+
+@lru_cache(maxsize=2)
+def _real_features(data: str, share: float) -> Tensor:
+    """Of MNIST's test set, or of the images trained on: of others too few are held out for a distance of distributions."""
+    from xhat.data.load import load_parts
+    from xhat.evaluation.features import MNISTFeatures
+    from xhat.evaluation.quality import features_of
+
+    training, held_out = load_parts(data, 28, share)
+    images = held_out if held_out is not None and data == "mnist" else training
+    return features_of(MNISTFeatures.trained(), images.pixels)
 
 
 def penalty_of(text: str) -> Callable[[Tensor], Tensor]:
