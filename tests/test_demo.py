@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 
 from helpers import process, xhat
+from xhat.data.images import to_float
+from xhat.data.load import load_parts
+from xhat.evaluation.denoising import LEVELS, x0_errors
+from xhat.evaluation.floor import floor_errors
+from xhat.runs import load
 
 STEPS = 1500
 
@@ -25,3 +30,17 @@ def test_the_demo_draws_readable_digits(tmp_path, capsys):
     assert result["confident"] >= 0.75
     assert min(result["digits"]) > 0
     assert result["confident_real"] > 0.97
+    the_floor_lies_under(run)
+
+
+def the_floor_lies_under(run):
+    """At every level the network's error is above the floor, or within three paired standard errors of it; far above somewhere.
+
+    On the same held-out images and noises, both told the label.
+    """
+    trained, (training, held_out) = load(run), load_parts("mnist")
+    x0, labels = to_float(held_out.pixels[:200]), held_out.labels[:200]
+    floor = floor_errors(to_float(training.pixels), x0, training.labels, labels)
+    above = x0_errors(trained.denoiser, x0, labels) - floor.lower
+    assert (above.mean(1) > -3 * above.std(1) / len(x0) ** 0.5).all()
+    assert (above.mean(1) > 5 * above.std(1) / len(x0) ** 0.5).sum() > len(LEVELS) / 2
