@@ -120,6 +120,10 @@ class Trainer:
             self.log.close()
             stop.restore()
         self.accelerator.wait_for_everyone()  # without it gloo may abort while the others are still writing
+        # DDP's reducer goes first: were it the last to hold the process group, that would end under the GIL, and hang if a
+        # thread of gloo, still busy with the barrier above, waits for the GIL
+        self.prepared = self.objective
+        self.accelerator.free_memory()
         self.accelerator.end_training()
         return not stop.asked
 
