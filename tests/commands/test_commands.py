@@ -145,6 +145,7 @@ def test_evaluation_measures_the_runs_own_penalty_and_says_what_it_compares_with
     assert result["reference_is"] == "training images"
 
 
+@pytest.mark.slow
 def test_training_survives_a_reader_that_goes_away(tmp_path, digits):
     """`xhat train ... 2> >(head -1)`: the progress has nobody to read it."""
     job = process("train", "mnist", "--run", tmp_path / "run", "--data", digits, "--max_steps", 30, *TINY)
@@ -287,6 +288,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_term(tmp_path, digits, ca
     assert all(p.isfinite().all() for p in load(run).denoiser.parameters())
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, digits):
     """A file-size limit stands in for the full disk: a checkpoint written under it survives the failure of the next ones."""
     run = tmp_path / "run"

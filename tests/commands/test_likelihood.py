@@ -224,6 +224,7 @@ def test_every_line_fits_a_terminal(run, digits, capsys):
         assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.slow
 def test_nothing_but_the_error_is_on_stderr(run, digits):
     """In a process: where stderr is no terminal, the progress bar left an empty line."""
     for options, errors in ((("--n", "8"), 0), (("--n", "8", "--steps", "1e30"), 1)):
@@ -231,6 +232,7 @@ def test_nothing_but_the_error_is_on_stderr(run, digits):
         assert len(err.splitlines()) == errors, err
 
 
+@pytest.mark.slow
 def test_precision_takes_all_images_and_says_what_it_reached(run, digits, capsys):
     def measured(*options):
         _, out, err = xhat("evaluate", run, "--bound", "--data", digits, "--json", *options, capsys=capsys)

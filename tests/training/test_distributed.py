@@ -22,6 +22,7 @@ MULTIPLIERS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.trap(16)
 def test_two_ranks_share_out_one_batch(tmp_path):
     """Gradients equal on both ranks, noise different; data, times, noise and loss those of one process."""
