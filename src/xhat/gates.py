@@ -56,23 +56,41 @@ class randomly:
         return float(float(torch.rand((), generator=generator(seed, "gate", self.p, step))) < self.p)
 
 
-def after(n: int) -> Gate:
+@dataclass(frozen=True)
+class after:
     """From step n on: a warm-up without the term."""
-    return lambda seed, step: float(step >= n)
+
+    n: int
+
+    def __call__(self, seed: int, step: int) -> float:
+        return float(step >= self.n)
 
 
-def both(first: Gate, second: Gate) -> Gate:
+@dataclass(frozen=True)
+class both:
     """At steps at which both are open, with the product of their factors: both(after(1000), every(4))."""
-    return lambda seed, step: float(first(seed, step)) * float(second(seed, step))
+
+    first: Gate
+    second: Gate
+
+    def __call__(self, seed: int, step: int) -> float:
+        return float(self.first(seed, step)) * float(self.second(seed, step))
 
 
-def reweighted(gate: Gate) -> Gate:
+@dataclass(frozen=True)
+class reweighted:
     """The gate with factor 1/(its share of the steps) where it is open.
 
     The term then weighs on average what it would at every step: its mean gradient is unchanged, and comes in rarer, larger
     kicks. Without it, every(4) also means a quarter of lambda.
     """
-    if not isinstance(gate, every | randomly):
-        raise ValueError("reweighted takes every(n) or randomly(p): only they are open at a known share of the steps")
-    share = gate.share
-    return lambda seed, step: float(gate(seed, step)) / share
+
+    gate: Gate
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.gate, every | randomly):
+            raise ValueError("reweighted takes every(n) or randomly(p): only they are open at a known share of the steps")
+
+    def __call__(self, seed: int, step: int) -> float:
+        assert isinstance(self.gate, every | randomly)
+        return float(self.gate(seed, step)) / self.gate.share

@@ -14,7 +14,7 @@ Coefficients = Callable[[Schedule, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, repr=False)
 class Target:
-    """A network output or loss space y = a x0 + b noise.
+    """A network output or loss space y = a x0 + b noise; equal to another of the same values, as after a copy.
 
     Attributes:
         name: as in configs and reports.
@@ -33,8 +33,8 @@ class Target:
 
     def of(self, schedule: Schedule, t: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
         """y = a x0 + b noise for images (B, ...) at times (B,)."""
-        if self is X0 or self is NOISE:
-            return x0 if self is X0 else noise
+        if self in (X0, NOISE):
+            return x0 if self == X0 else noise
         a, b = self.coefficients(schedule, t.to(torch.float64))
         return torch.addcmul(over_images(a, x0) * x0, over_images(b, x0), noise)
 
@@ -110,6 +110,18 @@ def forward_step(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     return ratio.to(t.dtype), beta.to(t.dtype)
 
 
+def _x0(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ones_like(t), torch.zeros_like(t)
+
+
+def _noise(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(t), torch.ones_like(t)
+
+
+def _flow(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    return -torch.ones_like(t), torch.ones_like(t)
+
+
 def _v(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     return -schedule.sigma(t), schedule.alpha(t)
 
@@ -134,10 +146,10 @@ def _score(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(t), -1 / schedule.sigma(t)
 
 
-X0 = Target("x0", lambda schedule, t: (torch.ones_like(t), torch.zeros_like(t)))
+X0 = Target("x0", _x0)
 """The clean image: y = x0."""
 
-NOISE = Target("noise", lambda schedule, t: (torch.zeros_like(t), torch.ones_like(t)))
+NOISE = Target("noise", _noise)
 """The unit-variance noise: y = noise (DDPM, Ho et al. 2020, eq. 14)."""
 
 V = Target("v", _v)
@@ -162,8 +174,29 @@ DDPM, Ho et al. 2020, eq. 7, with z_t written as alpha_t x0 + sigma_t noise. Dis
 SCORE = Target("score", _score)
 """y = grad log q(z_t | x0) = -noise/sigma (Song et al. 2021)."""
 
-FLOW = Target("flow", lambda schedule, t: (-torch.ones_like(t), torch.ones_like(t)))
+FLOW = Target("flow", _flow)
 """The velocity of the straight path from data to noise: y = noise - x0 (Liu et al. 2022, eq. 1, time reversed)."""
+
+
+@dataclass(frozen=True)
+class _UnitInput:
+    """1/r, the factor that gives the input of EDM's network unit variance."""
+
+    sigma_data: float
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return 1 / torch.sqrt((schedule.alpha(t) * self.sigma_data) ** 2 + schedule.sigma(t) ** 2)
+
+
+@dataclass(frozen=True)
+class _Preconditioned:
+    """a and b of EDM's F."""
+
+    sigma_data: float
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        per_r = _UnitInput(self.sigma_data)(schedule, t)
+        return schedule.sigma(t) * per_r / self.sigma_data, -schedule.alpha(t) * self.sigma_data * per_r
 
 
 def edm(sigma_data: float = 0.5) -> Target:
@@ -178,12 +211,4 @@ def edm(sigma_data: float = 0.5) -> Target:
     """
     if sigma_data <= 0:
         raise ValueError(f"edm needs sigma_data > 0, got {sigma_data}")
-
-    def norm(schedule: Schedule, t: Tensor) -> Tensor:
-        return torch.sqrt((schedule.alpha(t) * sigma_data) ** 2 + schedule.sigma(t) ** 2)
-
-    def coefficients(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        r = norm(schedule, t)
-        return schedule.sigma(t) / (sigma_data * r), -schedule.alpha(t) * sigma_data / r
-
-    return Target(f"edm({sigma_data:g})", coefficients, lambda schedule, t: 1 / norm(schedule, t), sigma_data)
+    return Target(f"edm({sigma_data:g})", _Preconditioned(sigma_data), _UnitInput(sigma_data), sigma_data)
