@@ -5,7 +5,7 @@ import torch
 
 import xhat
 from oracles import SCHEDULES, GaussianData, exact, inner_times
-from xhat import FORWARD, LEARNED, POSTERIOR, Denoiser, Discrete, V
+from xhat import FIXED_LARGE, FORWARD, LEARNED, POSTERIOR, Denoiser, Discrete, V
 
 
 def close(a, b, rtol=1e-9, atol=1e-12):
@@ -37,6 +37,27 @@ def test_posterior_is_beta_tilde_and_the_first_takes_the_second(chain):
     schedule, t, s, _, tilde = chain
     expected = torch.cat([tilde[1:2], tilde[1:]])
     close(log_variance(POSTERIOR, schedule, t, s).exp(), expected)
+
+
+@pytest.mark.trap(47)
+def test_fixed_large_takes_the_second_beta_tilde_into_the_data(chain):
+    """Of DDPM's and Improved DDPM's code; diffusers' is beta there too."""
+    schedule, t, s, beta, tilde = chain
+    close(log_variance(FIXED_LARGE, schedule, t, s).exp(), torch.cat([tilde[1:2], beta[1:]]))
+
+
+@pytest.mark.trap(47)
+def test_the_last_steps_variance_changes_the_reconstruction_and_no_sample():
+    schedule = Discrete.linear_beta(1000)
+    x0 = (torch.arange(64.0, dtype=torch.float64).reshape(-1, 1, 1, 1) * 4).round() * 2 / 255 - 1
+    a, b = (exact(GaussianData(), schedule, variance=v) for v in (FORWARD, FIXED_LARGE))
+    times, start = xhat.uniform_times(schedule, 20), torch.randn(8, 1, 2, 2, dtype=torch.float64)
+    drawn = (xhat.sample(d, xhat.DDPM(), start, times, generator=torch.Generator().manual_seed(0)) for d in (a, b))
+    assert torch.equal(*drawn)
+    t = schedule.time(torch.ones(64, dtype=torch.int64)).double()
+    z = schedule.alpha(t)[:, None, None, None] * x0.expand(-1, 1, 2, 2)
+    l0 = [-xhat.DISCRETIZED.log_prob(d, d(z, t), x0.expand(-1, 1, 2, 2)).mean() for d in (a, b)]
+    assert l0[1] < 0.97 * l0[0]
 
 
 def test_learned_interpolates_the_logarithms(chain):

@@ -69,7 +69,7 @@ from xhat.times import (
     TimeSampler,
     Uniform,
 )
-from xhat.variances import FORWARD, LEARNED, POSTERIOR
+from xhat.variances import FIXED_LARGE, FORWARD, LEARNED, POSTERIOR
 from xhat.weightings import (
     Weighting,
     clipped_velocity,
@@ -148,6 +148,7 @@ __all__ = [
     "everything",
     "Flow",
     "FLOW",
+    "FIXED_LARGE",
     "FORWARD",
     "from_density",
     "Gaussian",

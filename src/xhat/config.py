@@ -100,7 +100,7 @@ class Config:
         network: unet(...), dit(...) or level_posterior(...); channels, size and classes come from the data.
         schedule: cosine, linear_logsnr, flow, ve, learned, linear_beta, cosine_beta, or zero_terminal(one of them).
         target: what the network predicts; x0, noise, v, scaled_noise, step_noise, posterior_mean, score, flow, edm(0.5).
-        variance: of the reverse step; posterior, forward or learned.
+        variance: of the reverse step; posterior, forward, fixed_large or learned.
         time_input: what the network sees of the time; its own choice (network), t or log_sigma.
         times: where samples go; stratified, uniform, logit_normal(0, 1), log_normal_sigma(-1.2, 1.2), loss_second_moment,
             adaptive, one_level, sequential.

@@ -31,7 +31,12 @@ TARGETS = {
     **{t.name: t for t in (targets.POSTERIOR_MEAN, targets.SCORE, targets.FLOW)},
     "edm": Factory(targets.edm),
 }
-VARIANCES = {"posterior": variances.POSTERIOR, "forward": variances.FORWARD, "learned": variances.LEARNED}
+VARIANCES = {
+    "posterior": variances.POSTERIOR,
+    "forward": variances.FORWARD,
+    "fixed_large": variances.FIXED_LARGE,
+    "learned": variances.LEARNED,
+}
 TIME_INPUTS = {"network": None, "t": time_itself, "log_sigma": log_sigma, "diffusers_index": diffusers_index}
 TIMES = {
     "uniform": Factory(times.Uniform),

@@ -1,4 +1,4 @@
-"""The variance of the reverse step p(z_s | z_t): three published choices."""
+"""The variance of the reverse step p(z_s | z_t): the published choices."""
 
 from typing import Protocol
 
@@ -39,12 +39,29 @@ class Posterior:
 
 
 class Forward:
-    """beta, the variance of q(z_t | z_s): the right one if the data were N(0, I) (DDPM, section 3.2)."""
+    """beta at every step, the variance of q(z_t | z_s): the right one if the data were N(0, I) (DDPM, section 3.2).
+
+    diffusers' "fixed_large". DDPM's own code has another variance at the step into the data, see `FixedLarge`: samples are the
+    same, since that step adds no noise, but L_0 is not.
+    """
 
     outputs = 1
 
     def log_variance(self, schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, logits: Tensor | None) -> Tensor:
         return over_images(transition(schedule, t, s).forward_variance.log(), z)
+
+
+class FixedLarge:
+    """beta, but beta-tilde_2 at the step into the data: "fixed large" of DDPM's and Improved DDPM's code.
+
+    DDPM's bits/dim with beta are those of this choice, whose reconstruction term L_0 is not that of `Forward`.
+    """
+
+    outputs = 1
+
+    def log_variance(self, schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, logits: Tensor | None) -> Tensor:
+        forward = transition(schedule, t, s).forward_variance.log()
+        return over_images(torch.where(s < schedule.t_min, _log_posterior(schedule, t, s), forward), z)
 
 
 class Learned:
@@ -69,4 +86,4 @@ def _log_posterior(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
     return transition(schedule, t, s).posterior_variance.log()
 
 
-POSTERIOR, FORWARD, LEARNED = Posterior(), Forward(), Learned()
+POSTERIOR, FORWARD, FIXED_LARGE, LEARNED = Posterior(), Forward(), FixedLarge(), Learned()

@@ -10,7 +10,7 @@ from xhat.denoiser import Denoiser, Prediction
 from xhat.gaussians import DiscretizedGaussian, bin_index, softmax_decoder
 from xhat.schedules import Schedule
 from xhat.shapes import over_images
-from xhat.variances import Learned, Posterior
+from xhat.variances import FixedLarge, Learned, Posterior
 
 SHARP_LOGSNR = 14.0
 
@@ -80,7 +80,7 @@ class NetworkDecoder(Decoder):
         Raises:
             ValueError: the last step has variance 0.
         """
-        if denoiser.schedule.t_min == 0 and isinstance(denoiser.variance, Posterior | Learned):
+        if denoiser.schedule.t_min == 0 and isinstance(denoiser.variance, Posterior | FixedLarge | Learned):
             raise ValueError(
                 f"reconstruction: {type(denoiser.schedule).__name__} has t_min = 0 and no noise there, so that beta-tilde, the "
                 "variance of the network's last step, is 0: use t_min > 0, variance FORWARD, or the SOFTMAX decoder"
