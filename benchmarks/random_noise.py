@@ -44,7 +44,7 @@ def found(denoiser: Denoiser, x0: Tensor, levels: list[float]) -> list[float]:
 
 def images(denoiser: Denoiser, schedule: Schedule) -> Tensor:
     """uint8 samples, all from the same start."""
-    start = schedule.sigma(torch.ones(1)).detach() * counted.normal((SAMPLES, 1, 28, 28), 0, "sample")
+    start = schedule.prior_std().detach().float() * counted.normal((SAMPLES, 1, 28, 28), 0, "sample")
     drawn = [sample(denoiser, DDIM(), part, uniform_times(schedule, STEPS)) for part in start.split(125)]
     return to_uint8(torch.cat(drawn))
 

@@ -311,11 +311,33 @@ def test_float32_networks_sample_float32_images_on_float64_times(name, schedule)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "ve", "flow", "linear_beta"])
-def test_prior_has_the_schedules_last_scale(schedule):
+def test_prior_has_the_scale_of_unit_data_at_the_schedules_end(schedule):
     schedule = SCHEDULES[schedule]()
     denoiser = Denoiser(Constant(torch.zeros(1, *SHAPE)), schedule, xhat.edm(0.5))
     x = xhat.prior(denoiser, (1000, *SHAPE), seeded())
-    close(x, float(schedule.sigma(torch.ones(1))) * torch.randn(1000, *SHAPE, generator=seeded()), rtol=1e-6)
+    scale = math.sqrt(float(schedule.alpha(torch.ones(1))) ** 2 + float(schedule.sigma(torch.ones(1))) ** 2)
+    close(x, scale * torch.randn(1000, *SHAPE, generator=seeded()), rtol=1e-6)
+
+
+@pytest.mark.trap(31)
+@pytest.mark.parametrize("sampler", [DDIM(), DDPM()], ids=["ddim", "ddpm"])
+def test_a_table_that_keeps_signal_samples_unit_data_exactly(sampler):
+    """alpha_bar_T = 0.36: N(0, 1) data end at N(0, 1) there, and start there in `prior`, `generate` and `FullChain` alike."""
+    schedule = xhat.Discrete.linear_beta(100)
+    denoiser = exact(GaussianData(mean=0.0, std=1.0), schedule, variance=xhat.FORWARD)
+    x = sample(
+        denoiser,
+        sampler,
+        xhat.prior(denoiser, (20_000, *SHAPE), seeded()).double(),
+        uniform_times(schedule, 100),
+        generator=seeded(3),
+    )
+    assert x.std().item() == pytest.approx(1, abs=4 / math.sqrt(2 * x.numel()) + 1e-3)
+    x0 = torch.zeros(500, *SHAPE, dtype=torch.float64)
+    draw = xhat.Objective(denoiser, {"d": xhat.Term(xhat.Denoising())}).draw(x0, step=0)
+    chain = xhat.FullChain(DDIM(), 10, None)
+    assert chain.start(denoiser, draw).std().item() == pytest.approx(1, abs=0.1)
+    assert chain(denoiser, draw).std().item() == pytest.approx(1, abs=0.1)
 
 
 def test_uniform_times():
@@ -341,7 +363,17 @@ def test_karras_times_are_the_papers_noise_levels(schedule):
     times = karras_times(schedule, n)
     sigma = [(80 ** (1 / rho) + i / (n - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho for i in range(n)]
     close(torch.exp(-schedule.logsnr(times[:-1]) / 2), torch.tensor(sigma, dtype=torch.float64), rtol=1e-7)
-    assert times[-1] == 0
+    assert schedule.sigma(times[-1:]).item() == 0
+
+
+@pytest.mark.parametrize("name", ["ddim", "heun", "2m"])
+def test_on_ve_the_last_karras_step_leaves_no_noise(name, z):
+    """EDM's algorithm 1 ends at sigma = 0, with the denoiser's output: VE's own t = 0 still has sigma = 0.002."""
+    schedule, data = xhat.VE(), GaussianData()
+    denoiser, times = exact(data, schedule, xhat.edm(0.5)), karras_times(schedule, 8)
+    end = sample(denoiser, EVERY[name], 80 * z, times)
+    before = sample(denoiser, EVERY[name], 80 * z, times[:-1])
+    close(end, denoiser(before, times[-2].expand(len(z))).x0, rtol=1e-9)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -350,8 +382,8 @@ def test_karras_times_decrease_on_every_schedule(schedule, steps):
     """Also where the schedule's own range is narrower than 0.002..80: `sample` must accept them."""
     times = karras_times(SCHEDULES[schedule](), steps).detach()
     assert (times.diff() < 0).all()
-    assert times[0] <= 1
-    assert times[-1] == 0
+    assert 0 <= times[-2] <= times[0] <= 1
+    assert SCHEDULES[schedule]().sigma(times[-1:]).item() == 0
 
 
 def test_heun_on_karras_times_is_of_second_order_over_edms_whole_range(z):

@@ -112,7 +112,7 @@ class _Chain:
         self.cond = None if labels is None else {"label": labels}
         self.size = (count, shape.channels, shape.size, shape.size)
         self.seed, self.first, self.device = seed, first, device
-        top = denoiser.schedule.sigma(torch.ones(1, device=device)).detach()
+        top = denoiser.schedule.prior_std().detach().to(device, torch.float32)
         self.start = top * counted.normal(self.size, seed, "sample", first=first, device=device)
 
     def run(self, sampler: Sampler, times: Tensor, callback: Callable[[int, Tensor], None] | None = None) -> Tensor:
@@ -124,5 +124,5 @@ class _Chain:
         return counted.normal(self.size, self.seed, "sampling", step, first=self.first, device=self.device)
 
     def x0_hat(self, z: Tensor, t: Tensor) -> Tensor:
-        x0: Tensor = self.model(z, t.to(z).expand(len(z)), self.cond).x0
+        x0: Tensor = self.model(z, t.to(z.device).expand(len(z)), self.cond).x0
         return x0

@@ -124,8 +124,7 @@ def _along(objective: Objective, loss: ImageLoss, draw: Draw, steps: int) -> Cha
     denoiser = objective.denoiser
     chain = loss.image if isinstance(loss.image, FullChain) else FullChain(DDIM(), steps)
     times = uniform_times(denoiser.schedule, chain.steps)
-    top = denoiser.schedule.sigma(torch.ones(1, device=draw.x0.device)).to(draw.x0.dtype)
-    visited = [(top * draw.normal("chain")).detach().requires_grad_()]
+    visited = [FullChain.start(denoiser, draw).detach().requires_grad_()]
     end = sample(
         denoiser,
         chain.sampler,

@@ -168,7 +168,7 @@ def sample(
     Args:
         denoiser: the model.
         sampler: the rule of a step.
-        z: start, (B, C, H, W), of scale sigma(times[0]): see `prior`.
+        z: start, (B, C, H, W), at times[0]: see `prior`.
         times: (n + 1,), decreasing, see `uniform_times` and `karras_times`; or (n + 1, B), each image its own, where an
             image rests while its time does not change, see `rollout_times`.
         grad_steps: 0 differentiates nothing, K the last K steps (DRaFT-K, Clark et al. 2023), None all n.
@@ -229,9 +229,8 @@ def sampler_step(
 
 
 def prior(denoiser: Denoiser, shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
-    """Samples of p(z_1) = N(0, sigma(1)²): where sampling starts. The generator must live on `device`."""
-    noise = torch.randn(shape, generator=generator, device=device)
-    return float(denoiser.schedule.sigma(torch.ones(1, device=device))) * noise
+    """Samples of p(z_1) = N(0, alpha(1)² + sigma(1)²): where sampling starts. The generator must live on `device`."""
+    return float(denoiser.schedule.prior_std()) * torch.randn(shape, generator=generator, device=device)
 
 
 def uniform_times(schedule: Schedule, steps: int) -> Tensor:
@@ -260,21 +259,19 @@ def rollout_times(schedule: Schedule, t: Tensor, steps: int) -> Tensor:
 
 
 def karras_times(schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
-    """(steps + 1,) times at EDM's noise levels: (sigma/alpha)^(1/rho) equally spaced, then 0, float64.
+    """(steps + 1,) times at EDM's noise levels: (sigma/alpha)^(1/rho) equally spaced, then no noise at all, float64.
 
-    Karras et al. 2022, eq. 5. The levels are kept within the schedule's own.
+    Karras et al. 2022, eq. 5. The levels are kept within the schedule's own. The last time is the schedule's `t_clean`, which
+    is below 0 where t = 0 still has noise: -inf on `VE`.
     """
     if steps < 1:
         raise ValueError(f"cannot take {steps} steps: choose 1 or more")
-    reach = torch.tensor([1.0, schedule.t_min, 0.0], dtype=torch.float64, device=schedule.device)
-    most, least, end = (float(x) for x in torch.exp(-schedule.logsnr(reach).detach() / 2))
-    arrives = end >= sigma_min  # the schedule's own t = 0 is the last level, and no step to zero noise follows
+    reach = torch.tensor([1.0, schedule.t_min], dtype=torch.float64, device=schedule.device)
+    most, least = (float(x) for x in torch.exp(-schedule.logsnr(reach).detach() / 2))
     ends = torch.tensor([min(sigma_max, most), max(sigma_min, least)], dtype=torch.float64) ** (1 / rho)
-    levels = torch.linspace(0, 1, steps + arrives, dtype=torch.float64)
-    sigma = torch.lerp(ends[0], ends[1], levels) ** rho
+    sigma = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64)) ** rho
     times = schedule.t_of(-2 * sigma.log().to(schedule.device)).detach().cpu().clamp(0, 1)
-    times = times[:-1] if arrives else times
-    return torch.cat([times, times.new_zeros(1)])
+    return torch.cat([times, times.new_tensor([schedule.t_clean])])
 
 
 def _velocity(p: Prediction) -> Tensor:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from xhat.denoiser import Denoiser
@@ -71,6 +70,9 @@ class FullChain(_Chain):
     at_drawn_time = False
 
     def __call__(self, denoiser: Denoiser, draw: Draw) -> Tensor:
-        schedule = denoiser.schedule
-        top = schedule.sigma(torch.ones(1, device=draw.x0.device)).to(draw.x0.dtype)
-        return self._run(denoiser, draw, top * draw.normal("chain"), uniform_times(schedule, self.steps))
+        return self._run(denoiser, draw, self.start(denoiser, draw), uniform_times(denoiser.schedule, self.steps))
+
+    @staticmethod
+    def start(denoiser: Denoiser, draw: Draw) -> Tensor:
+        """z_1, a sample of p(z_1) for each image of the draw."""
+        return denoiser.schedule.prior_std().to(draw.x0) * draw.normal("chain")

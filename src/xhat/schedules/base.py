@@ -1,5 +1,6 @@
 """What a schedule is, and what follows from it."""
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -51,6 +52,20 @@ class Schedule(PreciseModule):
     def sigma(self, t: Tensor) -> Tensor:
         """Scale of the noise at t, any shape."""
         return torch.sigmoid(-self.logsnr(t)).sqrt()
+
+    def prior_std(self) -> Tensor:
+        """sqrt(alpha(1)² + sigma(1)²), () float64: p(z_1) is N(0, prior_std²) for the bound, the ODE and every sampler.
+
+        Where images of unit variance end: 1 on every variance-preserving schedule, also on one that keeps signal at t = 1.
+        """
+        one = torch.ones((), dtype=torch.float64, device=self.device)
+        return torch.hypot(self.alpha(one), self.sigma(one))
+
+    @property
+    def t_clean(self) -> float:
+        """The time at which no noise is left: 0, or below it where t = 0 still has some; -inf where it only fades out."""
+        infinite = torch.tensor(math.inf, dtype=torch.float64, device=self.device)
+        return min(0.0, float(self.t_of(infinite).detach()))
 
     def rescale_zero_terminal(self) -> "Schedule":
         """The same schedule with alpha(1) = 0: alpha shifted and scaled, alpha(0) kept (Lin et al. 2023, Algorithm 1)."""
