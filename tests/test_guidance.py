@@ -42,6 +42,32 @@ def test_the_variance_is_the_conditional_one():
     torch.testing.assert_close(guided, plain)
 
 
+class Sum(torch.nn.Module):
+    """A network of vectors: z · text + mask."""
+
+    def forward(self, z, t, text, mask):
+        return z * text.mean(1, keepdim=True) + mask
+
+
+def test_any_rank_and_any_condition_is_guided_and_what_has_no_blank_stays():
+    """Vectors (B, D) with a text (B, L) that is blanked and a mask (B, 1) that is not."""
+    denoiser = Denoiser(Sum(), Cosine(), V)
+    z, t, blank = torch.randn(3, 5).double(), torch.rand(3).double(), torch.zeros(4).double()
+    cond = {"text": torch.randn(3, 4).double(), "mask": torch.randn(3, 1).double()}
+    guided = Guided(denoiser, 2.0, {"text": blank})(z, t, cond).raw
+    a, b = denoiser(z, t, cond).raw, denoiser(z, t, {**cond, "text": blank.expand(3, 4)}).raw
+    torch.testing.assert_close(guided, b + 2 * (a - b))
+
+
+@pytest.mark.trap(35)
+@pytest.mark.parametrize("cond", [None, {}, {"text": torch.zeros(2, 1)}], ids=["none", "empty", "other"])
+def test_guidance_by_a_condition_that_cannot_be_blanked_is_refused(cond):
+    """It would be no guidance, bit for bit."""
+    guided, z, t = Guided(model(V), 2.0, 3), torch.randn(2, 1, 8, 8).double(), torch.rand(2).double()
+    with pytest.raises(ValueError, match=r"can blank label; given is (nothing|text)"):
+        guided(z, t, cond)
+
+
 def test_an_image_depends_on_seed_and_number_alone():
     """However many are drawn, and in whatever batches."""
     denoiser = model(V).float()

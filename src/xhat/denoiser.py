@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from xhat.calling import call_network, is_diffusers, unwrapped
 from xhat.gaussians import Gaussian, posterior
 from xhat.schedules import Schedule
 from xhat.shapes import over_images
@@ -30,7 +31,10 @@ def log_sigma(schedule: Schedule, t: Tensor) -> Tensor:
 def diffusers_index(schedule: Schedule, t: Tensor) -> Tensor:
     """The 0-based timestep that diffusers' networks expect: T t - 1. Discrete schedules only."""
     if schedule.steps is None:
-        raise ValueError("diffusers' timesteps count the steps of a discrete schedule: use Discrete.from_diffusers")
+        raise ValueError(
+            "the timesteps of diffusers' networks count the steps of a discrete schedule: use Discrete.from_diffusers, or say "
+            "with time_input what the network is given"
+        )
     return (t * schedule.steps).round() - 1
 
 
@@ -72,11 +76,11 @@ class Prediction:
 
     def within(self, space: Target) -> Tensor:
         """The prediction as a value of any target, (B, C, H, W)."""
-        if space is self._denoiser.target:
+        if space == self._denoiser.target:
             return self.raw
-        if space is X0:
+        if space == X0:
             return self.x0
-        if space is NOISE:
+        if space == NOISE:
             return self.noise
         return space.of(self._denoiser.schedule, self.t, self.x0, self.noise)
 
@@ -85,18 +89,20 @@ class Denoiser(nn.Module):
     """A network read through a schedule and a target: z_t -> x0_hat, noise_hat, and the reverse step.
 
     The network is called as `net(scale·z, time_input(schedule, t), **cond)` and returns a tensor shaped like z, with 2C
-    channels when the variance is LEARNED. Its output may be bf16; everything after it has the dtype of z.
+    channels when the variance is LEARNED. Its output may be bf16; everything after it has the dtype of z. The time is float32
+    whatever the dtype of z: bf16 has no 499.
 
     Args:
-        net: any nn.Module of that signature.
+        net: any nn.Module of that signature; a model of diffusers is given its own timesteps.
         schedule: the noise schedule.
         target: what the network predicts.
-        variance: of the reverse step, POSTERIOR, FORWARD or LEARNED.
+        variance: of the reverse step, POSTERIOR, FORWARD, FIXED_LARGE or LEARNED.
         time_input: what the network sees of t; by default what the network names as its `time_input`, else t itself.
         scale_input: factor on z (B,); by default the network's own `scale_input`, the target's (EDM's c_in), else 1.
 
     Raises:
-        ValueError: the target cannot be inverted at an end of the schedule's trained times; the message names the way out.
+        ValueError: the target cannot be inverted at an end of the schedule's trained times, or the network predicts another
+            one or counts steps that the schedule does not have; the message names the way out.
     """
 
     def __init__(
@@ -110,16 +116,19 @@ class Denoiser(nn.Module):
         scale_input: OverTime | None = None,
     ) -> None:
         super().__init__()
-        own = getattr(net, "target", target)
-        if own is not target:
-            raise ValueError(f"{type(net).__name__} predicts {own.name}, not {target.name}: use target {own.name}")
+        inside = unwrapped(net)
+        own = getattr(inside, "target", target)
+        if own != target:
+            raise ValueError(f"{type(inside).__name__} predicts {own.name}, not {target.name}: use target {own.name}")
         self.net, self.schedule, self.target, self.variance = net, schedule, target, variance
-        own_time: OverTime = getattr(net, "time_input", time_itself)
-        own_scale: OverTime | None = getattr(net, "scale_input", target.scale_input)
+        own_time: OverTime = getattr(inside, "time_input", diffusers_index if is_diffusers(net) else time_itself)
+        own_scale: OverTime | None = getattr(inside, "scale_input", target.scale_input)
         self.time_input, self.scale_input = time_input or own_time, scale_input or own_scale
         _refuse_singular_ends(schedule, target, self.time_input)
 
-    def forward(self, z: Tensor, t: Tensor, cond: Condition | None = None, *, checkpoint: bool = False) -> Prediction:
+    def forward(
+        self, z: Tensor, t: Tensor, cond: Condition | None = None, *, checkpoint: bool = False, seen: Tensor | None = None
+    ) -> Prediction:
         """One network call.
 
         Args:
@@ -127,9 +136,15 @@ class Denoiser(nn.Module):
             t: their times (B,) in [t_min, 1].
             cond: keyword arguments of the network, for example {"label": (B,)}.
             checkpoint: recompute the network in the backward pass instead of keeping its activations.
+            seen: what the network is shown in place of z, if it is not z (input perturbation); its output is read at z.
+
+        Raises:
+            ValueError: the network cannot be called so, or returns something else; the message names the way out.
         """
-        scaled = z if self.scale_input is None else over_images(self.scale_input(self.schedule, t), z) * z
-        call = partial(self.net, scaled, self.time_input(self.schedule, t).to(z.dtype), **(cond or {}))
+        shown = z if seen is None else seen
+        scaled = shown if self.scale_input is None else over_images(self.scale_input(self.schedule, t), z) * shown
+        time = self.time_input(self.schedule, t).to(torch.promote_types(z.dtype, torch.float32))
+        call = partial(call_network, self.net, scaled, time, cond or {})
         again = checkpoint and torch.is_grad_enabled()
         out = (recompute(call, use_reentrant=False) if again else call()).to(z.dtype)
         channels = z.shape[1] * self.variance.outputs

@@ -1,5 +1,7 @@
 """Classifier-free guidance, in whatever space the network predicts."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -10,15 +12,19 @@ class Guided(Denoiser):
     """unconditional + scale · (conditional - unconditional) (Ho & Salimans 2022, eq. 6), in one network call of 2B images.
 
     All targets are affine in the network's output with the same coefficients at given z and t, so that guiding the raw
-    output guides x0_hat and noise_hat alike. Without labels, and at scale 1, it is the denoiser itself.
+    output guides x0_hat and noise_hat alike. At scale 1 it is the denoiser itself.
 
     Args:
-        denoiser: of a network with a null class.
+        denoiser: of a network that was trained with its condition dropped now and then.
         scale: 1 is no guidance.
-        null: the label that means none.
+        null: what stands for "no condition": name -> one row, which is put in place of every image's; a number is that of a
+            "label". Conditions that are not named here stay as they are in both halves.
+
+    Raises:
+        ValueError: when called at another scale than 1 with no condition that can be blanked.
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float, null: int) -> None:
+    def __init__(self, denoiser: Denoiser, scale: float, null: int | Mapping[str, Tensor | float]) -> None:
         super().__init__(
             denoiser.net,
             denoiser.schedule,
@@ -27,14 +33,30 @@ class Guided(Denoiser):
             time_input=denoiser.time_input,
             scale_input=denoiser.scale_input,
         )
-        self.scale, self.null = scale, null
+        self.scale, self.null = scale, dict(null) if isinstance(null, Mapping) else {"label": null}
 
-    def forward(self, z: Tensor, t: Tensor, cond: Condition | None = None, *, checkpoint: bool = False) -> Prediction:
-        if cond is None or "label" not in cond or self.scale == 1:
-            return super().forward(z, t, cond, checkpoint=checkpoint)
-        label = cond["label"]
-        both = {**cond, "label": torch.cat([label, torch.full_like(label, self.null)])}
-        double = super().forward(z.repeat(2, 1, 1, 1), t.repeat(2), both, checkpoint=checkpoint)
+    def forward(
+        self, z: Tensor, t: Tensor, cond: Condition | None = None, *, checkpoint: bool = False, seen: Tensor | None = None
+    ) -> Prediction:
+        if self.scale == 1:
+            return super().forward(z, t, cond, checkpoint=checkpoint, seen=seen)
+        given = dict(cond or {})
+        if not self.null.keys() & given.keys():
+            raise ValueError(
+                f"guidance of scale {self.scale:g} compares with and without a condition, and can blank {_names(self.null)}; "
+                f"given is {_names(given)}: pass that as cond, say with null={{name: row}} what blanks another, or use scale 1"
+            )
+        both = {name: torch.cat([value, self._blank(name, value)]) for name, value in given.items()}
+        twice = None if seen is None else torch.cat([seen, seen])
+        double = super().forward(torch.cat([z, z]), torch.cat([t, t]), both, checkpoint=checkpoint, seen=twice)
         conditional, unconditional = double.raw.chunk(2)
         logits = None if double.variance_logits is None else double.variance_logits.chunk(2)[0]
         return Prediction(self, z, t, torch.lerp(unconditional, conditional, self.scale), logits)
+
+    def _blank(self, name: str, value: Tensor) -> Tensor:
+        row = self.null.get(name)
+        return value if row is None else torch.as_tensor(row, dtype=value.dtype, device=value.device).expand_as(value)
+
+
+def _names(of: Mapping[str, object]) -> str:
+    return ", ".join(of) or "nothing"

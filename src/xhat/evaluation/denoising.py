@@ -86,7 +86,7 @@ def x0_errors(
             noise = level_noise(images, level, first, seed)
             z = over_images(schedule.alpha(t), images) * images + over_images(schedule.sigma(t), images) * noise
             cond = None if labels is None else {"label": labels[first : first + batch]}
-            prediction = denoiser(z.to(x0.dtype), t.to(x0.dtype), cond)
+            prediction = denoiser(z.to(x0.dtype), t, cond)
             # the map from the network's output to x0 in float64: at low noise a float32 error would be seen
             x0_hat = decode_x0(denoiser.target, schedule, z.to(x0.dtype).double(), t, prediction.raw.double())
             errors[row, first : first + batch] = image_mean((x0_hat - images) ** 2).cpu()

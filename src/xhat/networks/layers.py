@@ -7,7 +7,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xhat.precise import PreciseModule
+
 M = TypeVar("M", bound=nn.Module)
+
+
+class Fourier(PreciseModule):
+    """sin and cos of t at 16 frequencies from 1 to 100, (B,) -> (B, 32), float32: a cast network keeps them exact."""
+
+    frequencies: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(100.0), 16)), persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t.unsqueeze(1) * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class Embedding(nn.Module):
@@ -18,12 +34,9 @@ class Embedding(nn.Module):
         classes: number of classes; index `classes` is the null class of unlabelled samples. None has no labels.
     """
 
-    frequencies: Tensor
-
     def __init__(self, width: int, classes: int | None) -> None:
         super().__init__()
-        self.classes = classes
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(100.0), 16)), persistent=False)
+        self.classes, self.fourier = classes, Fourier()
         self.mlp = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
         if classes is not None:
             self.label = nn.Embedding(classes + 1, width)
@@ -31,8 +44,7 @@ class Embedding(nn.Module):
 
     def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
         """Times (B,) and labels (B,), None for all unlabelled -> (B, width)."""
-        angles = t.unsqueeze(1) * self.frequencies
-        vector: Tensor = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))
+        vector: Tensor = self.mlp(self.fourier(t).to(self.mlp[0].weight.dtype))
         if self.classes is not None:
             null = label if label is not None else torch.full(t.shape, self.classes, device=t.device, dtype=torch.long)
             vector = vector + self.label(null)
