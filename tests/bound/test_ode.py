@@ -83,6 +83,37 @@ def test_truncated_noise_is_tight_for_pixels_that_are_levels(rng):
     assert float((loose - want).mean()) > 0.5
 
 
+@pytest.mark.trap(13)
+@pytest.mark.parametrize("kind", ["levels", "gaussian"])
+def test_both_dequantizations_are_measured_and_the_smaller_is_named(kind, rng):
+    """Truncated noise is tighter where the network resolves levels; uniform noise where it does not, as on the demo."""
+    if kind == "levels":
+        levels, chance = [0, 100, 255], torch.tensor([0.6, 0.15, 0.25], dtype=torch.float64)
+        denoiser = xhat.Denoiser(Levels(schedule := xhat.LinearLogSNR(-12, 14), levels, chance), schedule, xhat.NOISE)
+        x = torch.tensor(levels)[torch.multinomial(chance, 32, replacement=True, generator=rng)].reshape(8, 1, 2, 2)
+        x = x.double() * 2 / 255 - 1
+    else:  # exact only down to noise of four levels, below which it believes in N(0, 1)
+        denoiser = xhat.Denoiser(_Blunt(), xhat.LinearLogSNR(-12, 14), xhat.V)
+        x = ((torch.randn(8, 1, 2, 2, generator=rng, dtype=torch.float64).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    each = {d.name: ode_likelihood(denoiser, x, dequantization=d, trace=Exact()) for d in (Uniform(), TruncatedNormal())}
+    best = ode_likelihood(denoiser, x, trace=Exact())
+    means = {name: float(found.bits_per_dim.mean()) for name, found in each.items()}
+    assert (
+        best.dequantization
+        == min(means, key=means.get)
+        == ("uniform" if kind == "gaussian" else "variational, truncated normal")
+    )
+    assert float(best.bits_per_dim.mean()) == min(means.values())
+    assert max(means.values()) - min(means.values()) > 0.2
+
+
+class _Blunt(torch.nn.Module):
+    """v_hat of N(0, 1) data."""
+
+    def forward(self, z, t):
+        return 0 * z
+
+
 def test_latents_need_no_bins_and_are_told_so(rng):
     denoiser = exact(GaussianData(), xhat.Cosine())
     with pytest.raises(ValueError, match="8-bit"):
@@ -90,15 +121,21 @@ def test_latents_need_no_bins_and_are_told_so(rng):
 
 
 def test_the_ode_and_the_bound_agree_on_exact_denoisers(rng):
-    """In continuous time the bound of the exact denoiser is tight: both are the entropy, within the error bar."""
+    """The denoiser of Gaussian data, on rounded data: both dequantize by the lowest noise and agree on the cost.
+
+    Uniform noise within the bins costs half a bit less, and is then the entropy of the rounded data.
+    """
     data = GaussianData(std=0.2)
     x = ((data.sample(256, rng).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     schedule = xhat.LinearLogSNR(-12, 13.3)
     denoiser = exact(data, schedule)
     bound = xhat.estimate_bound(denoiser, x, x[:32], steps=math.inf, evaluations=16)
-    ode = ode_likelihood(denoiser, x, trace=Exact()).bits_per_dim
+    ode = ode_likelihood(denoiser, x, dequantization=TruncatedNormal(), trace=Exact()).bits_per_dim
     se = math.hypot(bound.bits_per_dim_se, float(ode.std()) / 16)
     assert abs(bound.bits_per_dim - float(ode.mean())) < 2 * se
+    best = ode_likelihood(denoiser, x, trace=Exact()).bits_per_dim
+    entropy = math.log2(data.std * math.sqrt(2 * math.pi * math.e) * 255 / 2)
+    assert abs(float(best.mean()) - entropy) < 3 * float(best.std()) / 16
 
 
 class Says(torch.nn.Module):

@@ -1,8 +1,7 @@
 """The bound of a data set from a few steps per image: unbiased, with a standard error, and resumable."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,8 +13,9 @@ from xhat.bound.density import Pilot, cells, pilot_draws, run_pilot, with_featur
 from xhat.bound.exact import Bound, require_finite
 from xhat.bound.terms import Form, StepForm, bits_per_dim, form_of
 from xhat.denoiser import Condition, Denoiser
+from xhat.student import images_needed, limits, standard_error
 
-LEAST_IMAGES = 64  # below, the spread of the images says little about its own error
+FIRST_STAGE = 256  # images, of the pilot's, whose spread fixes how many are measured
 FAR = 20.0  # logsnr of the curve's ends
 
 
@@ -45,6 +45,7 @@ class BoundEstimate:
     Attributes:
         bits_per_dim: prior + diffusion + reconstruction.
         bits_per_dim_se: standard error of the mean over images: their own spread and that of the steps drawn.
+        limits: the 95 % interval, by Student's t.
         prior: its part L_T.
         diffusion: its KL part.
         reconstruction: its decoder part.
@@ -58,6 +59,7 @@ class BoundEstimate:
 
     bits_per_dim: float
     bits_per_dim_se: float
+    limits: tuple[float, float]
     prior: float
     diffusion: float
     reconstruction: float
@@ -77,11 +79,13 @@ class Progress:
         pilot: the frozen density and control variate; None before the pilot, or if every step is taken.
         terms: prior, diffusion, reconstruction in nats of each image done, (images done, 3).
         by_cell: nats per cell of steps, summed over images.
+        wanted: images to be measured for a precision; None before it is known, or without one.
     """
 
     pilot: Pilot | None = None
     terms: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.float64))
     by_cell: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    wanted: int | None = None
 
 
 @torch.no_grad()
@@ -117,7 +121,8 @@ def estimate_bound(
         x0: images (N, C, H, W) in [-1, 1].
         pilot: other images, for the density; needed unless every step is taken.
         evaluations: steps per image; None takes every step (in continuous time, one in each of 1000 parts).
-        precision: stop at this standard error, once 64 images are done; 0 measures all images.
+        precision: as many images as this standard error takes, by a first stage on pilot images, but at most all; 0 measures
+            all. A rule that looks at the error of what it measures would stop where that is too small by chance.
         steps: T; by default the schedule's own, or 1000; math.inf is the continuous-time bound.
         decoder: as for `variational_bound`.
         cond: keyword arguments of the network, one row per image.
@@ -129,13 +134,15 @@ def estimate_bound(
         report: called after each batch of images with the progress and the standard error so far.
 
     Raises:
-        ValueError: as `variational_bound`; or no pilot, one of too few draws, or fewer than two images.
+        ValueError: as `variational_bound`; or no pilot, one of too few draws or images, or fewer than two images.
     """
     form = form_of(denoiser.schedule, steps, decoder)
     if len(x0) < 2:
         raise ValueError(f"a standard error needs at least 2 images, got {len(x0)}")
     if evaluations is not None and (evaluations < 1 or pilot is None or len(pilot) < 1):
         raise ValueError("estimate_bound needs at least 1 evaluation per image, and pilot images to find where; None takes all")
+    if precision and (pilot is None or len(pilot) < 2):
+        raise ValueError("precision needs at least 2 pilot images, whose spread says how many images are to be measured")
     form.decoder.require_data(x0)
     progress = progress or Progress()
     if evaluations is not None and progress.pilot is None:
@@ -148,18 +155,21 @@ def estimate_bound(
     if not len(progress.by_cell):
         progress.by_cell = torch.zeros(len(ends), dtype=torch.float64)
     group = max(1, rows // min(plan.calls, rows))
-    while (done := len(progress.terms)) < len(x0):
-        images = x0[done : done + group]
-        some = None if cond is None else {k: v[done : done + group] for k, v in cond.items()}
+    if precision and progress.wanted is None:
+        assert pilot is not None
+        spread = _first_stage(plan, denoiser, pilot, pilot_cond, ends, rows, group)
+        progress.wanted = min(len(x0), images_needed(spread, precision))
+    most = len(x0) if progress.wanted is None else progress.wanted
+    while (done := len(progress.terms)) < most:
+        last = min(done + group, most)
+        images = x0[done:last]
+        some = None if cond is None else {k: v[done:last] for k, v in cond.items()}
         terms, by_cell = _measure(plan, denoiser, images, done, some, ends, rows)
         require_finite(*terms.T)
         progress.terms = torch.cat([progress.terms, terms])
         progress.by_cell = progress.by_cell + by_cell
-        se = _standard_error(progress.terms, x0)
         if report is not None:
-            report(progress, se)
-        if precision and se <= precision and len(progress.terms) >= LEAST_IMAGES:
-            break
+            report(progress, standard_error(bits_per_dim(progress.terms.sum(1), x0)))
     return _result(plan, progress, x0, ends)
 
 
@@ -236,13 +246,26 @@ def _measure(
     return torch.stack([prior, diffusion, reconstruction], dim=1), by_cell
 
 
-def _standard_error(terms: Tensor, x0: Tensor) -> float:
-    total = bits_per_dim(terms.sum(1), x0)
-    return float(total.std() / math.sqrt(len(total))) if len(total) > 1 else math.inf
+def _first_stage(
+    plan: _Plan, denoiser: Denoiser, pilot: Tensor, cond: Condition | None, ends: Tensor, rows: int, group: int
+) -> Tensor:
+    """Bits/dim of pilot images (m,), measured as the others will be, with draws of their own."""
+    own = replace(plan, seed=counted.generator(plan.seed, "first stage").initial_seed())
+    found = []
+    for first in range(0, min(FIRST_STAGE, len(pilot)), group):
+        some = slice(first, min(first + group, FIRST_STAGE))
+        given = None if cond is None else {k: v[some] for k, v in cond.items()}
+        found.append(_measure(own, denoiser, pilot[some], first, given, ends, rows)[0])
+    bits = bits_per_dim(torch.cat(found).sum(1), pilot)
+    if not bool(torch.isfinite(bits).all()):
+        raise ValueError("diffusion: the bound of the pilot's images is not finite: the network's output is far too large")
+    return bits
 
 
 def _result(plan: _Plan, progress: Progress, x0: Tensor, ends: Tensor) -> BoundEstimate:
     form, terms = plan.form, bits_per_dim(progress.terms, x0)
+    total = terms.sum(1)
+    mean, error = float(total.mean()), standard_error(total)
     prior, diffusion, reconstruction = terms.T
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
     half = torch.full((len(ends),), 0.5, dtype=torch.float64)
@@ -263,8 +286,9 @@ def _result(plan: _Plan, progress: Progress, x0: Tensor, ends: Tensor) -> BoundE
         bits_per_dim=bits_per_dim(progress.by_cell / len(terms), x0).tolist(),
     )
     return BoundEstimate(
-        bits_per_dim=float(terms.sum(1).mean()),
-        bits_per_dim_se=_standard_error(progress.terms, x0),
+        bits_per_dim=mean,
+        bits_per_dim_se=error,
+        limits=limits(mean, error, len(terms)),
         prior=float(prior.mean()),
         diffusion=float(diffusion.mean()),
         reconstruction=float(reconstruction.mean()),

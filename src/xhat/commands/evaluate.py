@@ -18,6 +18,7 @@ from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Paired, Penalty
 from xhat.objective import Objective
 from xhat.runs import TrainedRun
+from xhat.student import limits
 
 DESCRIPTION = """Measure a trained run: FID and KID of samples against real images, digits read with confidence,
 penalties of the samples, and the denoising error of x0 at each noise level, on held-out images where there are some.
@@ -39,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--n", type=int | None, default=None, help=NUMBER)
     parser.add_argument("--bound", action="store_true", help="the variational bound, bits/dim")
     parser.add_argument("--ode", action="store_true", help="the likelihood of the probability-flow ODE, bits/dim")
-    precision = "stop --bound at this standard error; all images if need be, or --n of them"
+    precision = "as many images for the --bound as this standard error takes, at most all or --n"
     parser.add_argument("--precision", type=float | None, default=None, metavar="BITS", help=precision)
     parser.add_argument("--exact", action="store_true", help="sum all steps of the --bound: slow")
     steps = "T of the --bound on a continuous schedule (1000); inf is continuous time"
@@ -70,7 +71,7 @@ def _refuse_what_has_no_effect(options: Any) -> None:
         if getattr(options, name) is not None and named:
             raise UsageError(f"--{name} is for the measurement of samples, not for {named}: leave it out")
     if options.exact and options.precision is not None:
-        raise UsageError("--exact takes every step of --n images, --precision stops early: name one")
+        raise UsageError("--exact takes every step of --n images, --precision chooses how many: name one")
     if any(count is not None and count < 2 for count in (options.n, options.images)):
         raise UsageError("--n and --images must be at least 2")
     if options.precision is not None and not 0 < options.precision < math.inf:
@@ -216,4 +217,7 @@ def _show(result: dict[str, Any]) -> None:
         errors.add_row(f"{row[0]:6.2f}", f"{row[1]:.5f}", f"{row[2]:.1g}", f"{row[3]:.4f}")
     console.print(errors)
     ends = f"logsnr {rows['logsnr'][0]:g} to {rows['logsnr'][-1]:g}"
-    console.print(f"together, {ends}: {rows['bits_per_dim']:.4f} ± {rows['bits_per_dim_se']:.4f} bits/dim")
+    low, high = limits(rows["bits_per_dim"], rows["bits_per_dim_se"], rows["images"])
+    console.print(
+        f"together, {ends}: {rows['bits_per_dim']:.4f} ± {rows['bits_per_dim_se']:.4f} bits/dim (95 %: {low:.4f} to {high:.4f})"
+    )

@@ -1,7 +1,6 @@
 """The likelihood part of xhat evaluate: the variational bound and the ODE, as JSON values and on the terminal."""
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,13 +15,14 @@ from torch import Tensor
 
 from xhat import counted
 from xhat.bound.estimate import BoundEstimate, Progress, estimate_bound
-from xhat.bound.ode import ode_likelihood
+from xhat.bound.ode import TruncatedNormal, Uniform, ode_likelihood
 from xhat.bound.terms import form_of
 from xhat.commands.held_out import Reference, reference
 from xhat.commands.parsing import UsageError
 from xhat.commands.progress_file import ProgressFile, attempt
 from xhat.commands.terminal import note, progress_bar
 from xhat.runs import TrainedRun, load
+from xhat.student import limits, standard_error
 
 PILOT_IMAGES = 512
 EVALUATIONS = 8
@@ -78,7 +78,7 @@ def evaluate_bound(
         run: a run folder, or its weights.
         data: images to measure; by default the run's own, or MNIST's test set.
         n: at most so many of them; None is all.
-        precision: stop at this standard error; 0 never stops early.
+        precision: as many images as this standard error takes; 0 measures all.
         exact: take every step.
         steps: T, or math.inf; None is the schedule's own, or 1000.
         seed: of the choice of images, and of all draws.
@@ -107,12 +107,17 @@ def evaluate_bound(
     kept.remove()
     reached = found.bits_per_dim_se <= precision if precision else None
     if reached is False:
-        way_out = "raise --n" if len(own.x0) < own.available else "there are no more, name others with --data"
-        note(f"precision {precision:g} not reached with {found.images:,} images: {way_out}")
+        note(f"precision {precision:g} not reached with {found.images:,} images{_way_out(found, own)}")
     picture = folder / "bound.png"
     drawn = attempt(picture, lambda: _draw(found, picture))
     result = _as_json(found) | {"precision_reached": reached} | _about(run, trained, own.real)
     return result | {"picture": str(picture) if drawn else None}
+
+
+def _way_out(found: BoundEstimate, own: _Chosen) -> str:
+    if found.images < len(own.x0):  # as many as the first stage asked for: by chance not quite enough
+        return f" ({found.bits_per_dim_se:.2g}): ask for a little less"
+    return ": raise --n" if len(own.x0) < own.available else ": there are no more, name others with --data"
 
 
 def _kept_up(measure: Callable[..., BoundEstimate], progress: Progress, kept: ProgressFile, total: int) -> BoundEstimate:
@@ -136,26 +141,35 @@ def _kept_up(measure: Callable[..., BoundEstimate], progress: Progress, kept: Pr
 
 
 def evaluate_ode(run: str, data: str | None, n: int, seed: int) -> dict[str, Any]:
-    """The ODE likelihood of n random held-out images: Hutchinson's trace with one probe, truncated-normal dequantization."""
+    """The ODE likelihood of n random held-out images: Hutchinson's trace with one probe, the better of two dequantizations."""
     trained = load(run)
     own = _choose(trained, data, n, seed)
-    values, calls = [], []
+    bits: dict[str, Tensor] = {}
+    calls = 0.0
     with progress_bar() as bar, _one_line("the ODE likelihood"):
-        task = bar.add_task("ode", total=len(own.x0))
-        for first in range(0, len(own.x0), 64):
-            some = slice(first, first + 64)
-            cond = None if own.cond is None else {key: value[some] for key, value in own.cond.items()}
-            found = ode_likelihood(trained.denoiser, own.x0[some], cond=cond, seed=hash_of(seed, first))
-            values.append(found.bits_per_dim.cpu())
-            calls.append(found.network_evaluations * len(found.bits_per_dim))
-            bar.update(task, advance=len(found.bits_per_dim))
-    bits = torch.cat(values)
+        task = bar.add_task("ode", total=2 * len(own.x0))
+        for dequantization in (Uniform(), TruncatedNormal()):
+            values = []
+            for first in range(0, len(own.x0), 64):
+                some = slice(first, first + 64)
+                cond = None if own.cond is None else {key: value[some] for key, value in own.cond.items()}
+                found = ode_likelihood(
+                    trained.denoiser, own.x0[some], dequantization=dequantization, cond=cond, seed=hash_of(seed, first)
+                )
+                values.append(found.bits_per_dim.cpu())
+                calls += found.network_evaluations * len(found.bits_per_dim)
+                bar.update(task, advance=len(found.bits_per_dim))
+            bits[dequantization.name] = torch.cat(values)
+    best, other = sorted(bits, key=lambda name: float(bits[name].mean()))
+    mean, error, count = float(bits[best].mean()), standard_error(bits[best]), len(own.x0)
     return {
-        "bits_per_dim": float(bits.mean()),
-        "bits_per_dim_se": float(bits.std() / math.sqrt(len(bits))),
-        "network_evaluations_per_image": sum(calls) / len(bits),
-        "images": len(bits),
-        "dequantization": "variational, truncated normal",
+        "bits_per_dim": mean,
+        "bits_per_dim_se": error,
+        "bits_per_dim_95": limits(mean, error, count),
+        "network_evaluations_per_image": calls / count,
+        "images": count,
+        "dequantization": best,
+        "other_dequantization": {"name": other, "bits_per_dim": float(bits[other].mean())},
         "trace": "Hutchinson, 1 probe",
         "solver": "dopri5, rtol 1e-5, atol 1e-5",
     } | _about(run, trained, own.real)
@@ -180,17 +194,22 @@ def show_bound(result: dict[str, Any]) -> None:
 def show_ode(result: dict[str, Any]) -> None:
     """Print what `evaluate_ode` found."""
     _headline("ODE likelihood", result)
-    for how in ("dequantization", "trace", "solver"):
+    other = result["other_dequantization"]
+    print(f"dequantization: {result['dequantization']}")
+    print(f"  ({other['name']}: {other['bits_per_dim']:.4f} bits/dim; of two bounds the smaller counts)")
+    for how in ("trace", "solver"):
         print(f"{how}: {result[how]}")
     print(f"{result['network_evaluations_per_image']:.0f} network evaluations per image")
 
 
 def _headline(name: str, result: dict[str, Any]) -> None:
-    """The number, and what it was measured on: two lines, to fit a terminal."""
+    """The number, its limits, and what it was measured on: three lines, to fit a terminal."""
     kind = "held-out images" if result["reference_is"] == "held out" else "training images"
     given = ", given their labels" if result["conditional"] else ""
     total = f"{result['bits_per_dim']:.4f} ± {result['bits_per_dim_se']:.4f} bits/dim"
     Console(highlight=False, soft_wrap=True).print(f"{name}: [bold]{total}[/bold]")
+    low, high = result["bits_per_dim_95"]
+    print(f"± standard error; 95 %: {low:.4f} to {high:.4f}")
     print(f"on {result['images']:,} {kind}{given}")
 
 
@@ -219,6 +238,7 @@ def _as_json(found: BoundEstimate) -> dict[str, Any]:
     return {
         "bits_per_dim": found.bits_per_dim,
         "bits_per_dim_se": found.bits_per_dim_se,
+        "bits_per_dim_95": found.limits,
         "prior": found.prior,
         "diffusion": found.diffusion,
         "reconstruction": found.reconstruction,

@@ -15,7 +15,7 @@ from xhat.bound.estimate import Progress
 from xhat.commands.terminal import note
 from xhat.training.checkpoint import read_tensors, write_bytes
 
-FORMAT = "xhat-bound-3"  # to be raised with every change of the draws, or of what the numbers mean
+FORMAT = "xhat-bound-4"  # to be raised with every change of the draws, or of what the numbers mean
 
 
 class ProgressFile:
@@ -42,7 +42,8 @@ class ProgressFile:
             if metadata["settings"] != self.settings:
                 note(f"{self.path.name} was left by a measurement with other settings: starting anew")
                 return Progress()
-            found = Progress(None, tensors["terms"], tensors["by_cell"])
+            wanted = int(metadata["wanted"]) if "wanted" in metadata else None
+            found = Progress(None, tensors["terms"], tensors["by_cell"], wanted)
             if pilot:
                 control = Control(tensors["constant"], tensors["slope"])
                 evaluations, correlation = int(metadata["evaluations"]), float(metadata["correlation"])
@@ -61,6 +62,8 @@ class ProgressFile:
         if not self.writable:
             return
         tensors, metadata = {"terms": progress.terms, "by_cell": progress.by_cell}, {"settings": self.settings}
+        if progress.wanted is not None:
+            metadata["wanted"] = str(progress.wanted)
         if (pilot := progress.pilot) is not None:
             control = pilot.control
             tensors |= {"probability": pilot.probability, "constant": control.constant, "slope": control.slope}
@@ -95,4 +98,5 @@ def _sound(progress: Progress, parts: int, images: int) -> bool:
         if not (pilot.evaluations >= 0 and -1 <= pilot.correlation <= 0):  # nor nan
             return False
     fits = [x.shape == shape and x.dtype == torch.float64 and bool(x.isfinite().all()) for x, shape in wanted]
-    return 0 < rows <= images and all(fits)
+    most = images if progress.wanted is None else progress.wanted
+    return 0 < rows <= most <= images and all(fits)

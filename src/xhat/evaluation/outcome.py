@@ -5,8 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""The 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; above ten the last one is a little too wide."""
+from xhat.student import student
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Outcome:
             return abs(self.mean(quantity) - best.mean(quantity)) <= 2 * far  # NaN compares as False
         freedom = len(differences) - 1
         error = statistics.stdev(differences) / math.sqrt(len(differences))
-        return abs(statistics.fmean(differences)) <= STUDENT[min(freedom, len(STUDENT)) - 1] * error
+        return abs(statistics.fmean(differences)) <= student(freedom) * error
 
     def _known(self, quantity: str) -> list[float]:
         return [v for v in self.values.get(quantity, []) if math.isfinite(v)]
