@@ -114,7 +114,7 @@ def test_the_gradient_is_that_of_autograd(schedule, target, times, rng):
     for i in (3, 10, 17):
         x0 = DATA.sample(20000, rng)
         t = torch.full((len(x0),), result.t[i], dtype=torch.float64)
-        draw = objective.draw_at(x0, t)
+        draw = objective.draw_at(x0, t, step=0)
         draw = replace(draw, importance=1 / objective.times.relative_density(t))
         raw = draw.prediction.raw.detach().requires_grad_()
         draw = replace(draw, prediction=type(draw.prediction)(objective.denoiser, draw.z, t, raw, None))

@@ -423,7 +423,7 @@ def test_l_simple_is_the_bound_without_its_weights():
     prediction = predicted(denoiser, t, clean, unit)
     step = transition(schedule, t, t - 1 / 1000)
     weight = step.forward_variance**2 / (2 * step.posterior_variance * step.alpha_ratio**2 * schedule.sigma(t) ** 2)
-    simple = Denoising()(denoiser, xhat.Draw(clean, t, unit, prediction.z, prediction, 0 * t + 1, None, 0, torch.Generator()))
+    simple = Denoising()(denoiser, xhat.Draw(clean, t, unit, prediction.z, prediction, 0 * t + 1, None, 0, 0))
     close(step_term(denoiser, prediction, clean, unit, t, t - 1 / 1000) / weight, simple)
     assert float(weight[0]) == pytest.approx(0.60, abs=0.005)
     assert float(weight.min()) == pytest.approx(0.005, abs=5e-5)
@@ -595,7 +595,7 @@ def test_mse_plus_kl_with_a_fixed_variance_is_one_weighted_mse():
     t = torch.arange(2, 51).double() / 50
     clean, unit = torch.full((49, 1, 1, 1), 0.6).double(), torch.full((49, 1, 1, 1), -0.9).double()
     prediction = predicted(denoiser, t, clean, unit)
-    draw = xhat.Draw(clean, t, unit, prediction.z, prediction, 0 * t + 1, None, 0, torch.Generator())
+    draw = xhat.Draw(clean, t, unit, prediction.z, prediction, 0 * t + 1, None, 0, 0)
     own = Hybrid(0.3, learns=xhat.everything)(denoiser, draw) - 0.3 * bits_per_dim(prior_term(schedule, clean), clean)
     step = transition(schedule, t, t - 1 / 50)
     weight = step.forward_variance**2 / (2 * step.posterior_variance * step.alpha_ratio**2 * schedule.sigma(t) ** 2)

@@ -116,7 +116,7 @@ def test_the_image_is_the_same_whatever_the_network_predicts(target):
     for own in (target, X0):
         denoiser = Denoiser(ScaledX0(schedule, own), schedule, own)
         objective = Objective(denoiser, {"d": Term(Denoising(space=X0))}, seed=1)
-        draw = objective.draw(x0)
+        draw = objective.draw(x0, step=0)
         images.append([estimate(denoiser, draw) for estimate in (OneStep(), Rollout(steps=3), FullChain(steps=3))])
     for mine, other in zip(*images, strict=True):
         close(mine, other, rtol=1e-5, atol=1e-6)
@@ -136,7 +136,7 @@ def test_the_last_k_steps_equal_a_detach_by_hand(k):
     """DDIM written out, with a detach before the last k steps."""
     denoiser, objective, x0 = make(FullChain(DDIM(), 4, k))
     found = gradient(objective, x0)
-    schedule, draw = denoiser.schedule, objective.draw(x0)
+    schedule, draw = denoiser.schedule, objective.draw(x0, step=0)
     times = uniform_times(schedule, 4)
     z = draw.normal("chain")  # sigma(1) = 1 on Flow
     for i in range(4):
@@ -158,7 +158,7 @@ def test_full_chain_is_a_sample_of_the_model():
 
 def test_one_step_of_ddim_is_the_one_step_estimate():
     denoiser, objective, x0 = make(OneStep())
-    draw = objective.draw(x0)
+    draw = objective.draw(x0, step=0)
     close(Rollout(DDIM(), steps=1)(denoiser, draw), OneStep()(denoiser, draw), rtol=1e-12)
 
 
@@ -169,7 +169,7 @@ def test_a_rollout_of_the_exact_denoiser_converges_to_its_flow(rng):
     data, schedule = GaussianData(), SCHEDULES["cosine"]()
     denoiser = exact(data, schedule)
     x0 = data.sample(6, rng)
-    draw = Objective(denoiser, {"d": Term(Denoising(space=V))}).draw(x0)
+    draw = Objective(denoiser, {"d": Term(Denoising(space=V))}).draw(x0, step=0)
     reference = Rollout(Heun(), steps=400)(denoiser, draw)
     errors = [float((Rollout(Heun(), steps=n)(denoiser, draw) - reference).abs().max()) for n in (8, 16, 32)]
     assert errors[1] < errors[0] / 3
@@ -236,7 +236,7 @@ class TestSurrogates:
         denoiser, objective, x0 = make(FullChain(Euler(), 4, Surrogate(4)))
         found = gradient(objective, x0)
         times = uniform_times(denoiser.schedule, 4)
-        z = end = objective.draw(x0).normal("chain")
+        z = end = objective.draw(x0, step=0).normal("chain")
         for i in range(4):
             p = denoiser(z, times[i].expand(3))
             end = end + (times[i + 1] - times[i]) * (p.noise - p.x0)
@@ -248,7 +248,7 @@ class TestSurrogates:
         """Every single step occurs, and the mean over the four of them is the gradient of all."""
         _, objective, x0 = make(FullChain(Euler(), 4, Surrogate(1)))
         everything = gradient(make(FullChain(Euler(), 4, Surrogate(4)))[1], x0)
-        noise = objective.draw(x0).normal("chain")
+        noise = objective.draw(x0, step=0).normal("chain")
         found = {}
         for step in range(200):
             draw = objective.draw(x0, step=step)
@@ -364,5 +364,5 @@ def test_a_bad_penalty_is_named(bad, message):
 def test_a_paired_penalty_sees_the_decoded_clean_image():
     denoiser, objective, x0 = make(OneStep())
     loss = ImageLoss(Paired(lambda a, b: ((a - b) ** 2).flatten(1).mean(1)), weight=ALL, decode=lambda x: 3 * x)
-    draw = objective.draw(x0)
+    draw = objective.draw(x0, step=0)
     close(loss(denoiser, draw), 9 * ((draw.prediction.x0 - x0) ** 2).flatten(1).mean(1))

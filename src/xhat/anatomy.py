@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xhat import targets
 from xhat.denoiser import Denoiser
+from xhat.effective_samples import effective_shares
 from xhat.losses.multipliers import Multiplier
 from xhat.losses.variational import VariationalBound
 from xhat.objective import Objective
@@ -34,6 +35,7 @@ class Anatomy:
         effective: the weighting relative to the bound, `Objective.effective_weighting`.
         density: of the samples per unit logsnr.
         importance: what a sample's loss is multiplied with for being drawn there, uniform density / the sampler's.
+        effective_share: of the samples, the least of the terms', see `effective_samples`.
         gradient: see `gradient_scale`.
         middle_half: the logsnr below and above which a quarter of the samples are, the lower one first.
         output: the space of the network's output, a key of `weights`.
@@ -50,6 +52,7 @@ class Anatomy:
     effective: list[float]
     density: list[float]
     importance: list[float]
+    effective_share: float
     gradient: list[float]
     middle_half: tuple[float, float]
     output: str
@@ -104,6 +107,7 @@ def anatomy(objective: Objective, logsnr: Tensor, second_moment: float) -> Anato
         effective=effective.tolist(),
         density=(relative / (1 - schedule.t_min) / -schedule.dlogsnr(t)).tolist(),
         importance=(1 / relative).tolist(),
+        effective_share=min(effective_shares(objective).values(), default=1.0),
         gradient=(gradient_scale(denoiser.target, schedule, t, output, second_moment) / relative).tolist(),
         middle_half=_middle_half(objective),
         output=denoiser.target.name,

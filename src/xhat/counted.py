@@ -19,17 +19,36 @@ BLOCK = 32
 
 @dataclass(frozen=True)
 class Shard:
-    """Which samples of the global batch a call holds: `first`, ..., `first + B - 1` of `total`."""
+    """Which samples of the global batch a call holds: `first`, ..., `first + B - 1` of `total`.
+
+    Attributes:
+        first: see above.
+        total: samples whose times are drawn together.
+        before: samples of the same step that earlier calls had drawn, where nobody said how many there would be in all.
+    """
 
     first: int
     total: int
+    before: int = 0
+
+    @property
+    def number(self) -> int:
+        """Of the first sample in its step: what its randomness is a function of."""
+        return self.before + self.first
 
 
-def generator(*key: float | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator whose seed is a 63-bit hash of `key`, for example (seed, "times", step)."""
-    plain = tuple(int(k) if isinstance(k, Integral) else k for k in key)  # NumPy's integers print otherwise
-    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
+def generator(*key: float | str | Tensor, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator whose seed is a 63-bit hash of `key`, for example (seed, "times", step).
+
+    A whole number is the same key whatever its type: 3, 3.0, NumPy's and PyTorch's.
+    """
+    digest = hashlib.blake2b(repr(tuple(map(_plain, key))).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def _plain(key: float | str | Tensor) -> float | str:
+    value = key.item() if isinstance(key, Tensor) else key
+    return int(value) if isinstance(value, Integral) or (isinstance(value, float) and value.is_integer()) else value
 
 
 def normal(shape: tuple[int, ...], *key: float | str, first: int = 0, device: torch.device | str = "cpu") -> Tensor:

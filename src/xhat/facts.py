@@ -92,7 +92,7 @@ def gradient_span(anatomy: Anatomy, objective: Objective) -> str | None:
 
 def scaled_noise_loss(anatomy: Anatomy, objective: Objective) -> str | None:
     """A loss on sigma · noise."""
-    names = [name for name, loss in _denoising(objective) if loss.space is SCALED_NOISE]
+    names = [name for name, loss in _denoising(objective) if loss.space == SCALED_NOISE]
     if not names:
         return None
     ratio = objective.denoiser.schedule.sigma(_times(anatomy)[0]) ** 2
@@ -153,7 +153,7 @@ def sampler_moves_samples(anatomy: Anatomy, objective: Objective) -> str | None:
         return None
     return (
         f"{name} says where the samples go, half of them between logsnr {low:.1f} and {high:.1f}, and not what is learned: the "
-        "loss of each is divided by its density."
+        f"loss of each is divided by its density. Weighed so, {anatomy.effective_share:.1%} of the samples would do as well."
     )
 
 

@@ -2,17 +2,21 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import SupportsInt
 
 import torch
 from torch import Tensor, nn
 
 from xhat import counted
+from xhat.calls import Calls, whole_number
 from xhat.counted import Shard
 from xhat.denoiser import Condition, Denoiser
+from xhat.effective_samples import warn_of_waste
 from xhat.global_batch import GlobalBatch, whole_batch, world_size
 from xhat.losses.multipliers import FromGradients, Multiplier, flat_gradient
 from xhat.shapes import over_images
-from xhat.terms import Draw, Loss, Term
+from xhat.terms import FAR, Draw, Loss, Term
 from xhat.times import Binned, Stratified, TimeSampler
 
 __all__ = ["Draw", "Loss", "Objective", "Term"]
@@ -27,7 +31,8 @@ class Objective(nn.Module):
         times: where the samples go; bound here to the denoiser's schedule.
         seed: of all draws; sample k of step n depends on (seed, n, k) alone.
         input_perturbation: gamma of Ning et al. 2023 (Input perturbation reduces exposure bias, algorithm 1): the network
-            sees noise + gamma xi instead of noise, the target keeps the clean noise.
+            is shown alpha x0 + sigma (noise + gamma xi) instead of z. All else is as without: z, the noise, and x0_hat, which
+            is what the network's output says of z, so that the loss is the same loss in every space.
 
     Raises:
         ValueError: no terms, a reserved or dotted name, or a loss that the denoiser cannot serve.
@@ -57,42 +62,49 @@ class Objective(nn.Module):
         self.multipliers = nn.ModuleDict(found)
         if any(isinstance(m, FromGradients) for m in found.values()) and len(found) == len(terms):
             raise ValueError("GradientRatio and ConflictFree compare with a base term: give one term a number as its weight")
+        self.calls = Calls()
+        warn_of_waste(self)
         self._batch = GlobalBatch()
+        self._looked = False
         self._found: tuple[dict[str, float | Tensor], Tensor | None] = {}, None
 
     def forward(
         self,
         x0: Tensor,
         *,
-        step: int = 0,
+        step: SupportsInt | None = None,
         cond: Condition | None = None,
         generator: torch.Generator | None = None,
         shard: Shard | None = None,
     ) -> dict[str, Tensor]:
         """The loss of one batch.
 
+        Without `step` a training call is a step of its own: the objective counts them, in a buffer. In evaluation mode it is
+        always step 0, so that two validation losses differ by the weights alone. Training calls that name the same step and
+        no shard are its micro-batches, and see different noise.
+
         Args:
             x0: clean images (B, C, H, W) in [-1, 1].
             step: the training step, which the draw is a function of.
             cond: keyword arguments of the network.
             generator: draws times and noise from here instead of from (seed, step).
-            shard: which samples of the global batch x0 holds; by default the batches of all ranks, in order, are the
-                global batch.
+            shard: which samples of the global batch x0 holds, so that micro-batches are what one call on all of them is; by
+                default the batches of all ranks, in order, are the global batch.
 
         Returns:
-            {"loss": the weighted sum, each term's name: its unweighted mean, "name.lambda" and what else a multiplier
-            reports of its term}, for the terms that count at this step.
+            {"loss": the weighted sum, the one value with a graph; each term's name: its unweighted mean; "name.lambda" and what
+            else a multiplier reports of its term}, for the terms that count at this step.
 
         Raises:
-            ValueError: a term that cannot be computed, by name.
+            ValueError: a term that cannot be computed, by name; a step that is no whole number.
         """
-        shard = shard or whole_batch(x0.shape[0])
+        step, shard = self._place(x0, step, shard)
         gates = {name: float(term.when(self.seed, step)) for name, term in self.terms.items()}
         chains = any(gates[name] and term.loss.calls_network for name, term in self.terms.items())
         draw = self.draw(x0, step=step, cond=cond, generator=generator, shard=shard, checkpoint=chains)
         each = {name: self.per_image(name, draw) for name, gate in gates.items() if gate}
         values = {name: value.mean() for name, value in each.items()}
-        factors, of_base = self._factors(values, gates, step, first=shard.first < world_size() * x0.shape[0])
+        factors, of_base = self._factors(values, gates, step, first=shard.number < world_size() * x0.shape[0])
         total = sum((factors[name] * value for name, value in values.items()), start=x0.new_zeros(()))
         if of_base is not None:
             numbers = (factors[name] * value for name, value in values.items() if name not in self.multipliers)
@@ -104,47 +116,74 @@ class Objective(nn.Module):
         for name in gates.keys() - values.keys():
             # parameters of the term's own (a learned uncertainty) get a gradient of 0, which DDP waits for
             total = total + sum((0 * p.sum() for p in self.terms[name].loss.parameters()), start=x0.new_zeros(()))
+        seen = {name: value.detach() for name, value in values.items()}  # kept in a list, a graph would be a leak
         learned = {name: m for name, m in self._multipliers() if name in values}
-        return {"loss": total, **values, **{f"{n}.{k}": v for n, m in learned.items() for k, v in m.report().items()}}
+        return {"loss": total, **seen, **{f"{n}.{k}": v for n, m in learned.items() for k, v in m.report().items()}}
 
     def draw(
         self,
         x0: Tensor,
         *,
-        step: int = 0,
+        step: SupportsInt,
         cond: Condition | None = None,
         generator: torch.Generator | None = None,
         shard: Shard | None = None,
         checkpoint: bool = False,
     ) -> Draw:
-        """The shared draw of `forward`, network call included; `checkpoint` recomputes the call in the backward pass."""
-        shard = shard or whole_batch(x0.shape[0])
+        """The shared draw of `forward`, network call included; `checkpoint` recomputes the call in the backward pass.
+
+        It counts nothing: the same step gives the same draw, that of the step's first micro-batch.
+        """
+        if not self._looked:
+            self._look(x0)
+        step, shard = whole_number(step), shard or whole_batch(x0.shape[0])
         own = slice(shard.first, shard.first + x0.shape[0])
-        drawn_elsewhere = generator is not None
         if generator is None:
-            time_generator = counted.generator(self.seed, "times", step)
+            later = (shard.before,) if shard.before else ()
+            time_generator = counted.generator(self.seed, "times", step, *later)
         else:  # times are drawn on the CPU, the given generator may live elsewhere
             start = torch.randint(2**62, (), generator=generator, device=generator.device)
             time_generator = torch.Generator().manual_seed(int(start))
         t, importance = (x[own].to(x0.device) for x in self.times.sample_at(step, shard.total, time_generator))
-        generator = generator or counted.generator(self.seed, "terms", step, shard.first, device=x0.device)
-        seed = None if drawn_elsewhere else self.seed
-        noise = self._normal(x0, "noise", step, shard, generator if drawn_elsewhere else None)
-        seen = noise
+        noise = self._normal(x0, "noise", step, shard.number, generator)
+        z, shown = self._noisy(x0, t, noise), None
         if self.input_perturbation:
-            more = self._normal(x0, "perturbation", step, shard, generator if drawn_elsewhere else None)
-            seen = noise + self.input_perturbation * more
-        z = self._noisy(x0, t, seen)
-        prediction = self.denoiser(z, t, cond, checkpoint=checkpoint)
-        return Draw(x0, t, noise, z, prediction, importance, cond, step, generator, seed, shard.first)
+            more = self._normal(x0, "perturbation", step, shard.number, generator)
+            shown = self._noisy(x0, t, noise + self.input_perturbation * more)
+        prediction = self.denoiser(z, t, cond, checkpoint=checkpoint, seen=shown)
+        return Draw(x0, t, noise, z, prediction, importance, cond, step, self.seed, shard.number, generator)
 
-    def draw_at(self, x0: Tensor, t: Tensor, *, step: int = 0, cond: Condition | None = None) -> Draw:
-        """A draw at given times (B,) instead of the sampler's, with the noise of that step."""
-        shard = whole_batch(x0.shape[0])
-        noise = self._normal(x0, "noise", step, shard, None)
-        z, generator = self._noisy(x0, t, noise), counted.generator(self.seed, "terms", step, shard.first, device=x0.device)
-        prediction, importance = self.denoiser(z, t, cond), torch.ones_like(t)
-        return Draw(x0, t, noise, z, prediction, importance, cond, step, generator, self.seed, shard.first)
+    def draw_at(self, x0: Tensor, t: Tensor, *, step: int, cond: Condition | None = None) -> Draw:
+        """A draw at given times (B,) instead of the sampler's, with the noise of that step and no perturbation."""
+        first = whole_batch(x0.shape[0]).number
+        noise = self._normal(x0, "noise", step, first, None)
+        z = self._noisy(x0, t, noise)
+        return Draw(x0, t, noise, z, self.denoiser(z, t, cond), torch.ones_like(t), cond, step, self.seed, first)
+
+    def _look(self, x0: Tensor) -> None:
+        """Once: 0..255 trains, and badly, without a word from anybody else."""
+        low, high = (float(v) for v in x0.detach().aminmax())
+        if max(-low, high) > FAR:
+            warnings.warn(
+                f"the images are in [{low:.3g}, {high:.3g}]: schedules expect about [-1, 1], where noise of size 1 hides them; "
+                "scale them, for example x / 127.5 - 1 if they are 8-bit values",
+                stacklevel=3,
+            )
+        self._looked = True
+
+    def _place(self, x0: Tensor, step: SupportsInt | None, shard: Shard | None) -> tuple[int, Shard]:
+        """The step of a call and its place in it, counted where they are not given."""
+        number = None if step is None else whole_number(step)
+        if not self.training:
+            return number or 0, shard or whole_batch(x0.shape[0])
+        whole = whole_batch(x0.shape[0])
+        if shard is None:
+            number, before = self.calls.next(number, whole.total)
+            return number, replace(whole, before=before)
+        if number is None and shard.number >= whole.total:  # a later part of the step that an earlier call began
+            number = self.calls.last
+        number, _ = self.calls.next(number, whole.total)
+        return number, shard
 
     def effective_weighting(self, logsnr: Tensor) -> Tensor:
         """The whole objective's weight on the noise error relative to the bound's, w(logsnr) of Kingma & Gao 2023, eq. 3.
@@ -168,12 +207,10 @@ class Objective(nn.Module):
         schedule = self.denoiser.schedule
         return torch.addcmul(over_images(schedule.alpha(t), x0) * x0, over_images(schedule.sigma(t), x0), noise)
 
-    def _normal(self, x0: Tensor, purpose: str, step: int, shard: Shard, generator: torch.Generator | None) -> Tensor:
+    def _normal(self, x0: Tensor, purpose: str, step: int, first: int, generator: torch.Generator | None) -> Tensor:
         if generator is not None:
             return torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
-        shape = tuple(x0.shape)
-        drawn = counted.normal(shape, self.seed, purpose, step, first=shard.first, device=x0.device)
-        return drawn.to(x0.dtype)
+        return counted.normal(tuple(x0.shape), self.seed, purpose, step, first=first, device=x0.device).to(x0.dtype)
 
     def per_image(self, name: str, draw: Draw) -> Tensor:
         """A term's values, importance-weighted, (B,).
@@ -229,7 +266,10 @@ class Objective(nn.Module):
             return
         with torch.no_grad():
             at_time = [n for n in each if self.terms[n].loss.at_drawn_time]
-            weighted = sum((factors[n] * each[n] / draw.importance for n in at_time), start=torch.zeros_like(draw.importance))
+            offset = {n: self.terms[n].loss.offset(self.denoiser, draw) for n in at_time}
+            weighted = sum(
+                (factors[n] * (each[n] / draw.importance - offset[n]) for n in at_time), start=torch.zeros_like(draw.importance)
+            )
             rows = [draw.t.to(weighted), weighted]
             for name in observing:
                 loss = self.terms[name].loss

@@ -10,6 +10,9 @@ from xhat.denoiser import Condition, Denoiser, Prediction
 from xhat.gates import Gate, always
 from xhat.losses.multipliers import Multiplier
 
+FAR = 10.0
+"""Images this many times beyond the expected range are on another scale; a few times may well be."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -19,14 +22,14 @@ class Draw:
         x0: clean images (B, C, H, W).
         t: times (B,).
         noise: unit-variance noise shaped like x0; every target is made of it.
-        z: alpha x0 + sigma noise, what the network saw (with input perturbation, slightly noisier).
+        z: alpha x0 + sigma noise.
         prediction: the one network call.
         importance: uniform density / sampler's density at t, (B,).
         cond: what the network was conditioned on.
         step: the training step.
-        generator: for a term's own randomness, a function of (seed, step, first sample).
-        seed: of `normal` and `uniform`; None draws them from `generator`.
-        first: number of the first image in the global batch.
+        seed: of `normal` and `uniform`, a term's own randomness.
+        first: number of the first image in the step.
+        generator: where `normal` and `uniform` draw from, if the objective was called with one, instead of from the seed.
     """
 
     x0: Tensor
@@ -37,20 +40,20 @@ class Draw:
     importance: Tensor
     cond: Condition | None
     step: int
-    generator: torch.Generator
-    seed: int | None = None
+    seed: int
     first: int = 0
+    generator: torch.Generator | None = None
 
     def normal(self, purpose: str, number: int = 0) -> Tensor:
         """Fresh standard normal noise shaped like x0; image k's is a function of (seed, purpose, number, step, k) alone."""
         shape, device = tuple(self.x0.shape), self.x0.device
-        if self.seed is None:
+        if self.generator is not None:
             return torch.randn(shape, generator=self.generator, device=self.generator.device).to(self.x0)
         return counted.normal(shape, self.seed, purpose, number, self.step, first=self.first, device=device).to(self.x0.dtype)
 
     def uniform(self, n: int, purpose: str) -> Tensor:
         """n numbers in [0, 1), equal on all ranks: a function of (seed, purpose, step) alone."""
-        if self.seed is None:
+        if self.generator is not None:
             return torch.rand(n, generator=self.generator, device=self.generator.device).cpu()
         return torch.rand(n, generator=counted.generator(self.seed, purpose, self.step))
 
@@ -74,6 +77,10 @@ class Loss(nn.Module):
     def scale(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         """The weight by noise level that is in the value, (B,); what a penalty's mean is to be divided by."""
         return torch.ones_like(draw.t)
+
+    def offset(self, denoiser: Denoiser, draw: Draw) -> Tensor:
+        """The summand of the value that depends on the drawn t alone, (B,): a time sampler that follows the loss ignores it."""
+        return torch.zeros_like(draw.t)
 
     def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:
         """The weight (N,) that this loss puts on ‖noise - noise_hat‖² at each logsnr; None if it is no such loss."""

@@ -206,7 +206,7 @@ class Trainer:
         """Every term on two images, and the sampler's plan: what does not fit is said before anything is written."""
         try:
             x0, cond = self.batches.get(0, Shard(0, self.config.batch_size), min(2, self.rows))
-            draw = self.objective.draw(x0, cond=cond, shard=Shard(0, len(x0)))
+            draw = self.objective.draw(x0, step=0, cond=cond, shard=Shard(0, len(x0)))
             for name in self.objective.terms:
                 try:
                     self.objective.per_image(name, draw)
