@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, strategies
 from scipy import stats
 
 import xhat
@@ -232,7 +233,7 @@ def test_a_cycle_of_sequential_times_has_the_stratified_expectation_exactly(sche
         return (draw.importance * error.square().flatten(1).mean(1)).detach()
 
     cycle = torch.cat([loss(one.draw(x0, step=n)) for n in range(100)])
-    together = loss(objective_on(schedule, Stratified()).draw(x0.expand(100, -1, -1, -1)))
+    together = loss(objective_on(schedule, Stratified()).draw(x0.expand(100, -1, -1, -1), step=0))
     close(cycle.mean(), together.mean())
     assert cycle.std() > 0.01
 
@@ -402,3 +403,50 @@ def test_a_sampler_serves_one_schedule():
     times.bind(SCHEDULES["flow"]())
     with pytest.raises(ValueError, match="another schedule"):
         times.bind(SCHEDULES["flow"]())
+
+
+ANY_LOSS = strategies.floats(allow_nan=True, allow_infinity=True, width=64)
+
+
+@pytest.mark.trap(29)
+@pytest.mark.parametrize("schedule", ["cosine", "linear_beta"])
+@pytest.mark.parametrize("sampler", [lambda: Adaptive(bins=8), lambda: LossSecondMoment(history=2, uniform=0.05, bins=8)])
+@given(losses=strategies.lists(ANY_LOSS, min_size=8, max_size=60), seed=strategies.integers(0, 99))
+def test_whatever_the_losses_every_level_keeps_its_share_and_the_importance_is_1_on_average(sampler, schedule, losses, seed):
+    """Negative, huge, tiny, NaN and infinite ones: p >= uniform/bins, sum p = 1, E[importance] = sum p (1/(bins p)) = 1."""
+    times, schedule = sampler(), xhat.Discrete.linear_beta(8) if schedule == "linear_beta" else xhat.Cosine()
+    times.bind(schedule)
+    levels = (torch.arange(8, dtype=torch.float64) + (1.0 if schedule.steps else 0.5)) / 8
+    own = torch.Generator().manual_seed(seed)
+    for _ in range(2):  # every level is known
+        times.update(levels, torch.randn(8, generator=own, dtype=torch.float64))
+    times.update(levels[torch.randint(8, (len(losses),), generator=own)], torch.tensor(losses, dtype=torch.float64))
+    p = times.relative_density(levels) / 8
+    assert p.min() >= times.uniform / 8 * (1 - 1e-9)
+    assert p.sum().item() == pytest.approx(1, abs=1e-9)
+    t, importance = times.sample(4096, own)
+    assert torch.isfinite(t).all()
+    assert importance.double().mean().item() == pytest.approx(1, abs=8 * 20 / 4096)  # a stratum at each edge of a bin
+
+
+@pytest.mark.trap(29)
+@pytest.mark.parametrize("times", [Adaptive, LossSecondMoment])
+def test_a_learned_uncertainty_draws_where_the_balanced_loss_is_not_where_its_offset_is(times):
+    """The value is exp(-u) error + u: times follow the first summand, the only one with a gradient for the network."""
+    schedule = SCHEDULES["linear_beta"]()
+    weight = weightings.learned_uncertainty(features=4)
+    torch.nn.init.constant_(weight.gains, -3.0)
+    loss = xhat.Denoising(weight=weight)
+    objective = xhat.Objective(
+        xhat.Denoiser(ScaledX0(schedule, xhat.NOISE), schedule, xhat.NOISE), {"d": xhat.Term(loss)}, times(uniform=0.01)
+    )
+    seen, update = [], objective.times.update
+    objective.times.update = lambda t, value: (seen.append((t, value)), update(t, value))
+    x0 = GaussianData().sample(50, torch.Generator().manual_seed(0))
+    objective(x0, step=3)
+    draw = objective.draw(x0, step=3)
+    u = weight.offset(schedule.logsnr(draw.t))
+    assert u.abs().min() > 0.01
+    (_, learned), value = seen[0], objective.per_image("d", draw) / draw.importance
+    close(learned, (value - u).detach().double(), rtol=1e-5, atol=1e-6)
+    assert (learned > 0).all()

@@ -71,13 +71,16 @@ class Denoising(Loss):
         schedule = denoiser.schedule
         error = draw.prediction.within(self.space) - self.space.of(schedule, draw.t, draw.x0, draw.noise)
         loss: Tensor = self.norm(error)
-        if self.weight is constant:
+        if self.weight == constant:
             return loss
-        logsnr = schedule.logsnr(draw.t)
-        loss = on_schedule(self.weight, schedule)(logsnr) * loss
-        if isinstance(self.weight, LearnedUncertainty):
-            loss = loss + self.weight.offset_on(schedule)(logsnr)
-        return loss
+        loss = on_schedule(self.weight, schedule)(schedule.logsnr(draw.t)) * loss
+        return loss + self.offset(denoiser, draw) if isinstance(self.weight, LearnedUncertainty) else loss
+
+    def offset(self, denoiser: Denoiser, draw: Draw) -> Tensor:
+        if not isinstance(self.weight, LearnedUncertainty):
+            return super().offset(denoiser, draw)
+        schedule = denoiser.schedule
+        return self.weight.offset_on(schedule)(schedule.logsnr(draw.t))
 
     def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:
         if self.norm is not squared:

@@ -8,9 +8,15 @@ from torch import Tensor
 from xhat.schedules import Schedule
 from xhat.times.base import TimeSampler
 
+LARGEST = 1e150
+"""Losses count as this at most, so that their squares and sums are finite."""
+
 
 class Binned(TimeSampler):
-    """A piecewise constant density over equal bins of the support, learned from the losses seen.
+    """A piecewise constant density over equal bins of the support, learned from the size of the losses seen.
+
+    Whatever the losses are, every bin has at least its part of the uniform share, so that no importance is above 1/uniform.
+    Losses may be negative (a score, a learned uncertainty): what counts of them is |loss|.
 
     Args:
         uniform: share of uniform draws mixed in, so that no bin starves.
@@ -29,11 +35,11 @@ class Binned(TimeSampler):
 
     @abstractmethod
     def _learned(self) -> Tensor | None:
-        """Unnormalized probabilities (bins,), float64; None while too little is known."""
+        """Unnormalized probabilities (bins,), at least 0, float64; None while too little is known."""
 
     @abstractmethod
     def _learn(self, index: Tensor, loss: Tensor) -> None:
-        """Take in losses (n,) of the bins index (n,)."""
+        """Take in the sizes of losses (n,), at least 0, of the bins index (n,)."""
 
     def bind(self, schedule: Schedule) -> None:
         first = self.schedule is None
@@ -43,10 +49,10 @@ class Binned(TimeSampler):
             self._make_history(self.bins)
 
     def update(self, t: Tensor, loss: Tensor) -> None:
-        """Take in the weighted per-image losses (n,) seen at times t (n,), of the whole global batch; NaN is left out."""
+        """Take in the weighted losses (n,) of images at times t (n,), of the whole global batch; NaN and inf are left out."""
         t, loss = t.detach().to(torch.float64).cpu(), loss.detach().to(torch.float64).cpu()
         known = torch.isfinite(loss)
-        self._learn(self._index(t[known]), loss[known])
+        self._learn(self._index(t[known]), loss[known].abs().clamp(max=LARGEST))
 
     def _index(self, t: Tensor) -> Tensor:
         if self.schedule is not None and self.schedule.steps is not None:
@@ -57,7 +63,8 @@ class Binned(TimeSampler):
         learned = self._learned() if self.schedule is not None else None
         if learned is None or not bool(learned.sum() > 0):
             return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
-        return (1 - self.uniform) * learned / learned.sum() + self.uniform / self.bins
+        share = learned / learned.max()  # a sum of tiny numbers would have lost its digits
+        return (1 - self.uniform) * share / share.sum() + self.uniform / self.bins
 
     def _cells(self) -> Tensor:
         return self._probabilities()
@@ -117,7 +124,7 @@ class LossSecondMoment(Binned):
 
 
 class Adaptive(Binned):
-    """p(t) ∝ a moving average of the loss in each bin, so that every sample contributes equally (Kingma & Gao 2023, app. F).
+    """p(t) ∝ a moving average of |loss| in each bin, so that every sample contributes equally (Kingma & Gao 2023, app. F).
 
     Args:
         decay: of the moving average, per update.
