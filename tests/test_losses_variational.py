@@ -8,8 +8,9 @@ import torch
 import xhat
 from oracles import GaussianData, ScaledX0, exact, noisy
 from xhat import Denoising, Hybrid, Objective, ScheduleVariance, Term, VariationalBound, variational_bound
-from xhat.bound.terms import bits_per_dim, prior_term
+from xhat.bound.terms import bits_per_dim, prior_term, step_term
 from xhat.gaussians import DiscretizedGaussian, Gaussian, kl, posterior
+from xhat.shapes import over_images
 
 LN2 = math.log(2)
 
@@ -35,7 +36,7 @@ def fixed_draw(objective, x0, t, noise):
     denoiser = objective.denoiser
     z = noisy(denoiser.schedule, t, x0, noise)
     one = torch.ones_like(t)
-    return xhat.Draw(x0, t, noise, z, denoiser(z, t), one, None, 0, torch.Generator().manual_seed(0))
+    return xhat.Draw(x0, t, noise, z, denoiser(z, t), one, None, 0, 0)
 
 
 def objective_of(denoiser, loss):
@@ -70,7 +71,7 @@ def test_continuous_time_is_vdms_three_losses():
     g1, g0 = 5.0, -13.3
     var1, mean1 = 1 / (1 + math.exp(-g1)), x0.flatten(1) * math.sqrt(1 / (1 + math.exp(g1)))
     prior = 0.5 * (var1 + mean1**2 - 1 - math.log(var1)).sum(1)
-    eps = torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    eps = draw.normal("decoder")
     rescaled = x0 + math.exp(g0 / 2) * eps
     levels = torch.arange(256, dtype=torch.float64) * 2 / 255 - 1
     logits = -0.5 * math.exp(-g0) * (rescaled.unsqueeze(-1) - levels) ** 2
@@ -191,7 +192,7 @@ def test_its_effective_weighting_is_the_weight_of_the_noise_error(variance):
 
     def value(shift):
         prediction = xhat.Prediction(denoiser, z, t, noise + shift, None)
-        return loss(denoiser, xhat.Draw(x0, t, noise, z, prediction, t, None, 0, torch.Generator()))
+        return loss(denoiser, xhat.Draw(x0, t, noise, z, prediction, t, None, 0, 0))
 
     slope = value(1.0) - value(0.0)  # the mean squared error grows by 1
     torch.testing.assert_close(slope, loss.noise_weight(denoiser, schedule.logsnr(t)), rtol=1e-6, atol=0)
@@ -201,6 +202,47 @@ def test_in_continuous_time_every_level_has_the_bounds_own_weight():
     denoiser = exact(GaussianData(), xhat.Cosine())
     weighting = objective_of(denoiser, VariationalBound()).effective_weighting(torch.linspace(-8, 8, 9))
     torch.testing.assert_close(weighting, torch.full((9,), 1 / LN2))
+
+
+@pytest.mark.parametrize("schedule", [xhat.Flow(t_min=0.2), xhat.Cosine(-15, 20)], ids=["flow", "cosine"])
+def test_its_effective_weighting_in_continuous_time_is_that_of_the_times_it_draws(schedule):
+    """E over [t_min, 1] of the loss is the integral over them: the factor 1 - t_min, and nothing below the decoder's latent."""
+    denoiser, loss = exact(GaussianData(), schedule), VariationalBound()
+    t = torch.tensor([0.0005, 0.25, 0.5, 0.9], dtype=torch.float64).clamp(min=schedule.t_min)
+    x0 = eight_bit(4, 1, 2, 2)
+    noise = torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    z = noisy(schedule, t, x0, noise)
+
+    def value(error):
+        raw = denoiser.target.of(schedule, t, *_moved(schedule, z, t, noise, error))
+        prediction = xhat.Prediction(denoiser, z, t, raw, None)
+        return loss(denoiser, xhat.Draw(x0, t, noise, z, prediction, t, None, 0, 0))
+
+    slope = value(1.0) - value(0.0)  # the mean squared error of the noise grows by 1
+    torch.testing.assert_close(slope, loss.noise_weight(denoiser, schedule.logsnr(t)), rtol=1e-6, atol=1e-9)
+
+
+def _moved(schedule, z, t, noise, error):
+    """x0 and noise of a prediction whose noise is off by `error` everywhere."""
+    wrong = noise + error
+    return (z - over_images(schedule.sigma(t), z) * wrong) / over_images(schedule.alpha(t), z), wrong
+
+
+def test_off_the_grid_the_step_starts_at_the_drawn_time():
+    """Between t = i/T and (i+1)/T the KL of a step from t itself, down by 1/T: it joins the grid's values smoothly."""
+    schedule = xhat.Discrete.linear_beta(20, 1e-3, 0.2)
+    denoiser = xhat.Denoiser(ScaledX0(schedule, xhat.V), schedule, xhat.V)
+    objective = objective_of(denoiser, VariationalBound())
+    t = torch.tensor([10.0, 10.25, 10.5, 10.75, 11.0], dtype=torch.float64) / 20
+    x0 = eight_bit(1, 1, 2, 2).expand(5, -1, -1, -1)
+    noise = torch.randn(1, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).expand(5, -1, -1, -1)
+    draw = fixed_draw(objective, x0, t, noise)
+    loss = objective.terms["bound"].loss(denoiser, draw)
+    nats = 20 * step_term(denoiser, draw.prediction, x0, noise, t, t - 1 / 20) + prior_term(schedule, x0)
+    torch.testing.assert_close(loss, nats / (4 * LN2), rtol=1e-9, atol=0)
+    assert (loss.diff().sign() == loss.diff().sign()[0]).all()  # a step rounded to the grid would jump
+    first = fixed_draw(objective, x0, torch.tensor([1.0, 1.3, 1.9, 2.0, 2.0], dtype=torch.float64) / 20, noise)
+    assert torch.isfinite(objective.terms["bound"].loss(denoiser, first)).all()
 
 
 class Scaled(torch.nn.Module):

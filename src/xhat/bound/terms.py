@@ -29,7 +29,7 @@ def bits_per_dim(nats: Tensor, x0: Tensor) -> Tensor:
 
 
 def prior_term(schedule: Schedule, x0: Tensor) -> Tensor:
-    """L_T = KL(q(z_1 | x0) ‖ N(0, alpha(1)² + sigma(1)²)), (B,); the prior is N(0, I) on a variance-preserving schedule.
+    """L_T = KL(q(z_1 | x0) ‖ p(z_1)), (B,), p(z_1) = N(0, prior_std²): N(0, I) on a variance-preserving schedule.
 
     It has no network in it: only a learned schedule gets a gradient from here.
     """
@@ -37,7 +37,7 @@ def prior_term(schedule: Schedule, x0: Tensor) -> Tensor:
     one = torch.ones(len(x0), dtype=torch.float64, device=x0.device)
     alpha, sigma = over_images(schedule.alpha(one), x0), over_images(schedule.sigma(one), x0)
     q = Gaussian(alpha * x0, 2 * sigma.log())
-    return kl(q, Gaussian(torch.zeros_like(x0), torch.log(alpha**2 + sigma**2)))
+    return kl(q, Gaussian(torch.zeros_like(x0), 2 * schedule.prior_std().log()))
 
 
 def step_term(denoiser: Denoiser, prediction: Prediction, x0: Tensor, noise: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -121,16 +121,26 @@ class StepForm(Form):
     def times(self, index: Tensor, u: Tensor) -> Tensor:
         return self.at(index)
 
+    def index(self, t: Tensor) -> Tensor:
+        """The part that a time (B,) lies in, int64; a float32 time of the grid belongs to the part that it ends."""
+        lowest = self.decoder.lowest(self.schedule)
+        return ((t.double() - lowest) / (1 - lowest) * self.count - 1e-3).ceil().long().clamp(1, self.count)
+
     def part(self, denoiser: Denoiser, prediction: Prediction, x0: Tensor, noise: Tensor, index: Tensor, t: Tensor) -> Tensor:
-        if not isinstance(self.decoder, NetworkDecoder):
-            return step_term(denoiser, prediction, x0, noise, self.at(index), self.at(index - 1))
-        # the KL of step 1 does not exist; its rows are asked for at the finite pair of step 2, and replaced
-        inner = index.clamp(min=2)
-        value = step_term(denoiser, prediction, x0, noise, self.at(inner), self.at(inner - 1))
+        """As `Form.part`. Between two latents, where no bound has a step, it is the step from t down by a latent's distance.
+
+        A step neither starts nor ends between the first latent and the data if the decoder is there.
+        """
+        decoder = self.decoder if isinstance(self.decoder, NetworkDecoder) else None
+        # the KL of the decoder's step does not exist; its rows are asked for at the finite pair of step 2, and replaced
+        start = torch.where(index == 1, self.at(index.clamp(min=2)), t) if decoder else t
+        least = self.at(torch.full_like(index, int(decoder is not None)))
+        end = torch.maximum(start - (1 - self.decoder.lowest(self.schedule)) / self.count, least)
+        value = step_term(denoiser, prediction, x0, noise, start, end)
         rows = (index == 1).nonzero().squeeze(1)
-        if not len(rows):
+        if decoder is None or not len(rows):
             return value
-        return value.index_put((rows,), -self.decoder.log_prob(denoiser, prediction.rows(rows), x0[rows]))
+        return value.index_put((rows,), -decoder.log_prob(denoiser, prediction.rows(rows), x0[rows]))
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from xhat.bound.terms import bits_per_dim, form_of, rate_term
+from xhat.bound.decoders import default_decoder
+from xhat.bound.terms import StepForm, bits_per_dim, form_of, rate_term
 from xhat.denoiser import Condition, Denoiser, Prediction
 from xhat.gaussians import transition
 from xhat.losses.denoising import Denoising
-from xhat.schedules import Discrete, Learned
+from xhat.schedules import Learned, Schedule
 from xhat.shapes import over_images
 from xhat.terms import Draw, Loss
 from xhat.variances import Learned as LearnedVariance
@@ -60,30 +61,36 @@ class VariationalBound(Loss):
         prediction = self.learns(draw.prediction)
         form = form_of(schedule, None if schedule.steps else math.inf)
         form.decoder.require_data(x0)  # at every step, not only at those that draw the decoder's
-        if schedule.steps:
-            index = (draw.t.double() * schedule.steps).round().long()
-            diffusion = schedule.steps * form.part(denoiser, prediction, x0, draw.noise, index, form.times(index, draw.t))
+        if isinstance(form, StepForm):
+            t, index = _snapped(schedule, draw.t), form.index(draw.t)
+            diffusion = form.count * form.part(denoiser, prediction, x0, draw.noise, index, t)
         else:
             t = draw.t.double()
             rate = rate_term(denoiser, prediction, x0, draw.noise, t)
             diffusion = (1 - schedule.t_min) * rate * (t >= form.decoder.lowest(schedule))
-        last = draw.noise if form.decoder.calls_network else _normal_like(draw)
+        last = draw.noise if form.decoder.calls_network else draw.normal("decoder")
         return bits_per_dim(sum(form.outside(x0, last), start=diffusion), x0).to(x0.dtype)
 
     def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:
         if self.learns is not everything or isinstance(denoiser.variance, LearnedVariance):
             return None
         schedule = denoiser.schedule
-        if not isinstance(schedule, Discrete):
-            return elbo.on(schedule)(logsnr) / math.log(2)
-        assert schedule.steps is not None
+        if schedule.steps is None:
+            drawn = schedule.t_of(logsnr.double()) >= default_decoder(schedule).lowest(schedule)
+            return (1 - schedule.t_min) * elbo.on(schedule)(logsnr) * drawn / math.log(2)
         # T ½ (from_x0 sigma/alpha)²/variance; the decoder's step as if it were a density
-        t = schedule.on_grid(schedule.t_of(logsnr.double()))
-        s = t - 1 / schedule.steps
+        t = _snapped(schedule, schedule.t_of(logsnr.double()).clamp(min=schedule.t_min))
+        s = torch.where(t > schedule.t_min, (t - 1 / schedule.steps).clamp(min=schedule.t_min), torch.zeros_like(t))
         pixel = torch.zeros(len(t), 1, dtype=torch.float64, device=t.device)
         log_variance = denoiser.variance.log_variance(schedule, pixel, t, s, None).squeeze(1)
         gain = transition(schedule, t, s).from_x0 ** 2 * torch.exp(-schedule.logsnr(t) - log_variance)
         return (schedule.steps * gain / (2 * math.log(2))).to(logsnr.dtype)
+
+
+def _snapped(schedule: Schedule, t: Tensor) -> Tensor:
+    """Times (B,) float64, those of the grid that were rounded to float32 back on it."""
+    near = schedule.on_grid(t.double())
+    return torch.where((t - near).abs() * (schedule.steps or 1) < 1e-3, near, t.double())
 
 
 class Hybrid(Loss):
@@ -105,6 +112,9 @@ class Hybrid(Loss):
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         total: Tensor = self.simple(denoiser, draw) + self.beta * self.bound(denoiser, draw)
         return total
+
+    def offset(self, denoiser: Denoiser, draw: Draw) -> Tensor:
+        return self.simple.offset(denoiser, draw)
 
     def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:
         simple = self.simple.noise_weight(denoiser, logsnr)
@@ -148,7 +158,3 @@ class _Rate(nn.Module):
         schedule = self.denoiser.schedule
         z = over_images(schedule.alpha(t), x0) * x0 + over_images(schedule.sigma(t), x0) * noise
         return rate_term(self.denoiser, self.denoiser(z, t, cond), x0, noise, t.double())
-
-
-def _normal_like(draw: Draw) -> Tensor:
-    return torch.randn(draw.x0.shape, generator=draw.generator, device=draw.x0.device, dtype=draw.x0.dtype)

@@ -1,0 +1,97 @@
+"""Every term's randomness is a function of (seed, purpose, step, sample): shards and micro-batches change nothing."""
+
+import pytest
+import torch
+
+import xhat
+from oracles import ScaledX0
+from xhat import (
+    DDIM,
+    DDPM,
+    LEARNED,
+    Denoiser,
+    Denoising,
+    FullChain,
+    Hybrid,
+    ImageLoss,
+    Increment,
+    Objective,
+    RandomLast,
+    ReFL,
+    Rollout,
+    ScheduleVariance,
+    Shard,
+    Surrogate,
+    Term,
+    VariationalBound,
+    total_variation,
+)
+
+CONTINUOUS, GRID = xhat.LinearLogSNR, lambda: xhat.Discrete.linear_beta(20, 1e-3, 0.2)
+
+
+def image(estimate):
+    return lambda: ImageLoss(total_variation, estimate)
+
+
+LOSSES = {
+    "denoising": (CONTINUOUS, Denoising),
+    "bound": (CONTINUOUS, VariationalBound),
+    "bound on a grid": (GRID, VariationalBound),
+    "hybrid": (GRID, lambda: Hybrid(learns=xhat.everything)),
+    "schedule variance": (lambda: xhat.Learned(features=4).double(), ScheduleVariance),
+    "increment": (GRID, Increment),
+    "one step": (CONTINUOUS, image(xhat.OneStep())),
+    "rollout": (CONTINUOUS, image(Rollout(DDIM(eta=0.5), 3, None))),
+    "chain": (CONTINUOUS, image(FullChain(DDIM(), 3, None))),
+    "stochastic chain": (CONTINUOUS, image(FullChain(DDPM(), 3, 2))),
+    "random last": (CONTINUOUS, image(FullChain(DDIM(eta=1.0), 3, RandomLast(2)))),
+    "surrogate": (CONTINUOUS, image(FullChain(DDIM(eta=1.0), 3, Surrogate(1)))),
+    "refl": (CONTINUOUS, image(FullChain(DDIM(eta=1.0), 3, ReFL(2)))),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_images_value_is_the_same_whatever_part_of_the_batch_it_comes_in(name):
+    make, loss = LOSSES[name]
+    schedule = make()
+    objective = Objective(Denoiser(ScaledX0(schedule, xhat.V), schedule, xhat.V), {"x": Term(loss())})
+    own = torch.Generator().manual_seed(0)
+    x0 = torch.randint(0, 256, (40, 1, 2, 2), generator=own).double() * 2 / 255 - 1  # more than a block of noise
+
+    def values(*cuts):
+        parts, first = [], 0
+        for part in x0.tensor_split(cuts):
+            draw = objective.draw(part, step=3, shard=Shard(first, len(x0)))
+            parts.append(objective.per_image("x", draw).detach())
+            first += len(part)
+        return torch.cat(parts)
+
+    whole = values()
+    assert whole.std() > 0
+    for cuts in ((20,), (7, 33)):  # alpha and sigma are float32, whose last bit depends on the place in a vector register
+        torch.testing.assert_close(values(*cuts), whole, rtol=5e-6, atol=1e-7)
+
+
+def test_no_loss_of_the_library_is_forgotten():
+    """Whoever adds a loss adds it above."""
+
+    def below(kind):
+        return {kind}.union(*map(below, kind.__subclasses__()))
+
+    known = {k for k in below(xhat.Loss) if k.__module__.startswith("xhat.")} - {xhat.Loss}
+    assert known == {type(make()) for _, make in LOSSES.values()}
+
+
+def test_learned_variance_draws_the_same_too():
+    schedule = GRID()
+
+    class Two(torch.nn.Module):
+        def forward(self, z, t):
+            return torch.cat([0.5 * z, 0.1 * z], dim=1)
+
+    objective = Objective(Denoiser(Two(), schedule, xhat.V, variance=LEARNED), {"x": Term(Hybrid())})
+    x0 = torch.zeros(6, 1, 2, 2).double() + 1 / 255
+    whole = objective.per_image("x", objective.draw(x0, step=1, shard=Shard(0, 6)))
+    half = objective.per_image("x", objective.draw(x0[3:], step=1, shard=Shard(3, 6)))
+    torch.testing.assert_close(half, whole[3:])
