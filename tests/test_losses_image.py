@@ -1,6 +1,8 @@
 """Losses on the created image: what the penalty sees, and how its gradient reaches the network."""
 
 import math
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -132,3 +134,83 @@ def test_a_penalty_that_reduces_over_the_batch_is_refused(drawn):
 
 def test_an_image_loss_says_nothing_about_the_noise_weighting(drawn):
     assert ImageLoss(total_variation).noise_weight(drawn[0], torch.zeros(1)) is None
+
+
+class Decoder(nn.Module):
+    """A decoder that notes what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.rows = nn.Parameter(torch.tensor(1.0, dtype=torch.float64)), []
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, latents):
+        self.rows.append(len(latents))
+        return self.drop(self.scale * latents).repeat_interleave(2, -1)
+
+
+@pytest.mark.trap(36)
+def test_a_decoder_stays_the_callers(drawn):
+    """Not in the state, not among the parameters, never put in training mode."""
+    denoiser, _ = drawn
+    decoder = Decoder().eval()
+    objective = Objective(denoiser, {"i": Term(ImageLoss(total_variation, decode=decoder))}).train()
+    assert not decoder.training
+    assert not any("decode" in name for name in objective.state_dict())
+    assert id(decoder.scale) not in map(id, objective.parameters())
+
+
+@pytest.mark.trap(36)
+def test_only_images_that_count_are_decoded(drawn):
+    denoiser, draw = drawn
+    logsnr = denoiser.schedule.logsnr(draw.t)
+    middle = float(logsnr.sort().values[2:4].mean())
+    decoder, gate = Decoder().eval(), between(middle, math.inf)
+    loss = ImageLoss(total_variation, weight=gate, decode=decoder)
+    value = loss(denoiser, draw)
+    assert decoder.rows == [1, 3]  # one clean image for its range, then the three that count
+    expected = total_variation(draw.prediction.x0.repeat_interleave(2, -1)) * gate(logsnr)
+    close(value, expected)
+    (grad,) = torch.autograd.grad(value.sum(), denoiser.net.scale, retain_graph=True)
+    (wanted,) = torch.autograd.grad(expected.sum(), denoiser.net.scale, retain_graph=True)
+    close(grad, wanted)
+    none = ImageLoss(total_variation, weight=between(1e3, math.inf), decode=decoder)(denoiser, draw)
+    (grad,) = torch.autograd.grad(none.sum(), denoiser.net.scale)
+    assert decoder.rows == [1, 3, 1]
+    assert (none.abs().sum() + grad.abs()).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("expect", "scale", "refused"),
+    [((-1.0, 1.0), 300.0, True), (None, 300.0, False), ((250.0, 350.0), 300.0, False), ((250.0, 350.0), 1e5, True)],
+)
+def test_the_range_of_fields_and_latents_can_be_said(drawn, expect, scale, refused):
+    denoiser, draw = drawn
+    loss, draw = ImageLoss(total_variation, expect=expect), replace(draw, x0=torch.full_like(draw.x0, scale))
+    if not refused:
+        assert torch.isfinite(loss(denoiser, draw)).all()
+        return
+    with pytest.raises(ValueError, match=r"expects \[.*expect="):
+        loss(denoiser, draw)
+
+
+def test_total_variation_along_an_axis_of_one_pixel_is_0():
+    x = torch.tensor([0.0, 2.0, 1.0])
+    close(total_variation(x.reshape(1, 1, 1, 3)), torch.tensor([1.5]))
+    close(total_variation(x.reshape(1, 1, 3, 1)), torch.tensor([1.5]))
+    pixel = torch.ones(2, 3, 1, 1, requires_grad=True)
+    (grad,) = torch.autograd.grad(total_variation(pixel).sum(), pixel)
+    assert (total_variation(pixel) == 0).all()
+    assert (grad == 0).all()
+
+
+def test_images_in_0_to_255_are_noted_once(drawn):
+    """`Denoising` trains on them, and badly: one line, as penalties refuse them."""
+    denoiser, draw = drawn
+    objective = Objective(denoiser, {"d": Term(Denoising())})
+    bytes_ = 255 * (draw.x0 > 0).double()
+    with pytest.warns(UserWarning, match=r"\[0, 255\].*127\.5"):
+        objective(bytes_)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective(bytes_)

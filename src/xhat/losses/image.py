@@ -11,11 +11,8 @@ from torch import Tensor
 from xhat.denoiser import Denoiser
 from xhat.losses.noise_levels import high_snr
 from xhat.losses.penalties import Paired, Penalty
-from xhat.terms import Draw, Loss
+from xhat.terms import FAR, Draw, Loss
 from xhat.weightings import ScheduleWeighting, Weighting, constant, on_schedule, refuse_learned
-
-FAR = 10.0
-"""Clean images beyond this were not scaled to [-1, 1]; synthetic data may well reach a few units."""
 
 
 class ImageEstimate(Protocol):
@@ -51,7 +48,10 @@ class ImageLoss(Loss):
             along with the denoiser; `frozen(module)` is not.
         image: how the image is estimated: OneStep(), Rollout(...) or FullChain(...).
         weight: where on the noise axis the penalty counts; by default `high_snr()`. A chain from pure noise has none.
-        decode: applied to the estimate first, for latent models whose penalty should see pixels.
+        decode: applied to the estimate first, for latent models whose penalty should see pixels; only to images whose weight
+            is not 0. It stays the caller's: not saved, moved, trained or put in training mode with this loss.
+        expect: the range that clean images, decoded ones too, are to be in, within a factor of ten; None for fields and latents
+            of any size. Checked once.
 
     Raises:
         ValueError: a noise-level weight or a paired penalty with a full chain, which starts
@@ -64,6 +64,7 @@ class ImageLoss(Loss):
         image: ImageEstimate | None = None,
         weight: Weighting | ScheduleWeighting | None = None,
         decode: Callable[[Tensor], Tensor] | None = None,
+        expect: tuple[float, float] | None = (-1.0, 1.0),
     ) -> None:
         super().__init__()
         if not callable(penalty):
@@ -72,7 +73,10 @@ class ImageLoss(Loss):
             raise ValueError(f"image must be OneStep(), Rollout(...) or FullChain(...), got {image!r}")
         if weight is not None and not (callable(weight) or hasattr(weight, "on")):
             raise ValueError(f"weight says where on the noise axis the penalty counts, for example high_snr(), got {weight!r}")
-        self.penalty, self.image, self.decode = penalty, image or OneStep(), decode
+        if expect is not None and not expect[0] < expect[1]:
+            raise ValueError(f"expect is (low, high) of the images that the penalty sees, or None, got {expect}")
+        self.penalty, self.image, self.expect = penalty, image or OneStep(), expect
+        self._decode = (decode,)  # a module in a tuple is no submodule
         self.at_drawn_time, self.calls_network = self.image.at_drawn_time, getattr(self.image, "calls_network", False)
         if not self.at_drawn_time and weight is not None:
             raise ValueError(f"{type(self.image).__name__} starts from pure noise, at no drawn noise level: leave weight out")
@@ -81,7 +85,7 @@ class ImageLoss(Loss):
                 f"this penalty compares with the clean image, but {type(self.image).__name__} starts from pure noise: "
                 "use OneStep() or Rollout(...)"
             )
-        if weight is constant:
+        if weight == constant:
             warnings.warn(
                 "an image loss with the same weight at all noise levels: at high noise x0_hat is the blurred mean of many "
                 "images, whose penalty says little of a sample's and pulls the mean away; leave weight out for high_snr()",
@@ -89,12 +93,24 @@ class ImageLoss(Loss):
             )
         self.weight = high_snr() if weight is None else weight
         refuse_learned(self.weight)
-        self._checked = False
+        self._checked = expect is None
+
+    @property
+    def decode(self) -> Callable[[Tensor], Tensor] | None:
+        """See the class."""
+        return self._decode[0]
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         if not self._checked:
             self._require_range(draw.x0)
-        return self.scale(denoiser, draw) * self.measure(self.image(denoiser, draw), draw.x0)
+        scale, image = self.scale(denoiser, draw), self.image(denoiser, draw)
+        if self.decode is None:
+            return scale * self.measure(image, draw.x0)
+        rows = scale.nonzero().squeeze(1)  # decoding is dear, and most noise levels may not count
+        nothing = image.flatten(1)[:, :0].sum(1)  # 0, with a gradient of 0 even where the image is NaN
+        if not len(rows):
+            return nothing
+        return nothing.index_put((rows,), scale[rows] * self.measure(image[rows], draw.x0[rows]))
 
     def measure(self, image: Tensor, x0: Tensor) -> Tensor:
         """The penalty of images, decoded first, (B,); `x0` are the clean ones for a `Paired` penalty."""
@@ -125,11 +141,16 @@ class ImageLoss(Loss):
 
     @torch.no_grad()
     def _require_range(self, x0: Tensor) -> None:
-        """Once: a penalty written for [-1, 1] means nothing on 0..255."""
-        low, high = (float(v) for v in self._seen(x0).aminmax())
-        if max(-low, high) > FAR:
+        """Once: a penalty written for [-1, 1] means nothing on 0..255. Of images to be decoded one is enough."""
+        assert self.expect is not None
+        low, high = (float(v) for v in self._seen(x0 if self.decode is None else x0[:1]).aminmax())
+        middle, reach = (self.expect[0] + self.expect[1]) / 2, (self.expect[1] - self.expect[0]) / 2
+        if max(middle - low, high - middle) > FAR * reach:
             what = "decode returns images" if self.decode is not None else "the clean images are"
-            raise ValueError(f"{what} in [{low:.3g}, {high:.3g}]; penalties see images in [-1, 1]: scale them")
+            raise ValueError(
+                f"{what} in [{low:.3g}, {high:.3g}]; this penalty expects [{self.expect[0]:g}, {self.expect[1]:g}]: scale "
+                "them, or say with expect=(low, high) what is right, None for anything"
+            )
         self._checked = True
 
     def _seen(self, image: Tensor) -> Tensor:

@@ -42,8 +42,12 @@ def per_image(fn: Callable[[Tensor], Tensor]) -> Penalty:
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Anisotropic total variation: mean |difference| of vertical and of horizontal neighbours, added (Rudin et al. 1992)."""
-    return image_mean(images.diff(dim=-2).abs()) + image_mean(images.diff(dim=-1).abs())
+    """Anisotropic total variation: mean |difference| of vertical and of horizontal neighbours, added (Rudin et al. 1992).
+
+    Along an axis of one pixel, where nothing has a neighbour, it is 0.
+    """
+    along = [images.diff(dim=dim).abs() for dim in (-2, -1) if images.shape[dim] > 1]
+    return sum((image_mean(d) for d in along), start=0 * images.flatten(1).sum(1))
 
 
 def out_of_range(images: Tensor) -> Tensor:
