@@ -42,3 +42,11 @@ def test_average_weighs_steps_by_their_power():
 def test_impossible_widths_are_refused(width):
     with pytest.raises(ValueError, match=r"0\.28"):
         power_exponent(width)
+
+
+@pytest.mark.trap(48)
+def test_an_average_offers_nothing_to_train():
+    """DDP waits for the gradient of every parameter that asks for one."""
+    average = power_average(torch.nn.Linear(2, 2), 0.1)
+    average.update_parameters(torch.nn.Linear(2, 2))
+    assert not any(p.requires_grad for p in average.parameters())

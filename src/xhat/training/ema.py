@@ -36,4 +36,5 @@ def power_average(model: nn.Module, width: float) -> AveragedModel:
     def update(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
         torch._foreach_lerp_(averages, currents, 1 - (1 - 1 / (float(count) + 1)) ** (gamma + 1))
 
-    return AveragedModel(model, multi_avg_fn=update)  # type: ignore[arg-type]
+    average = AveragedModel(model, multi_avg_fn=update)  # type: ignore[arg-type]
+    return average.requires_grad_(False)  # nothing trains it: DDP would wait for its gradients, an optimizer would decay it
