@@ -1,5 +1,7 @@
 """Step by step equality with diffusers, on its own tables and with the same noise."""
 
+import math
+
 import diffusers
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torch
 import xhat
 from oracles import SHAPE
 from xhat import DDIM, DDPM, FORWARD, LEARNED, NOISE, POSTERIOR, X0, Denoiser, Discrete, DPMSolver2M, Euler, Flow, V
+from xhat.bound.exact import evaluate
+from xhat.bound.terms import bits_per_dim, form_of
 from xhat.samplers import sample
 from xhat.shapes import over_images
 
@@ -156,6 +160,61 @@ def test_predicted_x0_of_each_prediction_type(prediction, z):
 
 
 @pytest.mark.trap(6)
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
+@pytest.mark.parametrize("mean", ["epsilon", "start_x", "previous_x"])
+def test_every_term_of_the_bound_is_openais(mean, variance, rng):
+    """Improved DDPM's L_0 .. L_{T-1} in bits/dim, written again from their formulas in float64, with an exact Phi.
+
+    Their code itself, in float32: `benchmarks/openai_bound.py`.
+    """
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    bar = (1 - betas).cumprod(0)
+    before = torch.cat([torch.ones(1).double(), bar[:-1]])
+    tilde = betas * (1 - before) / (1 - bar)
+    clipped = torch.cat([tilde[1:2], tilde[1:]]).log()
+    large = torch.cat([tilde[1:2], betas[1:]]).log()
+    target = {"epsilon": NOISE, "start_x": X0, "previous_x": xhat.POSTERIOR_MEAN}[mean]
+    reverse = {"fixed_small": POSTERIOR, "fixed_large": xhat.FIXED_LARGE, "learned_range": LEARNED}[variance]
+    schedule = Discrete.linear_beta(1000)
+    denoiser = Denoiser(Net(reverse.outputs), schedule, target, variance=reverse)
+    steps = torch.tensor([1, 2, 3, 10, 100, 500, 1000])
+    x0 = torch.randint(0, 256, (len(steps), 1, 4, 4), generator=rng).double() / 127.5 - 1
+    x0[0, 0, 0, :2] = torch.tensor([-1.0, 1.0])  # both open bins
+    noise = torch.randn(x0.shape, dtype=torch.float64, generator=rng)
+
+    def of(table):
+        return table[steps - 1].reshape(-1, 1, 1, 1)
+
+    x_t = of(bar).sqrt() * x0 + (1 - of(bar)).sqrt() * noise
+    out = denoiser.net(x_t, steps.double() / 1000)
+    out, v = out.chunk(2, dim=1) if reverse is LEARNED else (out, 0.0)
+
+    def posterior_mean(x_start):
+        from_x0 = of(before).sqrt() * of(betas) / (1 - of(bar))
+        return from_x0 * x_start + (1 - of(betas)).sqrt() * (1 - of(before)) / (1 - of(bar)) * x_t
+
+    means = {
+        "epsilon": lambda: posterior_mean((x_t - (1 - of(bar)).sqrt() * out) / of(bar).sqrt()),
+        "start_x": lambda: posterior_mean(out),
+        "previous_x": lambda: out,
+    }
+    log_variance = {
+        "fixed_small": of(clipped).expand_as(x0),
+        "fixed_large": of(large).expand_as(x0),
+        "learned_range": (v + 1) / 2 * of(betas.log()) + (1 - v) / 2 * of(clipped),
+    }[variance]
+    found, q = means[mean](), of(clipped)
+    kl = 0.5 * (log_variance - q - 1 + (q - log_variance).exp() + (posterior_mean(x0) - found) ** 2 * (-log_variance).exp())
+    normal = torch.distributions.Normal(found, (0.5 * log_variance).exp())
+    upper = torch.where(x0 > 0.999, 1.0, normal.cdf(x0 + 1 / 255))
+    lower = torch.where(x0 < -0.999, 0.0, normal.cdf(x0 - 1 / 255))
+    theirs = torch.where((steps == 1).reshape(-1, 1, 1, 1), -(upper - lower).log(), kl).flatten(1).mean(1) / math.log(2)
+    nats = evaluate(form_of(schedule), denoiser, x0, noise, steps, torch.zeros(len(steps)).double(), None)
+    usable = torch.isfinite(theirs)  # without our stable logarithm a bin far off has probability 0
+    assert usable[1:].all()
+    close(bits_per_dim(nats, x0)[usable], theirs[usable], rtol=1e-7)
+
+
 def test_diffusers_own_table_rounds_where_ours_does_not():
     """In bf16 its first alpha_bar is 1 and no noise is added (diffusers#3005); ours still adds sigma = .01."""
     peer = diffusers.DDPMScheduler(num_train_timesteps=1000)
