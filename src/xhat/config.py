@@ -93,8 +93,9 @@ class Config:
     Args:
         init: weights to start from; a run, its ema.safetensors, or a diffusers checkpoint.
         data: mnist, a folder of images, an IDX file (.gz or not), .npz or .npy.
-        image_size: side of the square images; by default that of the data (a folder: its smallest side, at most 64).
-        labels: condition the network on the class labels of the data.
+        image_size: side of the square images; by default that of the data (a folder: its smallest side, at most 64, where a few
+            tiny images do not count).
+        labels: condition the network on the class labels of the data; auto does so if they have any.
         label_dropout: share of samples trained without their label, for guidance.
         held_out: share of the images that is set aside to measure on, at most 1,000; MNIST has a test set of its own.
         network: unet(...), dit(...) or level_posterior(...); channels, size and classes come from the data.
@@ -126,7 +127,7 @@ class Config:
     init: str | None = None
     data: str = "mnist"
     image_size: int | None = None
-    labels: bool = False
+    labels: Literal["auto"] | bool = False
     label_dropout: float = 0.1
     held_out: float = 0.05
     network: str = "unet"
@@ -188,11 +189,21 @@ class Config:
 
 @dataclass(frozen=True)
 class DataShape:
-    """What a network must know of the data: image channels, side, and the number of classes it is conditioned on."""
+    """What a network must know of the data: image channels, side, and the number of classes it is conditioned on.
+
+    Attributes:
+        names: of the classes; empty where they are called 0, 1, ....
+    """
 
     channels: int
     size: int
     classes: int | None
+    names: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called, `classes` of them."""
+        return self.names or tuple(map(str, range(self.classes or 0)))
 
 
 def _make(key: str, text: str, names: dict[str, Any], kind: type | None = None, context: dict[str, Any] | None = None) -> Any:

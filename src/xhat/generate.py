@@ -42,6 +42,7 @@ def generate(
     times: Tensor,
     guidance: float = 1.0,
     seed: int = 0,
+    label: int | None = None,
     batch: int = 125,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -55,17 +56,23 @@ def generate(
         times: of the steps, from 1 to 0.
         guidance: classifier-free guidance scale.
         seed: of the noise.
+        label: class of all of them, 0 to classes - 1; by default all classes in turn.
         batch: images at a time.
         progress: called with the number of images done so far.
 
     Returns:
         uint8 images (n, C, H, W) and their labels (n,), None for unconditional models.
+
+    Raises:
+        ValueError: the model has no such class.
     """
-    labels = torch.arange(n) % shape.classes if shape.classes else None
+    if label is not None and not 0 <= label < (shape.classes or 0):
+        raise ValueError(f"label {label}: the model has {shape.classes or 'no'} classes")
+    labels = _labels(shape, 0, n, label)
     done = []
     for first in range(0, n, batch):
         count = min(batch, n - first)
-        chain = _Chain(denoiser, shape, guidance, first, count, seed)
+        chain = _Chain(denoiser, shape, guidance, first, count, seed, label)
         done.append(to_uint8(chain.run(sampler, times)).cpu())
         if progress is not None:
             progress(first + count)
@@ -105,11 +112,20 @@ def trajectory(
 class _Chain:
     """The samples number first, ..., first + count - 1 of a seed: their start, their labels, the guided model."""
 
-    def __init__(self, denoiser: Denoiser, shape: DataShape, guidance: float, first: int, count: int, seed: int) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        shape: DataShape,
+        guidance: float,
+        first: int,
+        count: int,
+        seed: int,
+        label: int | None = None,
+    ) -> None:
         device = next(denoiser.net.parameters()).device
         self.model = Guided(denoiser, guidance, shape.classes) if shape.classes else denoiser
-        labels = (torch.arange(first, first + count) % shape.classes).to(device) if shape.classes else None
-        self.cond = None if labels is None else {"label": labels}
+        labels = _labels(shape, first, count, label)
+        self.cond = None if labels is None else {"label": labels.to(device)}
         self.size = (count, shape.channels, shape.size, shape.size)
         self.seed, self.first, self.device = seed, first, device
         top = denoiser.schedule.prior_std().detach().to(device, torch.float32)
@@ -126,3 +142,10 @@ class _Chain:
     def x0_hat(self, z: Tensor, t: Tensor) -> Tensor:
         x0: Tensor = self.model(z, t.to(z.device).expand(len(z)), self.cond).x0
         return x0
+
+
+def _labels(shape: DataShape, first: int, count: int, label: int | None) -> Tensor | None:
+    """The classes of samples first, ..., first + count - 1: one for all, or all in turn; None for unconditional models."""
+    if not shape.classes:
+        return None
+    return torch.arange(first, first + count) % shape.classes if label is None else torch.full((count,), label)

@@ -83,10 +83,14 @@ def read_weights(run: str | Path) -> Weights:
         raise RunError(f"{path} does not exist: train first, for example xhat train mnist --run {run}")
     try:
         metadata, tensors = read_tensors(path)
-        shape = DataShape(**json.loads(metadata["shape"]))
+        shape = _shape(json.loads(metadata["shape"]))
         return Weights(path, json.loads(metadata["config"]), shape, int(metadata["step"]), tensors)
     except (SafetensorError, KeyError, TypeError, ValueError):
         raise RunError(f"{path} is damaged or not written by xhat: go on with --resume to write it anew") from None
+
+
+def _shape(values: dict[str, Any]) -> DataShape:
+    return DataShape(**{**values, "names": tuple(values.get("names", ()))})
 
 
 def load(run: str | Path) -> TrainedRun:

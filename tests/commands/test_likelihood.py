@@ -282,7 +282,7 @@ def test_images_without_labels_are_not_called_conditional(run, relabelled, kind,
 def test_labels_that_the_run_does_not_know(run, relabelled, kind, capsys):
     code, out, err = xhat("evaluate", run, *kind, "--data", relabelled(np.arange(20)), "--n", 4, capsys=capsys)
     assert (code, out) == (2, "")
-    assert "has labels up to 19, the run knows 0 to 3" in err
+    assert "has classes that the run does not know: 4, 5, 6, ..." in err
     assert len(err.splitlines()) == 1
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from xhat.commands.parsing import UsageError, new_parser
-from xhat.commands.terminal import print_json, progress_bar
+from xhat.commands.terminal import noted, print_json, progress_bar
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Paired, Penalty
 from xhat.objective import Objective
@@ -45,7 +45,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--exact", action="store_true", help="sum all steps of the --bound: slow")
     steps = "T of the --bound on a continuous schedule (1000); inf is continuous time"
     parser.add_argument("--steps", type=str | None, default=None, metavar="T", help=steps)
-    parser.add_argument("--samples", type=str | None, default=None, metavar="FILE.npz", help="use these instead of drawing")
+    given = "an .npz or a folder of images: use these instead of drawing"
+    parser.add_argument("--samples", type=str | None, default=None, metavar="PATH", help=given)
     parser.add_argument("--features", type=str | None, default=None, metavar="MODULE:FACTORY", help="network for FID and KID")
     parser.add_argument("--images", type=int | None, default=None, help="held-out images for the denoising error (1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples; with --bound and --ode of images and draws")
@@ -112,9 +113,9 @@ def _evaluate(
     from xhat.runs import load
 
     trained = load(run_)
-    real, source = reference(trained, data), data or trained.config.data
-    # of own data a few images only were held out: too few for a distance of distributions
-    whole = data is not None or source == "mnist"
+    real = reference(trained, data)
+    # of own data without a test part a few images only were held out: too few for a distance of distributions
+    whole = data is not None or real.images.found.part == "test"
     pixels = real.images.pixels if whole else reference(trained, data, "train").images.pixels
     digits = (trained.shape.channels, trained.shape.size) == (1, 28)
     network = _network(features, digits)
@@ -180,14 +181,26 @@ def _draw(trained: TrainedRun, n: int, seed: int) -> Tensor:
 
 
 def _read(samples: str, trained: TrainedRun) -> Tensor:
+    from xhat.commands.held_out import in_channels
     from xhat.data.load import load as load_data
+    from xhat.data.wording import counted
 
-    if not Path(samples).is_file():
+    if not Path(samples).exists():
         raise UsageError(f"--samples {samples} does not exist")
-    pixels = load_data(samples).pixels
-    expected = (trained.shape.channels, trained.shape.size, trained.shape.size)
-    if pixels.shape[1:] != expected:
-        raise UsageError(f"--samples {samples} holds images {tuple(pixels.shape[1:])}, the run makes {expected}")
+    shape, folder = trained.shape, Path(samples).is_dir()
+    images = load_data(samples, shape.size if folder else None)
+    size = tuple(images.pixels.shape[2:])
+    if images.found.resized or size != (shape.size, shape.size):
+        has = (
+            f"{counted(images.found.resized, 'image')} of another size"
+            if folder
+            else f"images of another size, {size[1]}x{size[0]}"
+        )
+        raise UsageError(f"--samples {samples} holds {has}: the run makes {shape.size}x{shape.size}")
+    if len(images) < 2:
+        raise UsageError(f"--samples {samples} holds one image, which says nothing of a spread: give at least two")
+    pixels = in_channels(images.pixels, shape.channels, f"--samples {samples}")
+    noted(images)
     return pixels
 
 

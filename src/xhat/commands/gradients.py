@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xhat.commands.parsing import UsageError, new_parser, read_config, recipe_path
-from xhat.commands.terminal import print_json
+from xhat.commands.terminal import noted, print_json
 from xhat.gradients import GradientProfile, gradient_profile
 from xhat.losses.chains import FullChain
 from xhat.losses.image import ImageLoss
@@ -77,6 +77,8 @@ def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfil
     device = next(denoiser.net.parameters()).device
     x0, cond = Batches(config, data, shape, device).get(seed, Shard(0, n), n)
     stand_in = {"total_variation": ImageLoss(total_variation, FullChain(steps=chain))}
+    if step is None:  # a run's own data were spoken of when it was trained
+        noted(data)
     own = any(isinstance(term.loss, ImageLoss) for term in objective.terms.values())
     return gradient_profile(objective, x0, cond=cond, step=seed, steps=chain, chains=None if own else stand_in), step
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from xhat.anatomy import anatomy, at_levels, levels
 from xhat.commands.parsing import Parser, UsageError, changed_values, config_parser, recipe_path, to_config
-from xhat.commands.terminal import print_json
+from xhat.commands.terminal import noted, print_json
 from xhat.config import Config, DataShape, build_denoiser, build_objective
 from xhat.data.images import Images, to_float
 from xhat.facts import named_facts
@@ -112,7 +112,7 @@ def _inspect(recipe: str, config: Config) -> dict[str, Any]:
     found = anatomy(objective, levels(denoiser.schedule), second_moment)
     numbers = {key: value for key, value in asdict(found).items() if key not in ("effective", "density")}
     losses = [getattr(term.loss, "simple", term.loss) for term in objective.terms.values()]
-    return {
+    result = {
         "recipe": recipe,
         "network": config.network,
         "parameters": sum(p.numel() for p in denoiser.net.parameters()),
@@ -129,6 +129,8 @@ def _inspect(recipe: str, config: Config) -> dict[str, Any]:
         "facts": named_facts(found, objective),
         "costs": _costs(config, objective, shape),
     }
+    noted(images)
+    return result
 
 
 def _costs(config: Config, objective: Objective, shape: DataShape) -> dict[str, dict[str, float]]:

@@ -54,7 +54,7 @@ def _choose(trained: TrainedRun, data: str | None, n: int | None, seed: int) -> 
     """At most n random images; the pilot's are of the run's own training images, of other data a fifth of them."""
     real = other = reference(trained, data)
     order = torch.randperm(len(real), generator=counted.generator(seed, "bound images"))
-    if (data or trained.config.data) == "mnist" or (data is None and real.held_out):
+    if real.images.found.part == "test" or (data is None and real.held_out):
         other = reference(trained, data, "train")
         aside = torch.randperm(len(other), generator=counted.generator(seed, "pilot images"))[:PILOT_IMAGES]
     else:

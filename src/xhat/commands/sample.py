@@ -1,5 +1,6 @@
 """xhat sample."""
 
+import difflib
 import io
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,13 +11,17 @@ import numpy as np
 
 from xhat.commands.parsing import UsageError, new_parser
 from xhat.commands.terminal import progress_bar
+from xhat.config import DataShape
 
 DESCRIPTION = """Draw images from a trained run.
 
-Writes an .npz with the array images, uint8, N x H x W x C (and labels, for class-conditional models), and a picture of the
-first 100 beside it. Image k depends on the seed and k alone. Sampler, steps and guidance default to the run's own."""
+Writes an .npz with the array images, uint8, N x H x W x C, and a picture of the first 100 beside it. Class-conditional models
+draw all classes in turn, or the one of --label; the .npz then also holds labels: the data's own numbers, or, where the classes
+have names, positions in an array classes of these. Image k depends on the seed and k alone. Sampler, steps and guidance
+default to the run's own."""
 
 SHOWN = 100
+NAMED = 10
 
 
 def run(argv: Sequence[str]) -> int:
@@ -28,13 +33,16 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--sampler", type=str | None, default=None, help="ddim, ddim(eta=1), ddpm, euler, heun or dpm2m")
     parser.add_argument("--steps", type=int | None, default=None, help="sampling steps")
     parser.add_argument("--guidance", type=float | None, default=None, help="classifier-free guidance scale; 1 is none")
+    parser.add_argument(
+        "--label", type=str | None, default=None, help="draw this class alone, by its label or name in the data"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     options = parser.read(argv)
     changes = {key: options[key] for key in ("sampler", "steps", "guidance") if options[key] is not None}
-    return _sample(options.run, Path(options.out), options.n, changes, options.seed)
+    return _sample(options.run, Path(options.out), options.n, changes, options.seed, options.label)
 
 
-def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int) -> int:
+def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, label: str | None) -> int:
     from xhat.config import build_sampler, build_times
     from xhat.generate import generate
     from xhat.pictures import grid_columns, save_grid
@@ -48,6 +56,7 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int) ->
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
     trained = load(run_)
+    number = None if label is None else class_number(label, trained.shape)
     how = replace(trained.config.sampling, **changes)
     try:
         times, sampler = build_times(how.spacing, trained.denoiser.schedule, how.steps), build_sampler(how.sampler)
@@ -63,15 +72,43 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int) ->
             times=times,
             guidance=how.guidance,
             seed=seed,
+            label=number,
             progress=lambda done: bar.update(task, completed=done),
         )
-    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy()} | (
-        {} if labels is None else {"labels": labels.numpy()}
-    )
+    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy()}
+    if labels is not None:
+        arrays |= _labels_of(labels.numpy(), trained.shape)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_bytes(out, buffer.getvalue())
     picture = out.with_suffix(".png")
-    save_grid(images[:SHOWN], picture, grid_columns(trained.shape.classes))
+    save_grid(images[:SHOWN], picture, grid_columns(trained.shape.classes if number is None else None))
     print(f"{n} images in {out}, {'all' if n <= SHOWN else f'the first {SHOWN}'} of them to look at in {picture}")
     return 0
+
+
+def class_number(label: str, shape: DataShape) -> int:
+    """The class that a user calls `label`: by its name in the data, or by its number where that is nobody's name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if shape.classes is None:
+        raise UsageError(f"--label {label}: the run was trained without labels, it has no classes: leave --label out")
+    names = shape.class_names
+    if label in names:
+        return names.index(label)
+    if label.isdecimal() and not all(name.isdecimal() for name in names) and int(label) < len(names):
+        return int(label)
+    known = ", ".join(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])}, ... {names[-1]}"
+    close = difflib.get_close_matches(label, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"they are {known}"
+    raise UsageError(f"--label {label}: not one of the {len(names)} classes that the run knows: {hint}")
+
+
+def _labels_of(labels: np.ndarray, shape: DataShape) -> dict[str, np.ndarray]:
+    """Labels as the data have them: numbers, or positions in the names of the classes."""
+    names = shape.class_names
+    if all(name.isdecimal() for name in names):
+        return {"labels": np.array([int(name) for name in names])[labels]}
+    return {"labels": labels, "classes": np.array(names)}

@@ -8,6 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from xhat.data.images import Images
+from xhat.data.scale import EIGHT_BITS
+
 
 def progress_bar() -> Progress:
     """A bar on stderr that leaves no trace; nothing at all where stderr is no terminal."""
@@ -18,6 +21,15 @@ def progress_bar() -> Progress:
 def note(message: str) -> None:
     """One line on stderr about something that did not stop the command."""
     print(f"xhat: note: {message}", file=sys.stderr)
+
+
+def noted(images: Images) -> Images:
+    """The images, after saying what was noticed while reading them."""
+    low, high = images.found.scale
+    scaled = [] if images.found.scale == EIGHT_BITS else [f"{images.name}: values from {low:g} to {high:g} become 0 to 255"]
+    for line in (*images.found.notes, *scaled):
+        note(line)
+    return images
 
 
 def print_json(result: dict[str, Any]) -> None:

@@ -18,7 +18,9 @@ from xhat.commands.parsing import (
     to_config,
     write_config,
 )
+from xhat.commands.terminal import note
 from xhat.config import Config
+from xhat.data.images import Images
 from xhat.runs import write_environment
 from xhat.training.checkpoint import newest_checkpoint, sweep
 
@@ -128,6 +130,7 @@ def _train(config: Config, folder: Path, stored: Path, resume: bool) -> int:
     if trainer.accelerator.is_main_process:
         write_config(config, stored)
         write_environment(folder)
+        say_what_is_trained_on(config, data, held_out)
     finished, main = trainer.fit(), trainer.accelerator.is_main_process
     if main and finished:
         print(f"trained {trainer.step} steps; samples, losses.png and metrics.jsonl are in {folder}")
@@ -135,3 +138,13 @@ def _train(config: Config, folder: Path, stored: Path, resume: bool) -> int:
     elif main:
         print(f"stopped and saved at step {trainer.step}; go on with: xhat train --run {folder} --resume")
     return 0 if finished else 130
+
+
+def say_what_is_trained_on(config: Config, data: Images, held_out: Images | None) -> None:
+    """What was noticed while reading the images, and one line about them."""
+    from xhat.data.summary import summary
+
+    for line in data.found.notes:
+        note(line)
+    used = bool(config.labels) and data.labels is not None
+    print(summary(data, held_out, used, wanted=bool(config.labels)), file=sys.stderr)

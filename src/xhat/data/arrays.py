@@ -1,31 +1,111 @@
-"""NumPy files of images: .npy and .npz, uint8."""
+"""NumPy files of images: .npy and .npz."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
-from xhat.data.images import DataError, Images
+from xhat.data.images import DataError, Found, Images
+from xhat.data.labels import UnclearLabelsError, class_values, missing_classes, numbered
+from xhat.data.scale import EIGHT_BITS, Range, how_to_save, scale_of, to_pixels
+from xhat.data.wording import counted
+
+Arrays = Mapping[str, np.ndarray]
+IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
+PARTS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
+_NEED = "an .npz with an array labels beside images would give labels"
 
 
-def load_array(path: Path) -> Images:
-    """uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W) of a .npy file, or of an .npz file beside optional labels.
+def load_array(path: Path, split: Literal["train", "test"] = "train") -> Images:
+    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) of a .npy file, or of an .npz file beside optional labels.
 
-    In an .npz the images are the array called images, x or x_train, or the only one with 3 or 4 axes; labels are called
-    labels, y or y_train.
+    In an .npz the images are the array called images or x, or the only one with 3 or 4 axes; labels are called labels or y.
+    Where names say train, val or test (train_images, x_train) the part is chosen by `split`; "test" is val if there is no test.
+    Pixels are uint8; whole numbers of other types are scaled by one factor, see `scale_of`.
 
     Raises:
         DataError: unreadable, of another type, or of another shape.
     """
+    arrays = _read(path)
+    training, part = _training(path, arrays)
+    key = training
+    if split == "test" and part == "train" and (test := _find(arrays, IMAGES, PARTS["test"])):
+        key, part = test, "test"
+    stacks = {k: arrays[k] for k in (_find(arrays, IMAGES, PARTS["test"]), training, key) if k}
+    scale = _scale(path, stacks)
+    pixels, name = _channels_first(path, arrays[key]), f"{path} ({part})" if part else str(path)
+    pixels = pixels if pixels.dtype == np.uint8 else to_pixels(pixels, scale)
+    try:
+        values, known = _values(path, arrays, key), _values(path, arrays, training)
+    except UnclearLabelsError as error:
+        return Images(torch.from_numpy(pixels), None, 0, name, found=Found(part, scale, unlabelled=str(error)))
+    if values is None or known is None:
+        return Images(torch.from_numpy(pixels), None, 0, name, found=Found(part, scale, unlabelled=_NEED))
+    notes = missing_classes(known)
+    if not (trained := np.isin(values, known)).all():
+        notes += (
+            f"{name}: left out: {counted(int((~trained).sum()), 'image')} of classes that the training part does not have",
+        )
+        pixels, values = pixels[trained], values[trained]
+    _, classes, names = numbered(known)
+    labels = torch.from_numpy(np.searchsorted(np.unique(known), values).astype(np.int64))
+    return Images(torch.from_numpy(pixels), labels, classes, name, names, Found(part, scale, notes=notes))
+
+
+def _read(path: Path) -> Arrays:
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+        return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile):
         raise DataError(f"{path} cannot be read as a NumPy file: it is damaged, cut short or holds Python objects") from None
-    pixels = _find_images(path, arrays)
-    if pixels.dtype != np.uint8:
-        raise DataError(f"{path}: images must be uint8 0..255, not {pixels.dtype}: save (255 * x).round().astype('uint8')")
+
+
+def _training(path: Path, arrays: Arrays) -> tuple[str, Literal["", "train", "test"]]:
+    """The key of the images to train on, and the part that they are."""
+    if key := _find(arrays, IMAGES):
+        return key, ""
+    if key := _find(arrays, IMAGES, PARTS["train"]):
+        return key, "train"
+    candidates = [k for k, a in arrays.items() if a.ndim in (3, 4)]
+    if len(candidates) != 1:
+        raise DataError(f"{path}: which array holds the images? Call it images (found: {', '.join(arrays) or 'nothing'})")
+    return candidates[0], ""
+
+
+def _find(arrays: Arrays, words: tuple[str, ...], parts: tuple[str, ...] = ("",)) -> str | None:
+    """The key that is one of the words, with one of the parts before or after it."""
+    lower = {key.lower(): key for key in reversed(list(arrays))}
+    names = (name for part in parts for word in words for name in ((f"{part}_{word}", f"{word}_{part}") if part else (word,)))
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def _values(path: Path, arrays: Arrays, images: str) -> np.ndarray | None:
+    """The class of each image of the array `images`, from the labels of the same part; None without labels."""
+    own = next((p for of in PARTS.values() for p in of if p in images.lower().split("_")), None)
+    key = _find(arrays, LABELS, (own,) if own else ("", *PARTS["train"]))
+    return None if key is None else class_values(arrays[key], len(arrays[images]), f"{path} ({key})")
+
+
+def _scale(path: Path, stacks: Arrays) -> Range:
+    """The values that become 0 and 255, the same for all parts of a file."""
+    kinds = {array.dtype for array in stacks.values()}
+    if kinds == {np.dtype(np.uint8)}:
+        return EIGHT_BITS
+    if kinds == {np.dtype(bool)}:
+        return 0.0, 1.0
+    filled = [array for array in stacks.values() if array.size]
+    for array in filled:
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{path}: images must be uint8 0..255, not {array.dtype}")
+        if array.dtype.kind == "f" or array.min() < 0:
+            raise DataError(f"{path}: images must be uint8 0..255, not {array.dtype}: {how_to_save(array)}")
+    return scale_of(0, max((int(array.max()) for array in filled), default=0), whole=True)
+
+
+def _channels_first(path: Path, pixels: np.ndarray) -> np.ndarray:
     given = pixels.shape
     if pixels.ndim == 3:
         pixels = pixels[:, None]
@@ -33,21 +113,4 @@ def load_array(path: Path) -> Images:
         pixels = pixels.transpose(0, 3, 1, 2)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise DataError(f"{path}: expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, got {given}")
-    labels = next((arrays[k] for k in ("labels", "y", "y_train") if k in arrays), None)
-    if labels is not None:
-        labels = labels.reshape(-1)
-        if len(labels) != len(pixels) or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
-            raise DataError(f"{path}: labels must be {len(pixels)} integers from 0, one per image")
-    known = None if labels is None else torch.from_numpy(labels.astype(np.int64))
-    classes = 0 if known is None or not len(known) else int(known.max()) + 1
-    return Images(torch.from_numpy(np.ascontiguousarray(pixels)), known, classes, str(path))
-
-
-def _find_images(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    for key in ("images", "x", "x_train"):
-        if key in arrays:
-            return arrays[key]
-    candidates = [a for a in arrays.values() if a.ndim in (3, 4)]
-    if len(candidates) != 1:
-        raise DataError(f"{path}: which array holds the images? Call it images (found: {', '.join(arrays) or 'nothing'})")
-    return candidates[0]
+    return np.ascontiguousarray(pixels)

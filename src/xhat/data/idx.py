@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, Protocol
@@ -9,7 +10,8 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from xhat.data.images import DataError, Images
+from xhat.data.images import DataError, Found, Images
+from xhat.data.labels import class_values, missing_classes, numbered
 
 Split = Literal["train", "test"]
 
@@ -45,8 +47,12 @@ def load_idx(path: Path) -> Images:
     if pixels.ndim != 3:
         raise DataError(f"{path} holds {pixels.ndim}-d data, not images (N, H, W)")
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-    labels = read_idx(beside, str(beside)) if beside != path and beside.exists() else None
-    return _images(pixels, labels, str(path))
+    if beside != path and beside.exists():
+        return _labelled(pixels, read_idx(beside, str(beside)), Found(), str(path))
+    need = f"a file {beside.name} beside it" if beside != path else "a name with images-idx3, and a file labels-idx1 beside it,"
+    return Images(
+        torch.from_numpy(pixels).unsqueeze(1), None, 0, str(path), found=Found(unlabelled=f"{need} would give labels")
+    )
 
 
 def mnist(split: Split = "train") -> Images:
@@ -54,12 +60,13 @@ def mnist(split: Split = "train") -> Images:
     folder, stem = files("xhat.data") / "mnist", "train" if split == "train" else "t10k"
     pixels = read_idx(folder / f"{stem}-images-idx3-ubyte.gz", "mnist")
     labels = read_idx(folder / f"{stem}-labels-idx1-ubyte.gz", "mnist")
-    return _images(pixels, labels, f"mnist ({split})")
+    return _labelled(pixels, labels, Found(part=split), f"mnist ({split})")
 
 
-def _images(pixels: np.ndarray, labels: np.ndarray | None, name: str) -> Images:
-    if labels is not None and labels.shape != pixels.shape[:1]:
+def _labelled(pixels: np.ndarray, labels: np.ndarray, found: Found, name: str) -> Images:
+    if labels.shape != pixels.shape[:1]:
         raise DataError(f"{name}: {len(pixels)} images but {len(labels)} labels")
-    known = None if labels is None else torch.from_numpy(labels).long()
-    classes = 0 if known is None or not len(known) else int(known.max()) + 1
-    return Images(torch.from_numpy(pixels).unsqueeze(1), known, classes, name)
+    values = class_values(labels, len(pixels), name)
+    numbers, classes, names = numbered(values)
+    found = replace(found, notes=missing_classes(values))
+    return Images(torch.from_numpy(pixels).unsqueeze(1), numbers, classes, name, names, found)

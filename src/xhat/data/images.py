@@ -2,11 +2,14 @@
 
 import zlib
 from dataclasses import dataclass, replace
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xhat.counted import generator
+from xhat.data.scale import EIGHT_BITS, Range
 
 MOST_CLASSES = 100_000
 LEAST_HELD_OUT, MOST_HELD_OUT = 16, 1000
@@ -14,6 +17,25 @@ LEAST_HELD_OUT, MOST_HELD_OUT = 16, 1000
 
 class DataError(ValueError):
     """Data that cannot be used; one line that names the file and says what to change."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found while reading images, for whoever uses them.
+
+    Attributes:
+        part: "train" or "test", where the data have such parts; "" if these are all the images.
+        scale: values of the files that became 0 and 255.
+        resized: number of images that were resized or cropped.
+        unlabelled: why there are no labels, and what would give some.
+        notes: what else is to be told, one line each.
+    """
+
+    part: Literal["", "train", "test"] = ""
+    scale: Range = EIGHT_BITS
+    resized: int = 0
+    unlabelled: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -25,18 +47,27 @@ class Images:
         labels: int64 (N,), or None.
         classes: number of classes; 0 without labels.
         name: for messages.
+        names: of the classes; empty where they are called 0, 1, ....
+        found: what was found while reading them.
     """
 
     pixels: Tensor
     labels: Tensor | None
     classes: int
     name: str
+    names: tuple[str, ...] = ()
+    found: Found = Found()
 
     def __post_init__(self) -> None:
         if self.pixels.numel() == 0:
             raise DataError(f"{self.name} holds no images")
         if self.classes > MOST_CLASSES:
-            raise DataError(f"{self.name}: labels up to {self.classes - 1} make too many classes: number them from 0")
+            raise DataError(f"{self.name}: its labels make {self.classes:,} classes, at most {MOST_CLASSES:,} are possible")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called, `classes` of them."""
+        return self.names or tuple(map(str, range(self.classes)))
 
     def fingerprint(self) -> str:
         """Number, shape and checksum: the same for the same images in the same order."""
@@ -53,15 +84,26 @@ class Images:
 def set_aside(images: Images, share: float) -> tuple[Images, Images | None]:
     """The images to train on, and a random share of them, at most 1,000, that is kept from training.
 
-    Which ones is a function of their number alone, so that it is the same set on every machine and in every later
-    measurement. None if the share is less than 16 images, which say too little.
+    Which ones is a function of their number (and of the labels, where a class would be left without an image to train on), so
+    that it is the same set on every machine and in every later measurement. None if the share is less than 16 images, which
+    say too little.
     """
     count = min(MOST_HELD_OUT, int(share * len(images)))
     if count < LEAST_HELD_OUT:
         return images, None
     order = torch.randperm(len(images), generator=generator("held out", len(images)))
-    kept, aside = order[count:].sort().values, order[:count].sort().values
-    return images.chosen(kept), images.chosen(aside)
+    free = order if images.labels is None else _spared(order, images.labels)
+    aside = (free if len(free) >= count else order)[:count]
+    kept = order[~torch.isin(order, aside)]
+    return images.chosen(kept.sort().values), images.chosen(aside.sort().values)
+
+
+def _spared(order: Tensor, labels: Tensor) -> Tensor:
+    """The order without the last image of each class in it: every class keeps one to train on."""
+    _, last = np.unique(labels[order].flip(0).numpy(), return_index=True)
+    free = torch.ones(len(order), dtype=torch.bool)
+    free[len(order) - 1 - torch.from_numpy(last)] = False
+    return order[free]
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """One config line chooses the data: `mnist`, a folder, an IDX file, .npz or .npy."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,13 @@ import torch
 from PIL import Image
 
 from xhat.data.arrays import load_array
-from xhat.data.folder import fit, load_folder
+from xhat.data.files import readable_suffixes
+from xhat.data.folder import load_folder
 from xhat.data.idx import Split, load_idx, mnist
 from xhat.data.images import DataError, Images, set_aside
+from xhat.data.picture import fit
+
+DARK = 15
 
 
 def load(data: str, size: int | None = None, split: Split = "train") -> Images:
@@ -18,11 +23,19 @@ def load(data: str, size: int | None = None, split: Split = "train") -> Images:
     Args:
         data: mnist or a path.
         size: side of square images; other images are resized and centre-cropped to it. None keeps them if square.
-        split: of mnist; other data have one part only.
+        split: of data with such parts: mnist, and .npz files with arrays such as train_images and test_images.
 
     Raises:
         DataError: missing, empty, truncated or not images.
     """
+    images = _read(data, size, split)
+    if (most := int(images.pixels.max())) <= DARK:
+        line = f"{images.name}: no pixel is above {most} of 255, the images are nearly black: multiply them"
+        images = replace(images, found=replace(images.found, notes=(*images.found.notes, line)))
+    return images
+
+
+def _read(data: str, size: int | None, split: Split) -> Images:
     if size is not None and size < 4:
         raise DataError(f"image_size must be at least 4, got {size}")
     if not data:
@@ -36,11 +49,13 @@ def load(data: str, size: int | None = None, split: Split = "train") -> Images:
         return load_folder(path, size)
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty")
-    return _square(load_array(path) if path.suffix in (".npy", ".npz") else load_idx(path), size)
+    if path.suffix.lower() in readable_suffixes():
+        raise DataError(f"{path} is one image: name the folder that it lies in")
+    return _square(load_array(path, split) if path.suffix.lower() in (".npy", ".npz") else load_idx(path), size)
 
 
 def load_parts(data: str, size: int | None = None, held_out: float = 0.0) -> tuple[Images, Images | None]:
-    """The images to train on, and others of the same data to measure on: MNIST's test set, or a share that is set aside.
+    """The images to train on, and others of the same data to measure on: their test part, or a share that is set aside.
 
     Args:
         data: as for `load`.
@@ -48,7 +63,9 @@ def load_parts(data: str, size: int | None = None, held_out: float = 0.0) -> tup
         held_out: share to set aside; if it comes to too few images there are none, see `set_aside`.
     """
     images = load(data, size)
-    return (images, load(data, size, "test")) if data == "mnist" else set_aside(images, held_out)
+    if images.found.part == "train" and (test := load(data, size, "test")).found.part == "test":
+        return images, test
+    return set_aside(images, held_out)
 
 
 def _square(images: Images, size: int | None) -> Images:
@@ -59,4 +76,8 @@ def _square(images: Images, size: int | None) -> Images:
     grey = images.pixels.shape[1] == 1
     frames = (p[0] if grey else p.transpose(1, 2, 0) for p in images.pixels.numpy())
     fitted = np.stack([fit(Image.fromarray(np.ascontiguousarray(f)), side, grey) for f in frames])
-    return Images(torch.from_numpy(fitted), images.labels, images.classes, images.name)
+    small = (
+        (f"{images.name}: its images of {width}x{height} are enlarged to {side}x{side}",) if min(height, width) < side else ()
+    )
+    found = replace(images.found, resized=len(images), notes=(*images.found.notes, *small))
+    return replace(images, pixels=torch.from_numpy(fitted), found=found)

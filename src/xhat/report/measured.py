@@ -211,7 +211,7 @@ def _real_features(data: str, share: float) -> Tensor:
     from xhat.evaluation.quality import features_of
 
     training, held_out = load_parts(data, 28, share)
-    images = held_out if held_out is not None and data == "mnist" else training
+    images = held_out if held_out is not None and held_out.found.part == "test" else training
     return features_of(MNISTFeatures.trained(), images.pixels)
 
 

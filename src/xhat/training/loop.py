@@ -12,7 +12,7 @@ from torch import Tensor
 from xhat import counted
 from xhat.config import Config, DataShape, build_denoiser, build_objective, build_sampler, build_times
 from xhat.counted import Shard
-from xhat.data.images import Images
+from xhat.data.images import DataError, Images
 from xhat.denoiser import Denoiser
 from xhat.expressions import ExpressionError
 from xhat.generate import draw
@@ -295,6 +295,13 @@ class Trainer:
 
 
 def data_shape(config: Config, data: Images) -> DataShape:
-    """What the network must know of the data."""
+    """What the network must know of the data.
+
+    Raises:
+        DataError: the network shall be conditioned on labels, and there are none.
+    """
     channels, size = data.pixels.shape[1:3]
-    return DataShape(channels, size, data.classes if config.labels and data.classes else None)
+    if config.labels is True and data.labels is None:
+        raise DataError(f"labels: true, but {data.name} has none: {data.found.unlabelled}; or set labels to auto or false")
+    used = config.labels and data.labels is not None
+    return DataShape(channels, size, data.classes if used else None, data.names if used else ())
