@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from xhat.config import Config, DataShape
@@ -33,12 +32,6 @@ def values_of(path: str | Path) -> dict[str, Any]:
     values = dict(read_weights(path).values)
     values["optimizer"] = {**values["optimizer"], "betas": list(values["optimizer"]["betas"])}
     return values
-
-
-def merged(values: dict[str, Any], recipe: Path | None) -> str:
-    """YAML of the values, overlaid by those of a recipe; terms of both are kept, so that the base term stays on."""
-    own = (yaml.safe_load(recipe.read_text()) or {}) if recipe is not None else {}
-    return yaml.safe_dump(_overlaid(values, own), sort_keys=False, allow_unicode=True)
 
 
 def require_model(config: Config, path: str, values: dict[str, Any]) -> None:
@@ -85,6 +78,7 @@ def _say(shape: DataShape) -> str:
     return f"{shape.channels} channels, {shape.size}x{shape.size}, {classes}"
 
 
-def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _overlaid(below[k], above[k]) for k in above if isinstance(below.get(k), dict) and isinstance(above[k], dict)}
+def overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Values overlaid by those of a recipe; terms of both are kept, so that the base term stays on."""
+    both = {k: overlaid(below[k], above[k]) for k in above if isinstance(below.get(k), dict) and isinstance(above[k], dict)}
     return {**below, **above, **both}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +21,7 @@ from xhat.evaluation.outcome import Outcome, best
 from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
 from xhat.report.collect import QUANTITIES
 from xhat.report.measured import How, measured, penalty_of
+from xhat.yaml_files import read_yaml
 
 DESCRIPTION = """Train one base config with each of a list of changes, from the same weights, with the same data order and
 noise, and measure all alike: the variational bound, the error above the floor, FID, penalties of samples, time of a step.
@@ -71,7 +71,7 @@ def read_study(path: Path) -> Study:
     """A study from YAML, every run's config checked.
 
     Raises:
-        UsageError: names what is wrong, and in which change.
+        UsageError or YamlError: names what is wrong, and in which change.
     """
     from xhat.commands.inspect import shape_of
     from xhat.commands.train import resolve
@@ -79,10 +79,7 @@ def read_study(path: Path) -> Study:
 
     if not path.is_file():
         raise UsageError(f"study {path} does not exist")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path)
     known = {f.name for f in dataclasses.fields(Study)}
     if not isinstance(values, dict) or not isinstance(values.get("changes"), dict) or not values["changes"]:
         raise UsageError(f"{path} names no changes: write changes: {{name: {{dotted key: value}}}}")

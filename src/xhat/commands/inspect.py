@@ -1,7 +1,7 @@
 """xhat inspect."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageLoss
 from xhat.objective import Objective
 from xhat.presets import preset_names
+from xhat.yaml_files import read_mapping
 
 DESCRIPTION = """Show what a preset, a config or a run optimizes, before training: the five choices, the weight of each noise
 level in each space and relative to the variational bound (Kingma & Gao 2023), where the samples go, how large the gradients
@@ -71,8 +72,8 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser(recipe: Path | None) -> Parser:
-    parser = config_parser("inspect", DESCRIPTION, recipe)
+def _parser(values: Mapping[str, Any] | None) -> Parser:
+    parser = config_parser("inspect", DESCRIPTION, values)
     parser.add_argument("recipe", metavar="RECIPE", help="a preset, a .yaml file, or the folder of a run")
     parser.add_argument("other", metavar="OTHER", nargs="?", default=None, help="another one to compare it with")
     parser.add_argument("--picture", type=str | None, default=None, metavar="FILE.png", help="where the picture goes")
@@ -82,7 +83,7 @@ def _parser(recipe: Path | None) -> Parser:
 
 def _config(recipe: str, argv: Sequence[str]) -> Config:
     stored = Path(recipe) / "config.yaml"
-    parser = _parser(stored if recipe not in preset_names() and stored.is_file() else recipe_path(recipe))
+    parser = _parser(read_mapping(stored if recipe not in preset_names() and stored.is_file() else recipe_path(recipe)))
     return to_config(parser.read(argv), parser)
 
 

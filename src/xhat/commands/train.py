@@ -2,10 +2,10 @@
 
 import contextlib
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from xhat.commands.parsing import (
     BUDGETS,
@@ -21,6 +21,7 @@ from xhat.commands.parsing import (
 from xhat.config import Config
 from xhat.runs import write_environment
 from xhat.training.checkpoint import newest_checkpoint, sweep
+from xhat.yaml_files import read_mapping
 
 DESCRIPTION = """Train a model into a run folder.
 
@@ -60,32 +61,30 @@ def resolve(argv: Sequence[str]) -> tuple[Config, Path, bool]:
     else:
         recipe = recipe_path(first.recipe) if first.recipe is not None else None
     init = first.init or (read_config(recipe).init if recipe is not None and recipe != stored else None)
-    config = _config(argv, recipe or recipe_path("mnist")) if init is None else _started(argv, recipe, init)
+    values = read_mapping(recipe or recipe_path("mnist")) if recipe is not None or init is None else {}
+    config = _config(argv, values) if init is None else _started(argv, values, init)
     if any(first[b] is not None for b in BUDGETS):
         config = replace(config, **{b: first[b] for b in BUDGETS})
     return config, folder, first.resume
 
 
-def _config(argv: Sequence[str], recipe: Path) -> Config:
-    parser = _parser(recipe)
+def _config(argv: Sequence[str], values: Mapping[str, Any]) -> Config:
+    parser = _parser(values)
     return to_config(parser.read(argv), parser)
 
 
-def _started(argv: Sequence[str], recipe: Path | None, init: str) -> Config:
+def _started(argv: Sequence[str], recipe: dict[str, Any], init: str) -> Config:
     """The config of a run that starts from trained weights: theirs, then the recipe's, then the options."""
-    from xhat.initial import merged, require_model, values_of
+    from xhat.initial import overlaid, require_model, values_of
 
     values = values_of(init)
-    with tempfile.TemporaryDirectory() as folder:
-        both = Path(folder) / "merged.yaml"
-        both.write_text(merged(values, recipe))
-        config = _config(argv, both)
+    config = _config(argv, overlaid(values, recipe))
     require_model(config, init, values)
     return config
 
 
-def _parser(recipe: Path | None) -> Parser:
-    parser = config_parser("train", DESCRIPTION, recipe)
+def _parser(values: Mapping[str, Any] | None) -> Parser:
+    parser = config_parser("train", DESCRIPTION, values)
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a preset or a .yaml file (default: mnist, or the --init)")
     parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
