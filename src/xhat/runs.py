@@ -54,7 +54,7 @@ def write_environment(run: Path) -> None:
 def read_environment(run: Path) -> dict[str, str]:
     """What `write_environment` wrote; empty for a run of before there was one."""
     try:
-        found: dict[str, str] = json.loads((run / ENVIRONMENT).read_text())
+        found: dict[str, str] = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found

@@ -3,19 +3,17 @@
 import dataclasses
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from xhat.commands.parsing import UsageError, new_parser
 from xhat.commands.report import report_study, require_comparable, study_how
-from xhat.commands.terminal import print_json
+from xhat.commands.tables import new_table, number_column, show_table, text_column
+from xhat.commands.terminal import console, print_json, say
 from xhat.evaluation.denoising import LEVELS
 from xhat.evaluation.outcome import Outcome, best
 from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
@@ -55,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     study_to_file(out / STUDY_FILE, study, {})
     measure = _Measure(study, out)
-    outcomes = run_study(study, out, measure, jobs=options.jobs or _room(), say=_say)
+    outcomes = run_study(study, out, measure, jobs=options.jobs or _room(), say=say)
     failed = {o.name: o.failed for o in outcomes if o.failed}
     study_to_file(out / STUDY_FILE, study, failed)
     page = report_study(study, out, failed)
@@ -165,39 +163,33 @@ def _summary(outcome: Outcome) -> dict[str, dict[str, float]]:
     return {q: {"mean": outcome.mean(q), "sd": outcome.sd(q), "se": outcome.se(q)} for q in known}
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path | None) -> None:
-    console = Console(highlight=False, markup=False, emoji=False)  # names are whatever the user chose
+    out = console()
     shown = {**SHOWN, **{p: p.replace("_", " ") for p in study.penalties}}
     quantities = [q for q in shown if any(q in o.values for o in outcomes)]
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("change", overflow="fold", min_width=12)
-    for quantity in quantities:
-        table.add_column(shown[quantity].replace(" ", "\n"), justify="right", no_wrap=True)
+    numbers = [number_column(shown[quantity].replace(" ", "\n")) for quantity in quantities]
+    table = new_table(text_column("change", at_least=12), *numbers, gap=1)
     first = {q: best(outcomes, q) for q in LOWER}
     for outcome in outcomes:
         table.add_row(outcome.name, *(_cell(outcome, q, first.get(q)) for q in quantities))
-    console.print(table)
+    show_table(out, table)
     for outcome in outcomes:
         for seed, line in outcome.failed.items():
-            console.print(f"{outcome.name}, seed {seed} failed: {line}", soft_wrap=True)
-    console.print(f"real images: {'  '.join(f'{name} {value:.3g}' for name, value in measure.real.items())}")
+            out.print(f"{outcome.name}, seed {seed} failed: {line}", soft_wrap=True)
+    out.print(f"real images: {'  '.join(f'{name} {value:.3g}' for name, value in measure.real.items())}")
     within = measure.how.logsnr or LEVELS
-    console.print(
+    out.print(
         "bound: bits/dim of held-out images ± standard error; "
         f"excess: the same within logsnr {within[0]:g} to {within[-1]:g}, above the floor"
     )
-    console.print("read: share read as a digit with confidence >= 0.9; rarest: how often the rarest is read, 1 = the mean")
+    out.print("read: share read as a digit with confidence >= 0.9; rarest: how often the rarest is read, 1 = the mean")
     seeds = len(study.seeds)
     told = (
         f"FID ±: standard deviation between {seeds} seeds; " if seeds > 1 else "one seed: nobody knows how far seeds differ; "
     )
-    console.print(f"{told}* the lowest, = not to be told from it")
+    out.print(f"{told}* the lowest, = not to be told from it")
     if page:
-        console.print(f"report: {page}", soft_wrap=True)
+        out.print(f"report: {page}", soft_wrap=True)
 
 
 def _cell(outcome: Outcome, quantity: str, first: Outcome | None) -> str:

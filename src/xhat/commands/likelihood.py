@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 
 from xhat import counted
@@ -21,7 +21,7 @@ from xhat.bound.terms import form_of
 from xhat.commands.held_out import Reference, reference
 from xhat.commands.parsing import UsageError
 from xhat.commands.progress_file import ProgressFile, attempt
-from xhat.commands.terminal import note, progress_bar
+from xhat.commands.terminal import console, note, progress_bar
 from xhat.runs import TrainedRun, load
 
 PILOT_IMAGES = 512
@@ -190,7 +190,7 @@ def _headline(name: str, result: dict[str, Any]) -> None:
     kind = "held-out images" if result["reference_is"] == "held out" else "training images"
     given = ", given their labels" if result["conditional"] else ""
     total = f"{result['bits_per_dim']:.4f} ± {result['bits_per_dim_se']:.4f} bits/dim"
-    Console(highlight=False, soft_wrap=True).print(f"{name}: [bold]{total}[/bold]")
+    console().print(Text.assemble(f"{name}: ", (total, "bold")), soft_wrap=True)
     print(f"on {result['images']:,} {kind}{given}")
 
 
