@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def read_weights(run: str | Path) -> Weights:
     path = Path(run)
     path = path / WEIGHTS if path.is_dir() else path
     if not path.exists():
-        raise RunError(f"{path} does not exist: train first, for example xhat train mnist --run {run}")
+        raise RunError(f"{path} does not exist: train first, for example xhat train mnist --run {shlex.quote(str(run))}")
     try:
         metadata, tensors = read_tensors(path)
         shape = DataShape(**json.loads(metadata["shape"]))

@@ -19,6 +19,7 @@ from xhat.evaluation.outcome import Outcome, best
 from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
 from xhat.report.collect import QUANTITIES
 from xhat.report.measured import How, measured, penalty_of
+from xhat.training.lock import reserved
 from xhat.yaml_files import read_yaml
 
 DESCRIPTION = """Train one base config with each of a list of changes, from the same weights, with the same data order and
@@ -50,7 +51,11 @@ def run(argv: Sequence[str]) -> int:
     out = Path(options.out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: --out names a folder")
-    out.mkdir(parents=True, exist_ok=True)
+    with reserved(out, "comparing in", "--out"):
+        return _compare(study, out, options)
+
+
+def _compare(study: Study, out: Path, options: Any) -> int:
     study_to_file(out / STUDY_FILE, study, {})
     measure = _Measure(study, out)
     outcomes = run_study(study, out, measure, jobs=options.jobs or _room(), say=say)

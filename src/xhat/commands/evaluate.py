@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xhat.commands.parsing import UsageError, new_parser
 from xhat.commands.tables import new_table, number_column, show_table, text_column
-from xhat.commands.terminal import console, print_json, progress_bar
+from xhat.commands.terminal import console, note, print_json, progress_bar
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Paired, Penalty
 from xhat.objective import Objective
@@ -68,6 +68,10 @@ def _refuse_what_has_no_effect(options: Any) -> None:
     for name in ("samples", "features", "images"):
         if getattr(options, name) is not None and named:
             raise UsageError(f"--{name} is for the measurement of samples, not for {named}: leave it out")
+    if options.samples is not None:
+        for name in ("n", "seed"):
+            if getattr(options, name):
+                note(f"--{name} {getattr(options, name)} has no effect: --samples are there already")
     if options.exact and options.precision is not None:
         raise UsageError("--exact takes every step of --n images, --precision stops early: name one")
     if any(count is not None and count < 2 for count in (options.n, options.images)):
