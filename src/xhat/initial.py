@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xhat.config import Config, DataShape
 from xhat.denoiser import Denoiser
+from xhat.networks.wrappers import named_for
 from xhat.runs import read_weights
 from xhat.training.checkpoint import RunError
 
@@ -63,7 +64,7 @@ def load_into(denoiser: Denoiser, path: str | Path, shape: DataShape) -> None:
         found = read_weights(path)
         if found.shape != shape:
             raise RunError(f"the weights of {path} are for {_say(found.shape)}; the data have {_say(shape)}")
-        weights = found.tensors
+        weights = named_for(denoiser.state_dict(), found.tensors, "net.")
     try:
         missing, unexpected = denoiser.load_state_dict(weights, strict=False)
     except RuntimeError as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xhat.config import Config, DataShape, build_denoiser, config_from_dict
 from xhat.denoiser import Denoiser
+from xhat.networks.wrappers import named_for
 from xhat.training.checkpoint import RunError, read_tensors, write_bytes
 
 WEIGHTS, ENVIRONMENT = "ema.safetensors", "environment.json"
@@ -103,7 +104,7 @@ def load(run: str | Path) -> TrainedRun:
         raise RunError(f"{found.path} is damaged or not written by xhat: go on with --resume to write it anew") from None
     denoiser = build_denoiser(config, found.shape)
     try:
-        denoiser.load_state_dict(found.tensors)
+        denoiser.load_state_dict(named_for(denoiser.state_dict(), found.tensors, "net."))
     except RuntimeError:
         raise RunError(f"{found.path} does not hold the weights of its own config: was it edited?") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
