@@ -12,10 +12,10 @@ the shrinkage of its fit on training images that are not the pilot's.
 """
 
 import math
-import sys
 
 import torch
 from torch import Tensor
+from usage import Parser, count, guarded
 
 import xhat
 from xhat.bound.density import MOST_DRAWS, run_pilot
@@ -34,8 +34,12 @@ def within(values: Tensor) -> float:
 
 def main() -> None:
     """The table."""
-    run, given = sys.argv[1], [int(a) for a in sys.argv[2:]]
-    images, trials, summed = given + [200, 4, 10**9][len(given) :]
+    parser = Parser()
+    parser.add_argument("run", metavar="RUN")
+    for name, default in {"images": 200, "trials": 4, "summed": 10**9}.items():
+        parser.add_argument(name, nargs="?", type=count, default=default, metavar=name.upper())
+    given = parser.parse_args()
+    run, images, trials, summed = given.run, given.images, given.trials, given.summed
     trained = xhat.load(run)
     test, train = load("mnist", 28, "test"), load("mnist", 28, "train")
     chosen = torch.randperm(len(test.pixels), generator=torch.Generator().manual_seed(CHOICE))[:images]
@@ -77,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -16,6 +16,7 @@ import sys
 import time
 
 import torch
+from usage import counts
 
 import xhat
 from xhat import DDIM, Denoising, FullChain, ImageLoss, OneStep, Term, V
@@ -62,7 +63,7 @@ def measure(variant: str, steps: int, batch: int) -> dict[str, float]:
 
 def main() -> None:
     """The table."""
-    steps, batch = (int(a) for a in (*sys.argv[1:3], *("50", "64")[len(sys.argv) - 1 :]))
+    steps, batch = counts(steps=50, batch=64)
     variants = ["base loss alone", "one step", "last 1", "chain", "naive chain"]
     found: dict[str, list[dict[str, float]]] = {v: [] for v in variants}
     for _ in range(ROUNDS):

@@ -4,11 +4,11 @@ With ONEDNN_MAX_CPU_ISA=AVX2 in the environment it shows a CPU without bf16 inst
 """
 
 import statistics
-import sys
 import time
 
 import torch
 from torch import nn
+from usage import counts
 
 from xhat.networks.unet import UNet
 from xhat.training.optimizers import KernelMuon
@@ -33,4 +33,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 30)
+    main(*counts(rounds=30))

@@ -4,13 +4,13 @@ Batch 128, forward, backward and AdamW, all variants in turn in one process; med
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
+from usage import counts
 
 from xhat.networks.dit import DiT
 from xhat.networks.unet import UNet
@@ -77,4 +77,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 9)
+    main(*counts(rounds=9))

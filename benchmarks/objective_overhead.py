@@ -6,11 +6,11 @@ training loop must. The steps alternate in one process.
 """
 
 import statistics
-import sys
 import time
 
 import torch
 from torch import Tensor
+from usage import counts
 
 from xhat import Cosine, Denoiser, Denoising, Objective, Term, V
 from xhat.networks.unet import UNet
@@ -60,4 +60,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 60)
+    main(*counts(rounds=60))

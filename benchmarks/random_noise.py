@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from usage import Parser, folder, guarded
 
 from xhat import DDIM, NOISE, Denoiser, Schedule, counted, sample, uniform_times
 from xhat.data.images import to_float, to_uint8
@@ -50,9 +51,9 @@ def images(denoiser: Denoiser, schedule: Schedule) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
-    parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--out", type=folder, default=Path(), help="a folder that exists")
     options = parser.parse_args()
     trained = load(options.run).denoiser.cpu()
     schedule = trained.schedule
@@ -72,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from usage import guarded
 
 import xhat
 from xhat import DDIM, Denoising, DualAscent, FullChain, Heun, ImageLoss, OneStep, ReFL, Rollout, Surrogate, Term, V
@@ -365,4 +366,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -17,11 +17,25 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; errors of use are one line on stderr and exit code 2."""
-    from xhat import __version__
-    from xhat.commands.parsing import MISTAKES
+    """Run a command; errors of use are one line on stderr and exit code 2; a reader that goes away ends it quietly."""
+    from xhat.commands.terminal import NOBODY_READS, discard, make_printable
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    make_printable()
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:  # also after --help, which ends by SystemExit
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        discard(sys.stdout)
+        return NOBODY_READS
+
+
+def _run(arguments: list[str]) -> int:
+    from xhat import __version__
+    from xhat.commands.terminal import note, say
+
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -32,24 +46,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(COMMANDS)}"
-        print(f'xhat: unknown command "{name}": {hint}', file=sys.stderr)
+        say(f'xhat: unknown command "{name}": {hint}')
         return 2
-    warnings.showwarning = _one_line_warning  # type: ignore[assignment]
+    warnings.showwarning = lambda message, *where: note(str(message))
+    return _guarded(name, rest)
+
+
+def _guarded(name: str, rest: list[str]) -> int:
+    """The command's exit code, its errors of use said."""
+    from xhat.commands.parsing import MISTAKES
+    from xhat.commands.terminal import say
+
     try:
         return _command(name)(rest)
     except MISTAKES as error:
         message = str(error)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         message = f"cannot read or write{where}: {error.strerror or error}"
     except KeyboardInterrupt:
         return 130
-    print(f"xhat {name}: {message}", file=sys.stderr)
+    say(f"xhat {name}: {message}")
     return 2
-
-
-def _one_line_warning(message: Warning | str, *where: object) -> None:
-    print(f"xhat: note: {message}", file=sys.stderr)
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:

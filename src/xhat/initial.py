@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from xhat.config import Config, DataShape
 from xhat.denoiser import Denoiser
+from xhat.networks.wrappers import named_for
 from xhat.runs import read_weights
 from xhat.training.checkpoint import RunError
 
@@ -33,12 +33,6 @@ def values_of(path: str | Path) -> dict[str, Any]:
     values = dict(read_weights(path).values)
     values["optimizer"] = {**values["optimizer"], "betas": list(values["optimizer"]["betas"])}
     return values
-
-
-def merged(values: dict[str, Any], recipe: Path | None) -> str:
-    """YAML of the values, overlaid by those of a recipe; terms of both are kept, so that the base term stays on."""
-    own = (yaml.safe_load(recipe.read_text()) or {}) if recipe is not None else {}
-    return yaml.safe_dump(_overlaid(values, own), sort_keys=False, allow_unicode=True)
 
 
 def require_model(config: Config, path: str, values: dict[str, Any]) -> None:
@@ -70,7 +64,7 @@ def load_into(denoiser: Denoiser, path: str | Path, shape: DataShape) -> None:
         found = read_weights(path)
         if found.shape != shape:
             raise RunError(f"the weights of {path} are for {_say(found.shape)}; the data have {_say(shape)}")
-        weights = found.tensors
+        weights = named_for(denoiser.state_dict(), found.tensors, "net.")
     try:
         missing, unexpected = denoiser.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -85,6 +79,7 @@ def _say(shape: DataShape) -> str:
     return f"{shape.channels} channels, {shape.size}x{shape.size}, {classes}"
 
 
-def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _overlaid(below[k], above[k]) for k in above if isinstance(below.get(k), dict) and isinstance(above[k], dict)}
+def overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Values overlaid by those of a recipe; terms of both are kept, so that the base term stays on."""
+    both = {k: overlaid(below[k], above[k]) for k in above if isinstance(below.get(k), dict) and isinstance(above[k], dict)}
     return {**below, **above, **both}

@@ -51,7 +51,7 @@ def grid_columns(classes: int | None) -> int:
 
 def save_losses(metrics: Path, path: Path) -> None:
     """A PNG of every term of a metrics.jsonl against the step, smoothed line over the raw one; and of the common scale."""
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     if not rows:
         return
     names = list(dict.fromkeys(name for row in rows for name in row["terms"]))

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from xhat.config import Config, DataShape, build_denoiser, config_from_dict
 from xhat.denoiser import Denoiser
+from xhat.networks.wrappers import named_for
 from xhat.training.checkpoint import RunError, read_tensors, write_bytes
 
 WEIGHTS, ENVIRONMENT = "ema.safetensors", "environment.json"
@@ -54,7 +56,7 @@ def write_environment(run: Path) -> None:
 def read_environment(run: Path) -> dict[str, str]:
     """What `write_environment` wrote; empty for a run of before there was one."""
     try:
-        found: dict[str, str] = json.loads((run / ENVIRONMENT).read_text())
+        found: dict[str, str] = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found
@@ -80,7 +82,7 @@ def read_weights(run: str | Path) -> Weights:
     path = Path(run)
     path = path / WEIGHTS if path.is_dir() else path
     if not path.exists():
-        raise RunError(f"{path} does not exist: train first, for example xhat train mnist --run {run}")
+        raise RunError(f"{path} does not exist: train first, for example xhat train mnist --run {shlex.quote(str(run))}")
     try:
         metadata, tensors = read_tensors(path)
         shape = _shape(json.loads(metadata["shape"]))
@@ -106,7 +108,7 @@ def load(run: str | Path) -> TrainedRun:
         raise RunError(f"{found.path} is damaged or not written by xhat: go on with --resume to write it anew") from None
     denoiser = build_denoiser(config, found.shape)
     try:
-        denoiser.load_state_dict(found.tensors)
+        denoiser.load_state_dict(named_for(denoiser.state_dict(), found.tensors, "net."))
     except RuntimeError:
         raise RunError(f"{found.path} does not hold the weights of its own config: was it edited?") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 
 import diffusers
 import pytest
@@ -421,6 +422,59 @@ def test_bad_checkpoints(what, words, save):
     damage(folder, what)
     refuses(lambda: load_diffusers(folder), *words)
     refuses(lambda: weights(folder), *words)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@torch.no_grad()
+def test_weights_saved_from_a_wrapped_network(prefix, save, z):
+    unet = unet_of()
+    folder = save(unet)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = {f"{prefix}{name}": value.clone() for name, value in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    close(load_diffusers(folder)(z, torch.full((3,), 1.0)).raw, unet(z, STEPS - 1).sample)
+    save_file({**tensors, "other": torch.zeros(1)}, file, metadata={"format": "pt"})
+    refuses(lambda: load_diffusers(folder), "does not fit the config.json")
+
+
+@pytest.mark.trap(42)
+@pytest.mark.parametrize(
+    ("scheduler", "said"),
+    [
+        (diffusers.DDIMScheduler(num_train_timesteps=STEPS, clip_sample_range=2.0), "clip_sample: it keeps x0_hat within ±2 "),
+        (diffusers.DDPMScheduler(num_train_timesteps=STEPS), "clip_sample: it keeps x0_hat within ±1 "),
+        (scheduler_of(thresholding=True, timestep_spacing="trailing"), "thresholding: it keeps x0_hat within a quantile"),
+        (scheduler_of(diffusers.DDIMScheduler, steps_offset=1, set_alpha_to_one=False), None),
+        (scheduler_of(), None),
+    ],
+)
+def test_clipping_that_our_samplers_leave_out_is_said(scheduler, said, save):
+    folder = save(None, scheduler)
+    for read in (load_diffusers, describe):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            read(folder)
+        found = [str(w.message) for w in caught if "scheduler has" in str(w.message)]
+        assert len(found) == (said is not None)
+        if said:
+            assert said in found[0]
+            assert ("timestep_spacing leading" in found[0]) == (scheduler.config.timestep_spacing == "leading")
+
+
+@pytest.mark.trap(42)
+@torch.no_grad()
+def test_what_the_note_on_clipping_means(save):
+    """The pipeline's own largest pixel is 1; without its clipping the same steps end far outside."""
+    scheduler = diffusers.DDIMScheduler(num_train_timesteps=STEPS, timestep_spacing="trailing")
+    unet = unet_of()
+    with pytest.warns(UserWarning, match="the largest pixel may lie far outside"):
+        denoiser = load_diffusers(save(unet, scheduler))
+    scheduler.set_timesteps(10)
+    start = theirs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        theirs = scheduler.step(unet(theirs, t).sample, t, theirs).prev_sample
+    ours = sample(denoiser, DDIM(), start, uniform_times(denoiser.schedule, 10))
+    assert float(theirs.abs().max()) <= 1.0001 < float(ours.abs().max())
 
 
 @pytest.mark.parametrize("call", [load_diffusers, describe, weights])

@@ -1,13 +1,20 @@
 """Stopping and going on: after SIGKILL, after Ctrl-C, from a damaged checkpoint; equal to the last bit."""
 
+import json
+import shlex
 import signal
+import threading
 import time
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from helpers import TINY, process, states_equal, write_digits, xhat
+from xhat import load
+from xhat.config import Config, OptimizerConfig
 from xhat.runs import WEIGHTS
+from xhat.training.budget import rate_jump
 from xhat.training.checkpoint import newest_checkpoint, read_tensors
 
 
@@ -103,6 +110,87 @@ def test_other_data_are_refused(tmp_path, capsys):
     code, _, err = xhat("train", "--run", run, "--resume", "--max_steps", 8, capsys=capsys)
     assert code == 2
     assert "the data are not those" in err
+
+
+def test_data_that_moved_are_found_by_their_images(tmp_path, capsys):
+    """--resume --data NEW goes on with the same images at another place, also where nothing is left to train."""
+    (tmp_path / "disk 2").mkdir()
+    data, run = write_digits(tmp_path / "d.npz"), tmp_path / "run"
+    assert xhat("train", "mnist", "--data", data, "--run", run, "--max_steps", 4, *TINY)[0] == 0
+    other, moved = write_digits(tmp_path / "other.npz", 40), data.rename(tmp_path / "disk 2" / "d.npz")
+    capsys.readouterr()
+    for options, hint in (
+        ((), f'data "{data}" does not exist: if it moved, name its new place with --data'),
+        (("--data", other), "the data are not those"),
+        (("--data", moved, "--image_size", 4), "another config (image_size: None there, 4 here)"),
+    ):
+        code, _, err = xhat("train", "--run", run, "--resume", "--max_steps", 8, *options, capsys=capsys)
+        assert (code, err.count("\n")) == (2, 1)
+        assert hint in err
+        assert yaml.safe_load((run / "config.yaml").read_text())["data"] == str(data)
+    for steps in (4, 6):
+        assert xhat("train", "--run", run, "--resume", "--data", moved, "--max_steps", steps)[0] == 0
+        assert yaml.safe_load((run / "config.yaml").read_text())["data"] == str(moved)
+        assert (load(run).config.data, load(run).step) == (str(moved), steps)
+
+
+def test_a_longer_run_says_where_its_learning_rate_goes(tmp_path, digits, capsys):
+    run = tmp_path / "run"
+    xhat("train", "mnist", "--data", digits, "--run", run, "--max_steps", 10, *TINY)
+    capsys.readouterr()
+    assert "learning rate" not in xhat("train", "--run", run, "--resume", capsys=capsys)[2]
+    err = xhat("train", "--run", run, "--resume", "--max_steps", 12, "--max_minutes", 9, capsys=capsys)[2]
+    (said,) = [line for line in err.splitlines() if "learning rate" in line]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last, first = rows[9]["lr"], rows[10]["lr"]
+    assert first > last
+    assert f"goes from {last:.1e} back up to {first:.1e}, since the cosine now ends at step 12 or after 9 minutes" in said
+
+
+def config(**values):
+    return Config(batch_size=10, optimizer=OptimizerConfig(lr=1.0, warmup_steps=0), **values)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({"max_steps": 100}, {"max_steps": 100}, None),
+        ({"max_steps": 100}, {"max_images": 1000}, None),
+        ({"max_steps": 100}, {"max_images": 4000}, "from 1.0e-01 back up to 9.0e-01, since the cosine now ends at step 400"),
+        (
+            {"max_minutes": 1.0},
+            {"max_minutes": 4.0},
+            "from 5.0e-01 back up to 9.6e-01, since the cosine now ends after 4 min",
+        ),
+        ({"max_steps": 400}, {"max_steps": 100}, "from 9.5e-01 down to 3.5e-01"),
+        ({"max_steps": 10000}, {"max_steps": 20000}, None),
+        ({"max_steps": 100}, {"max_steps": 50}, None),  # nothing left to train
+    ],
+)
+def test_when_the_rate_jumps(before, now, said):
+    step = 80 if before == {"max_steps": 100} and now == {"max_images": 4000} else 60
+    found = rate_jump(config(**before), config(**now), step, 30.0)
+    assert found is None if said is None else said in (found or ""), found
+
+
+def test_training_from_a_thread(tmp_path, digits):
+    """As notebooks and web servers do: without handlers of signals, which are the main thread's."""
+    before, codes = signal.getsignal(signal.SIGINT), []
+    arguments = ("train", "mnist", "--data", digits, "--run", tmp_path / "run", "--max_steps", 2, *TINY)
+    thread = threading.Thread(target=lambda: codes.append(xhat(*arguments)[0]))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_printed_commands_can_be_pasted(tmp_path, digits, capsys):
+    run = tmp_path / "a run's (1)"
+    out = xhat("train", "mnist", "--data", digits, "--run", run, "--max_steps", 1, *TINY, capsys=capsys)[1]
+    words = shlex.split(out.partition("next: ")[2])
+    assert words == ["xhat", "sample", str(run), "--n", "64", "--out", str(run / "samples.npz")]
+    err = xhat("sample", tmp_path / "no run", "--out", tmp_path / "s.npz", capsys=capsys)[2]
+    assert shlex.split(err.partition("for example ")[2])[-1] == str(tmp_path / "no run")
 
 
 def test_a_finished_run_has_nothing_left_to_do(tiny_run, capsys):

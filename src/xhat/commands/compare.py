@@ -3,25 +3,24 @@
 import dataclasses
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from rich.console import Console
-from rich.table import Table
 
 from xhat.commands.parsing import UsageError, new_parser
 from xhat.commands.report import report_study, require_comparable, study_how
-from xhat.commands.terminal import print_json
+from xhat.commands.tables import new_table, number_column, show_table, text_column
+from xhat.commands.terminal import console, print_json, say
 from xhat.evaluation.denoising import LEVELS
 from xhat.evaluation.outcome import Outcome, best
 from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
 from xhat.report.collect import QUANTITIES
 from xhat.report.measured import How, measured, penalty_of
+from xhat.training.lock import reserved
+from xhat.yaml_files import read_yaml
 
 DESCRIPTION = """Train one base config with each of a list of changes, from the same weights, with the same data order and
 noise, and measure all alike: the variational bound, the error above the floor, FID, penalties of samples, time of a step.
@@ -52,10 +51,14 @@ def run(argv: Sequence[str]) -> int:
     out = Path(options.out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: --out names a folder")
-    out.mkdir(parents=True, exist_ok=True)
+    with reserved(out, "comparing in", "--out"):
+        return _compare(study, out, options)
+
+
+def _compare(study: Study, out: Path, options: Any) -> int:
     study_to_file(out / STUDY_FILE, study, {})
     measure = _Measure(study, out)
-    outcomes = run_study(study, out, measure, jobs=options.jobs or _room(), say=_say)
+    outcomes = run_study(study, out, measure, jobs=options.jobs or _room(), say=say)
     failed = {o.name: o.failed for o in outcomes if o.failed}
     study_to_file(out / STUDY_FILE, study, failed)
     page = report_study(study, out, failed)
@@ -71,7 +74,7 @@ def read_study(path: Path) -> Study:
     """A study from YAML, every run's config checked.
 
     Raises:
-        UsageError: names what is wrong, and in which change.
+        UsageError or YamlError: names what is wrong, and in which change.
     """
     from xhat.commands.inspect import shape_of
     from xhat.commands.train import resolve
@@ -79,10 +82,7 @@ def read_study(path: Path) -> Study:
 
     if not path.is_file():
         raise UsageError(f"study {path} does not exist")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path)
     known = {f.name for f in dataclasses.fields(Study)}
     if not isinstance(values, dict) or not isinstance(values.get("changes"), dict) or not values["changes"]:
         raise UsageError(f"{path} names no changes: write changes: {{name: {{dotted key: value}}}}")
@@ -168,39 +168,33 @@ def _summary(outcome: Outcome) -> dict[str, dict[str, float]]:
     return {q: {"mean": outcome.mean(q), "sd": outcome.sd(q), "se": outcome.se(q)} for q in known}
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path | None) -> None:
-    console = Console(highlight=False, markup=False, emoji=False)  # names are whatever the user chose
+    out = console()
     shown = {**SHOWN, **{p: p.replace("_", " ") for p in study.penalties}}
     quantities = [q for q in shown if any(q in o.values for o in outcomes)]
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("change", overflow="fold", min_width=12)
-    for quantity in quantities:
-        table.add_column(shown[quantity].replace(" ", "\n"), justify="right", no_wrap=True)
+    numbers = [number_column(shown[quantity].replace(" ", "\n")) for quantity in quantities]
+    table = new_table(text_column("change", at_least=12), *numbers, gap=1)
     first = {q: best(outcomes, q) for q in LOWER}
     for outcome in outcomes:
         table.add_row(outcome.name, *(_cell(outcome, q, first.get(q)) for q in quantities))
-    console.print(table)
+    show_table(out, table)
     for outcome in outcomes:
         for seed, line in outcome.failed.items():
-            console.print(f"{outcome.name}, seed {seed} failed: {line}", soft_wrap=True)
-    console.print(f"real images: {'  '.join(f'{name} {value:.3g}' for name, value in measure.real.items())}")
+            out.print(f"{outcome.name}, seed {seed} failed: {line}", soft_wrap=True)
+    out.print(f"real images: {'  '.join(f'{name} {value:.3g}' for name, value in measure.real.items())}")
     within = measure.how.logsnr or LEVELS
-    console.print(
+    out.print(
         "bound: bits/dim of held-out images ± standard error; "
         f"excess: the same within logsnr {within[0]:g} to {within[-1]:g}, above the floor"
     )
-    console.print("read: share read as a digit with confidence >= 0.9; rarest: how often the rarest is read, 1 = the mean")
+    out.print("read: share read as a digit with confidence >= 0.9; rarest: how often the rarest is read, 1 = the mean")
     seeds = len(study.seeds)
     told = (
         f"FID ±: standard deviation between {seeds} seeds; " if seeds > 1 else "one seed: nobody knows how far seeds differ; "
     )
-    console.print(f"{told}* the lowest, = not to be told from it")
+    out.print(f"{told}* the lowest, = not to be told from it")
     if page:
-        console.print(f"report: {page}", soft_wrap=True)
+        out.print(f"report: {page}", soft_wrap=True)
 
 
 def _cell(outcome: Outcome, quantity: str, first: Outcome | None) -> str:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from xhat.commands.parsing import UsageError, new_parser
-from xhat.commands.terminal import noted, print_json, progress_bar
+from xhat.commands.tables import new_table, number_column, show_table, text_column
+from xhat.commands.terminal import console, note, noted, print_json, progress_bar
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Paired, Penalty
 from xhat.objective import Objective
@@ -71,6 +70,10 @@ def _refuse_what_has_no_effect(options: Any) -> None:
     for name in ("samples", "features", "images"):
         if getattr(options, name) is not None and named:
             raise UsageError(f"--{name} is for the measurement of samples, not for {named}: leave it out")
+    if options.samples is not None:
+        for name in ("n", "seed"):
+            if getattr(options, name):
+                note(f"--{name} {getattr(options, name)} has no effect: --samples are there already")
     if options.exact and options.precision is not None:
         raise UsageError("--exact takes every step of --n images, --precision chooses how many: name one")
     if any(count is not None and count < 2 for count in (options.n, options.images)):
@@ -205,13 +208,13 @@ def _read(samples: str, trained: TrainedRun) -> Tensor:
 
 
 def _show(result: dict[str, Any]) -> None:
-    console = Console(highlight=False)
-    table = Table(box=None, show_header=False, pad_edge=False)
+    out = console()
+    table = new_table(text_column(), number_column(""), text_column())
     kind = "held-out images" if result["reference_is"] == "held out" else "training images"
     if result["fid"] is None:
-        table.add_row("FID, KID", "no feature network for these images: name one with --features module:factory")
+        table.add_row("FID, KID", "", "no feature network for these images: name one with --features module:factory")
     else:
-        console.print(f"features: {result['features']}", soft_wrap=True)
+        out.print(f"features: {result['features']}", soft_wrap=True)
         against = f"{result['samples']} samples against {result['reference']} {kind}"
         table.add_row("FID", f"{result['fid']:.2f}", against)
         table.add_row("KID", f"{result['kid']:.4f}", f"± {result['kid_sd']:.4f}, standard deviation over subsets")
@@ -221,16 +224,16 @@ def _show(result: dict[str, Any]) -> None:
         table.add_row("read as 0 to 9", "", " ".join(map(str, result["digits"])))
     for name, value in result["penalties"].items():
         table.add_row(name, f"{value:.4f}", f"real images: {result['penalties_real'][name]:.4f}")
-    console.print(table)
+    show_table(out, table)
     rows = result["denoising"]
     of = "held-out images" if rows["images_are"] == "held out" else "training images"
-    console.print(f"\ndenoising error: mean (x0 - x0_hat)² per pixel, {rows['images']} {of}")
-    errors = Table("logsnr", "error of x0", "± standard error", "bits/dim per unit logsnr", box=None, pad_edge=False)
+    out.print(f"\ndenoising error: mean (x0 - x0_hat)² per pixel, {rows['images']} {of}")
+    headers = ("logsnr", "error\nof x0", "±\nstandard\nerror", "bits/dim\nper unit\nlogsnr")
+    errors = new_table(*map(number_column, headers))
     for row in zip(rows["logsnr"], rows["x0_error"], rows["x0_error_se"], rows["density"], strict=True):
         errors.add_row(f"{row[0]:6.2f}", f"{row[1]:.5f}", f"{row[2]:.1g}", f"{row[3]:.4f}")
-    console.print(errors)
+    show_table(out, errors)
     ends = f"logsnr {rows['logsnr'][0]:g} to {rows['logsnr'][-1]:g}"
     low, high = limits(rows["bits_per_dim"], rows["bits_per_dim_se"], rows["images"])
-    console.print(
-        f"together, {ends}: {rows['bits_per_dim']:.4f} ± {rows['bits_per_dim_se']:.4f} bits/dim (95 %: {low:.4f} to {high:.4f})"
-    )
+    out.print(f"together, {ends}: {rows['bits_per_dim']:.4f} ± {rows['bits_per_dim_se']:.4f} bits/dim")
+    out.print(f"± standard error; 95 %: {low:.4f} to {high:.4f}")

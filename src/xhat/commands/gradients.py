@@ -6,11 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from xhat.commands.parsing import UsageError, new_parser, read_config, recipe_path
-from xhat.commands.terminal import noted, print_json
+from xhat.commands.tables import new_table, number_column, show_table
+from xhat.commands.terminal import console, noted, print_json
 from xhat.gradients import GradientProfile, gradient_profile
 from xhat.losses.chains import FullChain
 from xhat.losses.image import ImageLoss
@@ -90,23 +89,21 @@ def _draw(profile: GradientProfile, picture: Path) -> None:
 
 
 def _show(profile: GradientProfile, source: str, step: int | None, picture: Path) -> None:
-    console = Console(highlight=False)
-    console.print(f"[bold]{source}[/bold]  {'untrained weights' if step is None else f'after {step} steps'}", soft_wrap=True)
-    table = Table("logsnr", box=None, pad_edge=False)
-    for name in profile.terms:
-        table.add_column(f"{name}: norm", justify="right")
-        table.add_column("cosine", justify="right")
+    out = console()
+    out.print(f"{source}  {'untrained weights' if step is None else f'after {step} steps'}", style="bold", soft_wrap=True)
+    numbers = [number_column(f"{name}:\n{what}") for name in profile.terms for what in ("norm", "cosine")]
+    table = new_table(number_column("logsnr"), *numbers)
     for i, level in enumerate(profile.logsnr):
         cells = []
         for term in profile.terms.values():
             cells += [f"{term.norm[i]:.3g}", "" if math.isnan(term.cosine[i]) else f"{term.cosine[i]:+.2f}"]
         table.add_row(f"{level:6.2f}", *cells)
-    console.print(table)
-    console.print("norm: of the gradient of the unweighted term")
-    console.print("cosine: to the gradient of the base; below 0 they disagree")
+    show_table(out, table)
+    out.print("norm: of the gradient of the unweighted term")
+    out.print("cosine: to the gradient of the base; below 0 they disagree")
     for name, chain in profile.chains.items():
         first, last = chain.norm[0], chain.norm[-1]
-        console.print(f"{name}, a chain of {len(chain.t) - 1} steps: ‖d penalty / d z‖ is")
+        out.print(f"{name}, a chain of {len(chain.t) - 1} steps: ‖d penalty / d z‖ is")
         ratio = f"  {first / last:.3g} times that" if last > 0 else ""
-        console.print(f"  {last:.3g} at the data, {first:.3g} at pure noise,{ratio}, at most {max(chain.norm):.3g}")
-    console.print(f"picture: {picture}", soft_wrap=True)
+        out.print(f"  {last:.3g} at the data, {first:.3g} at pure noise,{ratio}, at most {max(chain.norm):.3g}")
+    out.print(f"picture: {picture}", soft_wrap=True)

@@ -1,7 +1,7 @@
 """xhat inspect."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from rich.table import Table
 
 from xhat.anatomy import anatomy, at_levels, levels
 from xhat.commands.parsing import Parser, UsageError, changed_values, config_parser, recipe_path, to_config
-from xhat.commands.terminal import noted, print_json
+from xhat.commands.tables import new_table, number_column, show_table, text_column
+from xhat.commands.terminal import console, noted, print_json
 from xhat.config import Config, DataShape, build_denoiser, build_objective
 from xhat.data.images import Images, to_float
 from xhat.facts import named_facts
@@ -22,6 +23,7 @@ from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageLoss
 from xhat.objective import Objective
 from xhat.presets import preset_names
+from xhat.yaml_files import read_mapping
 
 DESCRIPTION = """Show what a preset, a config or a run optimizes, before training: the five choices, the weight of each noise
 level in each space and relative to the variational bound (Kingma & Gao 2023), where the samples go, how large the gradients
@@ -67,12 +69,12 @@ def run(argv: Sequence[str]) -> int:
         _show_both(results, compared)
     else:
         _show(results[0])
-    Console(highlight=False).print(f"picture: {picture}", soft_wrap=True)
+    console().print(f"picture: {picture}", soft_wrap=True)
     return 0
 
 
-def _parser(recipe: Path | None) -> Parser:
-    parser = config_parser("inspect", DESCRIPTION, recipe)
+def _parser(values: Mapping[str, Any] | None) -> Parser:
+    parser = config_parser("inspect", DESCRIPTION, values)
     parser.add_argument("recipe", metavar="RECIPE", help="a preset, a .yaml file, or the folder of a run")
     parser.add_argument("other", metavar="OTHER", nargs="?", default=None, help="another one to compare it with")
     parser.add_argument("--picture", type=str | None, default=None, metavar="FILE.png", help="where the picture goes")
@@ -82,7 +84,7 @@ def _parser(recipe: Path | None) -> Parser:
 
 def _config(recipe: str, argv: Sequence[str]) -> Config:
     stored = Path(recipe) / "config.yaml"
-    parser = _parser(stored if recipe not in preset_names() and stored.is_file() else recipe_path(recipe))
+    parser = _parser(read_mapping(stored if recipe not in preset_names() and stored.is_file() else recipe_path(recipe)))
     return to_config(parser.read(argv), parser)
 
 
@@ -184,18 +186,18 @@ def _draw(results: Sequence[dict[str, Any]], picture: Path) -> None:
 
 
 def _show(result: dict[str, Any]) -> None:
-    console = Console(highlight=False)
-    console.print(f"[bold]{result['recipe']}[/bold]")
-    console.print(_choices(result))
-    console.print(Padding(_levels_table(result), (1, 0)))
-    console.print(LEGEND)
-    _show_facts(console, "What this means", result["facts"].values())
-    _show_costs(console, result["costs"])
+    out = console()
+    out.print(result["recipe"], style="bold")
+    out.print(_choices(result))
+    show_table(out, _levels_table(result), around=1)
+    out.print(LEGEND)
+    _show_facts(out, "What this means", result["facts"].values())
+    _show_costs(out, result["costs"])
 
 
 def _choices(result: dict[str, Any]) -> Table:
     low, high = result["middle_half"]
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = new_table(text_column(), text_column())
     table.add_row("1 network output", result["target"])
     table.add_row("", f"{result['network']}, {result['parameters']:,} parameters")
     for name, term in result["terms"].items():
@@ -211,7 +213,7 @@ def _levels_table(result: dict[str, Any]) -> Table:
     spaces = spaces if result["counted"] else []
     used = {"output": [result["output"]], "loss": result["loss_spaces"]}
     headers = ("\n".join([*(u for u in used if name in used[u]), *name.split("_")]) for name in spaces)
-    table = _table("logsnr", "t", "samples", *headers, "bound", "", "gradient")
+    table = new_table(*map(number_column, ("logsnr", "t", "samples", *headers, "bound", "", "gradient")), gap=1)
     columns = [result["sample_density"], *(result["weights"][name] for name in spaces), result["effective_weighting"]]
     for i in range(0, len(result["logsnr"]), max(1, (len(result["logsnr"]) - 1) // (LEVELS - 1))):
         level, numbers = (f"{result['logsnr'][i]:.2f}", f"{result['t'][i]:.4f}"), (_number(column[i]) for column in columns)
@@ -220,60 +222,52 @@ def _levels_table(result: dict[str, Any]) -> Table:
 
 
 def _show_both(results: Sequence[dict[str, Any]], compared: dict[str, Any]) -> None:
-    console = Console(highlight=False)
+    out = console()
     names = [r["recipe"] for r in results]
-    values = Table("what differs", box=None, pad_edge=False)
-    for letter, name in zip("AB", names, strict=True):
-        values.add_column(f"{letter}  {name}", overflow="fold")
+    headers = ("what differs", *(f"{letter}  {name}" for letter, name in zip("AB", names, strict=True)))
+    values = new_table(*map(text_column, headers))
     for key, pair in compared["differences"].items():
         values.add_row(key, *(_said(v) for v in pair))
     for label, key in (("bound of noised data", "monotone"), ("maximum likelihood", "constant")):
         values.add_row(label, *("yes" if r[key] else "no" for r in results))
     values.add_row("half of the samples", *("logsnr {:.1f} to {:.1f}".format(*r["middle_half"]) for r in results))
-    console.print(values)
+    out.print(values)
     bounds = [header for letter in "AB" for header in (f"bound\n{letter}", "")]
-    table = _table("logsnr", *bounds, *(f"{label}\n{letter}" for label in ("samples", "gradient") for letter in "AB"))
+    headers = ("logsnr", *bounds, *(f"{label}\n{letter}" for label in ("samples", "gradient") for letter in "AB"))
+    table = new_table(*map(number_column, headers), gap=1)
     for i, logsnr in enumerate(compared["logsnr"]):
         weights = [cell for w in compared["effective_weighting"] for cell in (_number(w[i]), _bar(w[i]))]
         rest = [_number(values[i]) for key in ("sample_density", "gradient") for values in compared[key]]
         table.add_row(f"{logsnr:.2f}", *weights, *rest)
-    console.print(Padding(table, (1, 0)))
+    show_table(out, table, around=1)
     for name, only in zip(names, compared["only"], strict=True):
-        _show_facts(console, f"Only {name}", only)
+        _show_facts(out, f"Only {name}", only)
     if compared["both"]:
         said = ", ".join(name.replace("_", " ") for name in compared["both"])
-        console.print(f"In both, perhaps in other numbers (see each alone): {said}\n")
+        out.print(f"In both, perhaps in other numbers (see each alone): {said}\n")
     for result in results:
-        _show_costs(console, result["costs"])
+        _show_costs(out, result["costs"])
 
 
-def _show_facts(console: Console, heading: str, facts: Iterable[str]) -> None:
-    table = Table.grid(padding=(0, 1))
+def _show_facts(out: Console, heading: str, facts: Iterable[str]) -> None:
+    table = new_table(text_column(), text_column(), gap=1)
     for fact in facts:
         table.add_row("·", fact)
     if table.row_count:
-        console.print(f"[bold]{heading}[/bold]")
-        console.print(Padding(table, (0, 0, 1, 0)))
+        out.print(heading, style="bold")
+        out.print(Padding(table, (0, 0, 1, 0)))
 
 
-def _show_costs(console: Console, found: dict[str, dict[str, float]]) -> None:
+def _show_costs(out: Console, found: dict[str, dict[str, float]]) -> None:
     if not found:
         return
-    costs = Table("one training step", "ms", "", "MB of tensors", "", box=None, pad_edge=False)
+    costs = new_table(text_column("one training step"), *map(number_column, ("ms", "", "MB of\ntensors", "")))
     first = next(iter(found.values()))
     for name, each in found.items():
         ratios = [f"x {each[k] / first[k]:.2f}" if each is not first else "" for k in ("seconds", "megabytes")]
         label = name if each is first else f"with {name}"
         costs.add_row(label, f"{1000 * each['seconds']:.0f}", ratios[0], f"{each['megabytes']:.0f}", ratios[1])
-    console.print(costs)
-
-
-def _table(*headers: str) -> Table:
-    """Columns of numbers, as narrow as they can be: 80 characters are enough."""
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
-    return table
+    show_table(out, costs)
 
 
 def _number(value: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 
 from xhat import counted
@@ -20,7 +20,7 @@ from xhat.bound.terms import form_of
 from xhat.commands.held_out import Reference, reference
 from xhat.commands.parsing import UsageError
 from xhat.commands.progress_file import ProgressFile, attempt
-from xhat.commands.terminal import note, progress_bar
+from xhat.commands.terminal import console, note, progress_bar
 from xhat.runs import TrainedRun, load
 from xhat.student import limits, standard_error
 
@@ -207,7 +207,7 @@ def _headline(name: str, result: dict[str, Any]) -> None:
     kind = "held-out images" if result["reference_is"] == "held out" else "training images"
     given = ", given their labels" if result["conditional"] else ""
     total = f"{result['bits_per_dim']:.4f} ± {result['bits_per_dim_se']:.4f} bits/dim"
-    Console(highlight=False, soft_wrap=True).print(f"{name}: [bold]{total}[/bold]")
+    console().print(Text.assemble(f"{name}: ", (total, "bold")), soft_wrap=True)
     low, high = result["bits_per_dim_95"]
     print(f"± standard error; 95 %: {low:.4f} to {high:.4f}")
     print(f"on {result['images']:,} {kind}{given}")

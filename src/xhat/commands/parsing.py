@@ -2,8 +2,11 @@
 
 import argparse
 import difflib
+import glob
 import re
-from collections.abc import Sequence
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -17,6 +20,7 @@ from xhat.data.images import DataError
 from xhat.expressions import ExpressionError
 from xhat.presets import preset_names
 from xhat.training.checkpoint import RunError, write_bytes
+from xhat.yaml_files import DuplicateKeyError, YamlError, parse_yaml, read_mapping
 
 BUDGETS = ("max_steps", "max_images", "max_minutes")
 
@@ -25,20 +29,30 @@ class UsageError(ValueError):
     """What the user can mend: one line."""
 
 
-MISTAKES = (UsageError, ExpressionError, DataError, RunError)
+MISTAKES = (UsageError, ExpressionError, DataError, RunError, YamlError)
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """A jsonargparse parser whose errors are one line, with the nearest options for a misspelt one."""
+    """A jsonargparse parser whose errors are one line, with the nearest options for a misspelt one.
+
+    Attributes:
+        values: the defaults of a recipe, by key; none without one.
+    """
+
+    values: Mapping[str, Any] | None = None
 
     def read(self, argv: Sequence[str]) -> jsonargparse.Namespace:
         """Parse.
 
         Raises:
-            UsageError: anything that does not fit.
+            UsageError or YamlError: anything that does not fit.
         """
+        for argument in argv:
+            _require_single_keys(argument)
         try:
-            return self.parse_args(list(argv))
+            with tempfile.TemporaryDirectory() as folder:
+                self.default_config_files = [] if self.values is None else [_ascii_copy(self.values, Path(folder))]
+                return self.parse_args(list(argv))
         except (argparse.ArgumentError, jsonargparse.ArgumentError, TypeError, ValueError) as error:
             raise UsageError(self._one_line(str(error))) from None
 
@@ -68,15 +82,30 @@ class Parser(jsonargparse.ArgumentParser):
         return flat
 
 
-def new_parser(command: str, description: str, recipe: Path | None = None) -> Parser:
-    """The parser of a command; the defaults come from a recipe, if there is one."""
-    return Parser(
-        prog=f"xhat {command}",
-        description=description,
-        exit_on_error=False,
-        allow_abbrev=False,
-        default_config_files=[str(recipe)] if recipe else [],
-    )
+def _ascii_copy(values: Mapping[str, Any], folder: Path) -> str:
+    """A file of a recipe's values for jsonargparse, which reads files in the locale's encoding, and finds them by a pattern."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="ascii")
+    return glob.escape(str(path))
+
+
+def _require_single_keys(argument: str) -> None:
+    """Refuse --terms '{a: 1, a: 2}'; an option given twice is an override, and fine."""
+    value = argument.partition("=")[2] if argument.startswith("--") else argument
+    if value.lstrip().startswith("{"):
+        try:
+            parse_yaml(value, shlex.quote(argument))
+        except DuplicateKeyError:
+            raise
+        except YamlError:  # a name like another
+            return
+
+
+def new_parser(command: str, description: str, values: Mapping[str, Any] | None = None) -> Parser:
+    """The parser of a command; the defaults come from a recipe's values, if there are some."""
+    parser = Parser(prog=f"xhat {command}", description=description, exit_on_error=False, allow_abbrev=False)
+    parser.values = values
+    return parser
 
 
 def recipe_path(recipe: str) -> Path:
@@ -91,7 +120,7 @@ def recipe_path(recipe: str) -> Path:
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml") or path.exists():
         if path.is_dir():
-            raise UsageError(f"{recipe} is a folder: name a preset, and the folder with --data {recipe}")
+            raise UsageError(f"{recipe} is a folder: name a preset, and the folder with --data {shlex.quote(recipe)}")
         if not path.is_file():
             raise UsageError(f"config {recipe} does not exist")
         return path
@@ -104,16 +133,15 @@ def read_config(path: Path) -> Config:
     """The config of a YAML file, defaults filled in.
 
     Raises:
-        UsageError: it is not YAML, or has a wrong or unknown value; named.
+        UsageError or YamlError: it is not YAML, or has a wrong or unknown value; named.
     """
-    parser = config_parser("config", "", path)
+    parser = config_parser("config", "", read_mapping(path))
     return to_config(parser.read([]), parser)
 
 
-def config_parser(command: str, description: str, recipe: Path | None) -> Parser:
-    """A parser with an option for each config value, whose defaults come from a recipe."""
-    _require_mapping(recipe)
-    parser = new_parser(command, description, recipe)
+def config_parser(command: str, description: str, values: Mapping[str, Any] | None) -> Parser:
+    """A parser with an option for each config value, whose defaults come from a recipe's values."""
+    parser = new_parser(command, description, values)
     parser.add_class_arguments(Config)
     return parser
 
@@ -152,14 +180,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _require_mapping(recipe: Path | None) -> None:
-    if recipe is None:
-        return
-    try:
-        loaded = yaml.safe_load(recipe.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(loaded, dict):
-        raise UsageError(f"{recipe} holds no config: write key: value lines, see the presets")

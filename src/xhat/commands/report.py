@@ -34,18 +34,20 @@ def run(argv: Sequence[str]) -> int:
     parser = new_parser("report", DESCRIPTION)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or one folder of a study")
     parser.add_argument("--out", default="report.html", metavar="FILE.html", help="where the page goes")
-    parser.add_argument(
-        "--samples", type=int, default=1000, help="drawn from each run for FID and penalties; studies have their own"
-    )
+    drawn = "drawn from each run for FID and penalties (1000); studies have their own"
+    parser.add_argument("--samples", type=int | None, default=None, help=drawn)
     parser.add_argument("--watch", action="store_true", help="write the page anew until the runs have ended")
     options = parser.read(argv)
     out, folders = Path(options.out), [Path(r) for r in options.runs]
     if not out.parent.is_dir() or out.is_dir():
         raise UsageError(f"--out {out} is a folder" if out.is_dir() else f"--out {out}: the folder {out.parent} does not exist")
-    if options.samples < 2:
+    samples: int = 1000 if options.samples is None else options.samples
+    if samples < 2:
         raise UsageError("--samples must be at least 2")
+    if options.samples is not None and _is_study(folders):
+        note(f"--samples {samples} has no effect: the study says how many")
     while True:
-        contents, ended = _contents(folders, How(samples=options.samples), options.watch)
+        contents, ended = _contents(folders, How(samples=samples), options.watch)
         write_page(contents, out)
         if ended or not options.watch:
             break
@@ -61,9 +63,13 @@ def write_page(contents: Contents, out: Path) -> None:
     write_bytes(out, render(contents).encode())
 
 
+def _is_study(folders: Sequence[Path]) -> bool:
+    return len(folders) == 1 and (folders[0] / STUDY_FILE).exists()
+
+
 def _contents(folders: Sequence[Path], how: How, watch: bool) -> tuple[Contents, bool]:
     """The contents of the page, and whether there is nothing to wait for."""
-    if len(folders) == 1 and (folders[0] / STUDY_FILE).exists():
+    if _is_study(folders):
         study, failed = study_from_file(folders[0] / STUDY_FILE)
         return study_contents(study, folders[0], failed, watch)
     names = _names(folders)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from xhat.commands.no_effect import UNTAUGHT, UNTOLD
 from xhat.commands.parsing import UsageError, new_parser
-from xhat.commands.terminal import progress_bar
+from xhat.commands.terminal import note, progress_bar
 from xhat.config import DataShape
 
 DESCRIPTION = """Draw images from a trained run.
@@ -57,6 +58,11 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, la
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
     trained = load(run_)
     number = None if label is None else class_number(label, trained.shape)
+    if changes.get("guidance", 1) != 1:
+        if trained.shape.classes is None:
+            note(f"--guidance {changes['guidance']:g} has no effect: {UNTOLD}")
+        elif trained.config.label_dropout == 0:
+            note(f"--guidance {changes['guidance']:g} means little: {UNTAUGHT}")
     how = replace(trained.config.sampling, **changes)
     try:
         times, sampler = build_times(how.spacing, trained.denoiser.schedule, how.steps), build_sampler(how.sampler)

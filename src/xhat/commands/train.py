@@ -1,12 +1,12 @@
 """xhat train."""
 
-import contextlib
-import sys
-import tempfile
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xhat.commands.no_effect import without_effect
 from xhat.commands.parsing import (
     BUDGETS,
     Parser,
@@ -18,11 +18,18 @@ from xhat.commands.parsing import (
     to_config,
     write_config,
 )
-from xhat.commands.terminal import note
+from xhat.commands.terminal import note, say
 from xhat.config import Config
-from xhat.data.images import Images
+from xhat.data.images import DataError, Images
+from xhat.presets import preset_names
 from xhat.runs import write_environment
-from xhat.training.checkpoint import newest_checkpoint, sweep
+from xhat.training.budget import rate_jump
+from xhat.training.checkpoint import Checkpoint, newest_checkpoint, sweep
+from xhat.training.lock import main_process, reserved
+from xhat.yaml_files import read_mapping
+
+if TYPE_CHECKING:
+    from xhat.training.loop import Trainer
 
 DESCRIPTION = """Train a model into a run folder.
 
@@ -34,107 +41,155 @@ options change the rest and add terms.
 Ctrl-C saves; --resume goes on. With several processes: torchrun --nproc-per-node 2 -m xhat -- train ..."""
 
 CONFIG_FILE = "config.yaml"
-MAY_CHANGE = (*BUDGETS, "checkpoint_every", "sample_every", "log_every", "eval_every")
+MAY_CHANGE = (*BUDGETS, "data", "checkpoint_every", "sample_every", "log_every", "eval_every")
+"""Of the data the images must stay the same, wherever they are: the checkpoint knows their checksum."""
+
+
+class Resolved(NamedTuple):
+    """What arguments stand for.
+
+    Attributes:
+        config: of the run.
+        folder: of the run.
+        resume: whether to go on with it.
+        base: what the config would be without the user: that of the preset and of the starting weights, or the defaults.
+    """
+
+    config: Config
+    folder: Path
+    resume: bool
+    base: Mapping[str, Any]
 
 
 def run(argv: Sequence[str]) -> int:
     """The command."""
-    config, folder, resume = resolve(argv)
-    return _train(config, folder, folder / CONFIG_FILE, resume)
+    asked = resolve(argv)
+    folder, stored = asked.folder, asked.folder / CONFIG_FILE
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: --run names a folder")
+    if asked.resume and not stored.exists():
+        raise UsageError(f"{folder} holds no run to resume: leave --resume out to start one")
+    with reserved(folder, "training in", "--run"):
+        return _train(asked, stored)
 
 
-def resolve(argv: Sequence[str]) -> tuple[Config, Path, bool]:
-    """The config that arguments stand for, the run's folder, and whether to resume.
+def resolve(argv: Sequence[str]) -> Resolved:
+    """The config that arguments stand for, and where it comes from.
 
     Raises:
-        UsageError, RunError or ExpressionError: one line.
+        UsageError, RunError, YamlError or ExpressionError: one line.
     """
     first = _parser(None).read(argv)
     if not first.run:
         raise UsageError("--run is empty: name a folder")
-    folder = Path(first.run)
-    stored = folder / CONFIG_FILE
-    recipe: Path | None
-    if first.recipe is None and first.resume:
-        if not stored.exists():
-            raise UsageError(f"{folder} holds no run to resume: leave --resume out to start one")
-        recipe = stored
+    folder, base = Path(first.run), {}
+    values = _recipe(first.recipe, folder, first.resume, first.init)
+    shipped = first.recipe is None or first.recipe in preset_names()
+    init = first.init or (None if _own(first.recipe, folder) else values.get("init"))
+    if not isinstance(init, str):  # what it is instead is refused with the other values
+        config = _config(argv, values)
     else:
-        recipe = recipe_path(first.recipe) if first.recipe is not None else None
-    init = first.init or (read_config(recipe).init if recipe is not None and recipe != stored else None)
-    config = _config(argv, recipe or recipe_path("mnist")) if init is None else _started(argv, recipe, init)
+        from xhat.initial import overlaid, require_model, values_of
+
+        base = values_of(init)
+        config = _config(argv, overlaid(base, values))
+        require_model(config, init, base)
     if any(first[b] is not None for b in BUDGETS):
         config = replace(config, **{b: first[b] for b in BUDGETS})
-    return config, folder, first.resume
+    return Resolved(config, folder, first.resume, {**base, **(values if shipped else {})})
 
 
-def _config(argv: Sequence[str], recipe: Path) -> Config:
-    parser = _parser(recipe)
+def _recipe(name: str | None, folder: Path, resume: bool, init: str | None) -> dict[str, Any]:
+    """The values of the recipe that was named; of the run to be resumed; of the demo, unless weights bring their own."""
+    if name is not None:
+        return read_mapping(recipe_path(name))
+    if resume:
+        if not (folder / CONFIG_FILE).exists():
+            raise UsageError(f"{folder} holds no run to resume: leave --resume out to start one")
+        return read_mapping(folder / CONFIG_FILE)
+    return {} if init else read_mapping(recipe_path("mnist"))
+
+
+def _own(recipe: str | None, folder: Path) -> bool:
+    """Whether a run's own config is its recipe: then the starting weights have done their part."""
+    return recipe is None or Path(recipe) == folder / CONFIG_FILE
+
+
+def _config(argv: Sequence[str], values: Mapping[str, Any]) -> Config:
+    parser = _parser(values)
     return to_config(parser.read(argv), parser)
 
 
-def _started(argv: Sequence[str], recipe: Path | None, init: str) -> Config:
-    """The config of a run that starts from trained weights: theirs, then the recipe's, then the options."""
-    from xhat.initial import merged, require_model, values_of
-
-    values = values_of(init)
-    with tempfile.TemporaryDirectory() as folder:
-        both = Path(folder) / "merged.yaml"
-        both.write_text(merged(values, recipe))
-        config = _config(argv, both)
-    require_model(config, init, values)
-    return config
-
-
-def _parser(recipe: Path | None) -> Parser:
-    parser = config_parser("train", DESCRIPTION, recipe)
+def _parser(values: Mapping[str, Any] | None) -> Parser:
+    parser = config_parser("train", DESCRIPTION, values)
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a preset or a .yaml file (default: mnist, or the --init)")
     parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
     return parser
 
 
-def _train(config: Config, folder: Path, stored: Path, resume: bool) -> int:
-    from xhat.data.load import load_parts
+def _train(asked: Resolved, stored: Path) -> int:
     from xhat.training.loop import Trainer
 
-    checkpoint = None
-    if stored.exists():
-        if not resume:
-            raise UsageError(f"{folder} holds a run already: add --resume to go on with it, or choose another --run")
-        if changed := differences(read_config(stored), config, MAY_CHANGE):
-            raise UsageError(
-                f"{folder} holds a run with another config ({'; '.join(changed[:3])}): choose another --run, or leave the "
-                "recipe and the options out to go on with its own"
-            )
-        sweep(folder)
-        checkpoint, damaged = newest_checkpoint(folder)
-        for line in damaged:
-            print(f"xhat train: {line}", file=sys.stderr)
-        if checkpoint is None:
-            print(f"xhat train: {folder} has no checkpoint yet, starting from step 0", file=sys.stderr)
-    elif resume:
-        raise UsageError(f"{folder} holds no run to resume: leave --resume out to start one")
-    elif folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file: --run names a folder")
-    data, held_out = load_parts(config.data, config.image_size, config.held_out)
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        trainer = Trainer(config, data, folder, checkpoint, held_out)
-    except BaseException:
-        for path in made:  # nothing was trained: leave nothing behind
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        raise
-    if trainer.accelerator.is_main_process:
+    config, folder = asked.config, asked.folder
+    before = read_config(stored) if stored.exists() else None
+    checkpoint = None if before is None else _checkpoint(asked, before)
+    data, held_out = _load(config, asked.resume)
+    trainer = Trainer(config, data, folder, checkpoint, held_out)
+    trainer.accelerator.wait_for_everyone()  # all have seen that there was no run before there is one
+    if main_process():
         write_config(config, stored)
         write_environment(folder)
         say_what_is_trained_on(config, data, held_out)
-    finished, main = trainer.fit(), trainer.accelerator.is_main_process
+        if before is None:
+            lines = without_effect(config, asked.base, trainer, held_out is not None)
+        else:
+            lines = [jump] if (jump := rate_jump(before, config, trainer.step, trainer.seconds)) else []
+        for line in lines:
+            note(line)
+    return _fit(trainer, shlex.quote(str(folder)), shlex.quote(str(folder / "samples.npz")))
+
+
+def _checkpoint(asked: Resolved, before: Config) -> Checkpoint | None:
+    """Where a run goes on, if it has come so far.
+
+    Raises:
+        UsageError: it is not to go on, or would go on as another run.
+    """
+    folder = asked.folder
+    if not asked.resume:
+        raise UsageError(f"{folder} holds a run already: add --resume to go on with it, or choose another --run")
+    if changed := differences(before, asked.config, MAY_CHANGE):
+        raise UsageError(
+            f"{folder} holds a run with another config ({'; '.join(changed[:3])}): choose another --run, or leave the "
+            "recipe and the options out to go on with its own"
+        )
+    sweep(folder)
+    checkpoint, damaged = newest_checkpoint(folder)
+    lines = [f"xhat train: {line}" for line in damaged]
+    if checkpoint is None:
+        lines += [f"xhat train: {folder} has no checkpoint yet, starting from step 0"]
+    for line in lines if main_process() else []:
+        say(line)
+    return checkpoint
+
+
+def _load(config: Config, resume: bool) -> tuple[Images, Images | None]:
+    from xhat.data.load import load_parts
+
+    try:
+        return load_parts(config.data, config.image_size, config.held_out)
+    except DataError as error:
+        if resume and config.data != "mnist" and not Path(config.data).expanduser().exists():
+            raise DataError(f'data "{config.data}" does not exist: if it moved, name its new place with --data') from None
+        raise error
+
+
+def _fit(trainer: "Trainer", folder: str, samples: str) -> int:
+    finished, main = trainer.fit(), main_process()
     if main and finished:
         print(f"trained {trainer.step} steps; samples, losses.png and metrics.jsonl are in {folder}")
-        print(f"next: xhat sample {folder} --n 64 --out {folder / 'samples.npz'}")
+        print(f"next: xhat sample {folder} --n 64 --out {samples}")
     elif main:
         print(f"stopped and saved at step {trainer.step}; go on with: xhat train --run {folder} --resume")
     return 0 if finished else 130
@@ -147,4 +202,4 @@ def say_what_is_trained_on(config: Config, data: Images, held_out: Images | None
     for line in data.found.notes:
         note(line)
     used = bool(config.labels) and data.labels is not None
-    print(summary(data, held_out, used, wanted=bool(config.labels)), file=sys.stderr)
+    say(summary(data, held_out, used, wanted=bool(config.labels)))

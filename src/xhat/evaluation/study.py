@@ -113,7 +113,7 @@ class _Processes:
             with self._lock:  # a stop comes before the start, or finds the process among those that run
                 if self._stopped:
                     return 130
-                environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+                environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONIOENCODING": "utf-8"}
                 process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
                 self._running.add(process)
             code = process.wait()
@@ -133,13 +133,17 @@ def _train(options: list[str], folder: Path, jobs: int, processes: _Processes) -
     log = folder.with_suffix(".log")
     finished, wanted = folder / FINISHED, json.dumps(options)
     if finished.exists() and (folder / WEIGHTS).exists():
-        return None if finished.read_text() == wanted else f"{folder} holds a run of another config: choose another --out"
+        return (
+            None
+            if finished.read_text(encoding="utf-8") == wanted
+            else f"{folder} holds a run of another config: choose another --out"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     resume = ["--resume"] if (folder / "config.yaml").exists() else []
     command = [sys.executable, "-m", "xhat", "train", *options, "--run", str(folder), *resume]
     code = processes.run(command, log, threads=max(1, (os.cpu_count() or 1) // jobs))
     if code:
-        lines = log.read_text().strip().splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {code}"
     write_bytes(finished, wanted.encode())
     return None
@@ -157,7 +161,7 @@ def study_from_file(path: Path) -> tuple[Study, dict[str, dict[int, str]]]:
         RunError: the file is damaged.
     """
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         failed = {change: {int(seed): line for seed, line in of.items()} for change, of in stored["failed"].items()}
         study = Study(**stored["study"])
         if not study.changes or not all(isinstance(own, dict) for own in study.changes.values()):

@@ -4,19 +4,26 @@ A checkpoint is a local folder as `DDPMPipeline.save_pretrained` writes it: mode
 unconditional or with class labels) and scheduler/.
 """
 
+import contextlib
 import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from xhat.denoiser import Denoiser
 from xhat.networks.adapters import TARGETS, DiffusersUNet, build_scheduler, import_diffusers, known, parse
+from xhat.networks.wrappers import unwrapped
 from xhat.schedules import Discrete
 from xhat.targets import Target
-from xhat.training.checkpoint import RunError
+from xhat.training.checkpoint import RunError, read_tensors
 from xhat.variances import FORWARD, LEARNED, POSTERIOR, Variance
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -26,6 +33,10 @@ VARIANCES: dict[str, tuple[str, Variance]] = {
     "fixed_large": ("forward", FORWARD),
     "learned_range": ("learned", LEARNED),
 }
+
+
+OTHER_STEPS = {"timestep_spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": True, "use_karras_sigmas": False}
+"""Settings of a scheduler's own steps, and the values with which they are those of `uniform_times`: from T down to the data."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,7 @@ def load_diffusers(folder: str | Path, target: Target | None = None, *, classes:
             f"the loss instead, denoising(space={target.name})"
         )
     net = _read_network(folder, pipeline, classes)
+    _warn_of_clipping(pipeline)
     try:
         return Denoiser(net, pipeline.schedule, pipeline.target, variance=pipeline.variance).eval()
     except ValueError as error:
@@ -76,6 +88,7 @@ def describe(folder: str | Path) -> dict[str, str]:
         RunError: as for `load_diffusers`, but for the weights, which are not read.
     """
     p = _read_pipeline(folder)
+    _warn_of_clipping(p)
     network = f"diffusers_unet({p.unet!r}, {p.prediction_type!r})"
     schedule = f"diffusers_schedule({p.scheduler!r})"
     return {"network": network, "schedule": schedule, "target": p.target.name, "variance": p.variance_name}
@@ -93,6 +106,23 @@ def weights(folder: str | Path, classes: int | None = None) -> dict[str, Tensor]
     """
     state = _read_network(folder, _read_pipeline(folder), classes).state_dict()
     return {f"net.{name}": value for name, value in state.items()}
+
+
+def _warn_of_clipping(pipeline: Pipeline) -> None:
+    """Say which parts of the scheduler's own sampling xhat's samplers leave out, where it clips what the network says of x0."""
+    own = json.loads(pipeline.scheduler)
+    scheduler = build_scheduler(own).config
+    by = [key for key in ("thresholding", "clip_sample") if scheduler.get(key)]
+    if not by:
+        return
+    within = "a quantile of its pixels" if by[0] == "thresholding" else f"±{scheduler.get('clip_sample_range', 1.0):g}"
+    others = [f"{key} {scheduler[key]}" for key, ours in OTHER_STEPS.items() if scheduler.get(key, ours) != ours]
+    more = f"; nor are its steps xhat's ({', '.join(others)})" if others else ""
+    warnings.warn(
+        f"the checkpoint's scheduler has {by[0]}: it keeps x0_hat within {within} in each step of sampling, xhat's samplers do "
+        f"not clip, and the largest pixel may lie far outside before it is cut to 8 bits{more}",
+        stacklevel=3,
+    )
 
 
 def _read_pipeline(folder: str | Path) -> Pipeline:
@@ -134,7 +164,8 @@ def _read_network(folder: str | Path, pipeline: Pipeline, classes: int | None) -
     read = import_diffusers().UNet2DModel.from_pretrained
     options = {"use_safetensors": True, "local_files_only": True, "disable_mmap": True, "output_loading_info": True}
     try:  # by diffusers' own reader, which knows the names of older checkpoints
-        unet, info = read(str(file.parent), **options)
+        with _unwrapped(file) as path:
+            unet, info = read(str(path), **options)
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError):
         raise RunError(f"{file} is damaged, or does not fit the config.json beside it: copy both anew") from None
     if info["missing_keys"] or info["unexpected_keys"]:
@@ -144,6 +175,22 @@ def _read_network(folder: str | Path, pipeline: Pipeline, classes: int | None) -
         return DiffusersUNet(unet, pipeline.target, classes)
     except ValueError as error:
         raise RunError(f"{folder}: {error}") from None
+
+
+@contextlib.contextmanager
+def _unwrapped(file: Path) -> Iterator[Path]:
+    """The folder of a weights file, or a copy with the names that diffusers knows, where it was saved in wrappers."""
+    with safe_open(file, framework="pt") as held:
+        names: list[str] = held.keys()
+    bare = unwrapped(names)
+    if list(bare) == list(bare.values()):
+        yield file.parent
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        tensors = read_tensors(file)[1]
+        save_file({own: tensors[name] for name, own in bare.items()}, Path(folder) / WEIGHTS, metadata={"format": "pt"})
+        shutil.copy(file.parent / "config.json", folder)
+        yield Path(folder)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

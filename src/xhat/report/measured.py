@@ -75,7 +75,7 @@ def measured(run: Path, how: How) -> Measured:
     key = f"{FORMAT} {hashlib.blake2b((run / WEIGHTS).read_bytes() if (run / WEIGHTS).exists() else b'').hexdigest()[:16]}"
     path = run / FOLDER / "measured.json"
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["key"] == key and stored["how"] == json.loads(json.dumps(asdict(how))):
             values = stored["found"]
             return Measured(**{**values, "lines": {name: Line(**line) for name, line in values["lines"].items()}})

@@ -63,7 +63,7 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
 def sweep(run: Path) -> None:
     """Remove what a write that was killed left behind."""
     for partial in run.glob(".*.partial"):
-        partial.unlink()
+        partial.unlink(missing_ok=True)  # each rank sweeps
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:

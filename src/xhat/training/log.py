@@ -1,18 +1,16 @@
 """What a run tells: metrics.jsonl, and a progress bar (or, where there is no terminal, a line now and then)."""
 
-import contextlib
 import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from xhat.commands.terminal import console, say
 from xhat.training.checkpoint import write_bytes
 
 
@@ -32,7 +30,7 @@ class Log:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.since, self.steps, self.spoken = time.perf_counter(), 0, 0
-        self.console = Console(stderr=True)
+        self.console = console(stderr=True)
         self.bar: Progress | None = None
         if accelerator.is_main_process:
             kept = [r for r in _lines(self.path) if json.loads(r)["step"] <= start]
@@ -54,11 +52,10 @@ class Log:
     def say(self, text: str) -> None:
         """One line for the user, above the bar."""
         if self.accelerator.is_main_process:
-            with contextlib.suppress(OSError):  # whoever read stderr may be gone; training goes on
-                if self.bar is not None:
-                    self.console.print(text, highlight=False, soft_wrap=True)
-                else:
-                    print(text, file=sys.stderr, flush=True)
+            if self.bar is None:
+                say(text)
+            else:
+                self.console.print(text, soft_wrap=True)
 
     def step(
         self,
@@ -102,7 +99,7 @@ class Log:
             "images_per_second": round(speed, 1),
         }
         row |= {"lr": lr, "grad_norm": grad_norm, "loss": loss, "terms": means, **measured}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self.bar is not None:
             self.bar.update(self.task, completed=progress, step=done, loss=loss, speed=speed)
@@ -123,5 +120,5 @@ def _lines(path: Path) -> list[str]:
     """The whole lines of a file; a crash may have cut the last one."""
     if not path.exists():
         return []
-    *whole, _ = path.read_text().split("\n")
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")
     return whole

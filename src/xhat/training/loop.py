@@ -270,10 +270,12 @@ class Trainer:
             save_weights(self.run / WEIGHTS, self.final_weights(), self.config, self.shape, self.step)
 
     def _mend_weights(self) -> None:
-        """Write the weights anew if they are missing or damaged: nothing is left to train that would do it."""
+        """Write the weights anew if they are missing, damaged, or name data that moved: nothing is left to train that would."""
         try:
-            read_weights(self.run)
+            mend = read_weights(self.run).values.get("data") != self.config.data
         except RunError:
+            mend = True
+        if mend:
             save_weights(self.run / WEIGHTS, self.final_weights(), self.config, self.shape, self.step)
 
     def _measured(self, ended: bool) -> dict[str, float]:

@@ -1,0 +1,51 @@
+"""Values of a config that were asked for and change nothing: one line each, none for what nobody touched."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from xhat.config import Config
+
+if TYPE_CHECKING:
+    from xhat.training.loop import Trainer
+
+UNTOLD = "the network is not told labels"
+UNTAUGHT = "label_dropout is 0, so that the network is never shown the null class, against which guidance works"
+
+
+def without_effect(config: Config, base: Mapping[str, Any], trainer: "Trainer", measured: bool) -> list[str]:
+    """What to say of the values of a new run.
+
+    Args:
+        config: of the run.
+        base: the values that the user did not choose: of the preset, of the starting weights; else the defaults.
+        trainer: that was made of it.
+        measured: whether images are held out.
+    """
+    told, muon, guidance = trainer.shape.classes is not None, len(trainer.optimizers) > 1, config.sampling.guidance
+    why = {
+        "label_dropout": None if told else UNTOLD,
+        "sampling.guidance": None if told or guidance == 1 else UNTOLD,
+        "held_out": "MNIST has a test set of its own" if config.data == "mnist" else None,
+        "eval_every": None if measured or not config.eval_every else "no images are held out",
+        "optimizer.muon_lr": None if muon or not config.optimizer.muon_lr else "the network names no hidden matrices",
+    }
+    asked = [key for key in why if _asked(config, base, key)]
+    lines = [f"{key} {_value(config, key)} has no effect: {why[key]}" for key in asked if why[key]]
+    if told and guidance != 1 and config.label_dropout == 0 and {"label_dropout", "sampling.guidance"} & set(asked):
+        lines.append(f"sampling.guidance {guidance:g} means little: {UNTAUGHT}")
+    return lines
+
+
+def _value(config: Config, key: str) -> Any:
+    found: Any = config
+    for part in key.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _asked(config: Config, base: Mapping[str, Any], key: str) -> bool:
+    """Whether the value is another than it would have been by itself."""
+    outer, _, inner = key.partition(".")
+    own = base.get(outer, {} if inner else None)
+    own = own.get(inner) if inner else own
+    return bool(_value(config, key) != (_value(Config(), key) if own is None else own))

@@ -1,0 +1,26 @@
+"""Benchmarks are not run here; how they are called is."""
+
+from pathlib import Path
+
+import pytest
+
+from helpers import process
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (("random_noise.py", "RUN", "--out", "no-such-folder"), "the folder no-such-folder does not exist"),
+        (("random_noise.py", "no-such-run"), "no-such-run does not exist: train first"),
+        (("muon.py", "some"), "some is no whole number of at least 1"),
+    ],
+)
+def test_a_wrong_call_is_one_line(call, said):
+    script, *words = call
+    job = process(*words, launcher=(str(BENCHMARKS / script),))
+    out, err = job.communicate(timeout=120)
+    assert (job.returncode, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"{script}: ")
+    assert said in err
