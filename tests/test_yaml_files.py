@@ -100,3 +100,15 @@ def test_recipes_are_utf8_in_every_locale_and_found_under_every_name(digits, tmp
     assert job.wait(timeout=120) == 0, job.stderr.read()
     assert yaml.safe_load((folder / "run" / "config.yaml").read_text())["seed"] == 7
     assert read_config(folder / "run" / "config.yaml").seed == 7
+
+
+def test_reading_a_recipe_leaves_the_folder_of_the_process_alone(tmp_path, monkeypatch):
+    """It is the folder of all its threads, one of which may be training."""
+    path = tmp_path / "merge.yaml"
+    path.write_text(MERGED)
+
+    def chdir(place):
+        raise AssertionError(f"went to {place}")
+
+    monkeypatch.setattr("os.chdir", chdir)
+    assert set(read_config(path).terms) == {"denoise", "more"}

@@ -1,12 +1,11 @@
 """Parsers that turn every mistake into one line, and configs from presets, files and options."""
 
 import argparse
+import contextlib
 import difflib
-import glob
 import re
 import shlex
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -36,10 +35,11 @@ class Parser(jsonargparse.ArgumentParser):
     """A jsonargparse parser whose errors are one line, with the nearest options for a misspelt one.
 
     Attributes:
-        values: the defaults of a recipe, by key; none without one.
+        recipe: parsed values that take the place of the defaults. They are not given as jsonargparse's default_config_files,
+            which it finds by a pattern, reads in the locale's encoding, and whose folder all threads of the process enter.
     """
 
-    values: Mapping[str, Any] | None = None
+    recipe: jsonargparse.Namespace | None = None
 
     def read(self, argv: Sequence[str]) -> jsonargparse.Namespace:
         """Parse.
@@ -49,10 +49,23 @@ class Parser(jsonargparse.ArgumentParser):
         """
         for argument in argv:
             _require_single_keys(argument)
+        with self._in_one_line():
+            return self.parse_args(list(argv), namespace=self.recipe)
+
+    def read_values(self, values: Mapping[str, Any]) -> jsonargparse.Namespace:
+        """Parse values by their keys, and nothing beside them.
+
+        Raises:
+            UsageError: anything that does not fit.
+        """
+        with self._in_one_line():
+            parsed: jsonargparse.Namespace = self.parse_object(dict(values), defaults=False)
+            return parsed
+
+    @contextlib.contextmanager
+    def _in_one_line(self) -> Iterator[None]:
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                self.default_config_files = [] if self.values is None else [_ascii_copy(self.values, Path(folder))]
-                return self.parse_args(list(argv))
+            yield
         except (argparse.ArgumentError, jsonargparse.ArgumentError, TypeError, ValueError) as error:
             raise UsageError(self._one_line(str(error))) from None
 
@@ -82,13 +95,6 @@ class Parser(jsonargparse.ArgumentParser):
         return flat
 
 
-def _ascii_copy(values: Mapping[str, Any], folder: Path) -> str:
-    """A file of a recipe's values for jsonargparse, which reads files in the locale's encoding, and finds them by a pattern."""
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="ascii")
-    return glob.escape(str(path))
-
-
 def _require_single_keys(argument: str) -> None:
     """Refuse --terms '{a: 1, a: 2}'; an option given twice is an override, and fine."""
     value = argument.partition("=")[2] if argument.startswith("--") else argument
@@ -101,11 +107,9 @@ def _require_single_keys(argument: str) -> None:
             return
 
 
-def new_parser(command: str, description: str, values: Mapping[str, Any] | None = None) -> Parser:
-    """The parser of a command; the defaults come from a recipe's values, if there are some."""
-    parser = Parser(prog=f"xhat {command}", description=description, exit_on_error=False, allow_abbrev=False)
-    parser.values = values
-    return parser
+def new_parser(command: str, description: str) -> Parser:
+    """The parser of a command."""
+    return Parser(prog=f"xhat {command}", description=description, exit_on_error=False, allow_abbrev=False)
 
 
 def recipe_path(recipe: str) -> Path:
@@ -141,8 +145,9 @@ def read_config(path: Path) -> Config:
 
 def config_parser(command: str, description: str, values: Mapping[str, Any] | None) -> Parser:
     """A parser with an option for each config value, whose defaults come from a recipe's values."""
-    parser = new_parser(command, description, values)
+    parser = new_parser(command, description)
     parser.add_class_arguments(Config)
+    parser.recipe = None if values is None else parser.read_values(values)  # while it has no other arguments
     return parser
 
 
