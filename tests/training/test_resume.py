@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 import yaml
 from safetensors.torch import load_file
@@ -132,6 +133,19 @@ def test_data_that_moved_are_found_by_their_images(tmp_path, capsys):
         assert xhat("train", "--run", run, "--resume", "--data", moved, "--max_steps", steps)[0] == 0
         assert yaml.safe_load((run / "config.yaml").read_text())["data"] == str(moved)
         assert (load(run).config.data, load(run).step) == (str(moved), steps)
+
+
+def test_the_same_images_with_other_labels_are_refused_by_a_run_that_is_told_them(tmp_path, capsys):
+    """Class folders renamed between two jobs: the network would be told other names for what it has learned."""
+    path = write_digits(tmp_path / "digits.npz")
+    for name, labels in (("told", "true"), ("untold", "false")):
+        arguments = ("train", "mnist", "--run", tmp_path / name, "--data", path, "--labels", labels, *TINY)
+        assert xhat(*arguments, "--max_steps", 1)[0] == 0
+    arrays = dict(np.load(path))
+    np.savez(path, images=arrays["images"], labels=3 - arrays["labels"])
+    code, _, err = xhat("train", "--run", tmp_path / "told", "--resume", "--max_steps", 2, capsys=capsys)
+    assert (code, "the data are not those" in err) == (2, True)
+    assert xhat("train", "--run", tmp_path / "untold", "--resume", "--max_steps", 2)[0] == 0
 
 
 def test_a_longer_run_says_where_its_learning_rate_goes(tmp_path, digits, capsys):

@@ -73,6 +73,13 @@ class Images:
         """Number, shape and checksum: the same for the same images in the same order."""
         return f"{tuple(self.pixels.shape)} {zlib.crc32(self.pixels.contiguous().numpy().data):08x}"
 
+    def labels_fingerprint(self) -> str:
+        """The same for the same labels and class names; empty without labels."""
+        if self.labels is None:
+            return ""
+        names = "\0".join(self.class_names).encode()
+        return f"{zlib.crc32(names, zlib.crc32(self.labels.contiguous().numpy().data)):08x}"
+
     def chosen(self, index: Tensor) -> "Images":
         """Images number `index`."""
         return replace(self, pixels=self.pixels[index], labels=None if self.labels is None else self.labels[index])

@@ -76,7 +76,8 @@ class Trainer:
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.peaks = [group["lr"] for group in self.groups]
         self.step, self.seconds, self.resumed_from = 0, 0.0, checkpoint
-        self.fingerprint = data.fingerprint()
+        told = self.shape.classes is not None
+        self.fingerprint = f"{data.fingerprint()} {data.labels_fingerprint()}" if told else data.fingerprint()
         if checkpoint is not None:
             self._restore(checkpoint)
 
