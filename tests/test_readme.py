@@ -10,7 +10,7 @@ from xhat.cli import main
 from xhat.presets import preset_names
 
 ROOT = Path(__file__).parent.parent
-COVERED = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28}
+COVERED = {*range(1, 44), 45, 47, 48}
 
 
 def blocks(language):

@@ -18,7 +18,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; errors of use are one line on stderr and exit code 2; a reader that goes away ends it quietly."""
-    from xhat.commands.terminal import NOBODY_READS, discard, make_printable
+    from xhat.terminal import NOBODY_READS, discard, make_printable
 
     make_printable()
     try:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     from xhat import __version__
-    from xhat.commands.terminal import note, say
+    from xhat.terminal import note, say
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -55,7 +55,7 @@ def _run(arguments: list[str]) -> int:
 def _guarded(name: str, rest: list[str]) -> int:
     """The command's exit code, its errors of use said."""
     from xhat.commands.parsing import MISTAKES
-    from xhat.commands.terminal import say
+    from xhat.terminal import say
 
     try:
         return _command(name)(rest)

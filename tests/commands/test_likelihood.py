@@ -16,8 +16,8 @@ from xhat.bound.density import Pilot, cells
 from xhat.bound.estimate import Curve, Progress
 from xhat.commands import likelihood
 from xhat.commands.progress_file import ProgressFile
-from xhat.commands.terminal import print_json
 from xhat.pictures import save_bound
+from xhat.terminal import print_json
 
 KEYS = {
     "bits_per_dim",

@@ -13,12 +13,12 @@ import torch
 from xhat.commands.parsing import UsageError, new_parser
 from xhat.commands.report import report_study, require_comparable, study_how
 from xhat.commands.tables import new_table, number_column, show_table, text_column
-from xhat.commands.terminal import console, print_json, say
 from xhat.evaluation.denoising import LEVELS
 from xhat.evaluation.outcome import Outcome, best
 from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
 from xhat.report.collect import QUANTITIES
 from xhat.report.measured import How, measured, penalty_of
+from xhat.terminal import console, print_json, say
 from xhat.training.lock import reserved
 from xhat.yaml_files import read_yaml
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from xhat.commands.parsing import UsageError, new_parser
 from xhat.commands.tables import new_table, number_column, show_table, text_column
-from xhat.commands.terminal import console, note, noted, print_json, progress_bar
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Paired, Penalty
 from xhat.objective import Objective
 from xhat.runs import TrainedRun
 from xhat.student import limits
+from xhat.terminal import console, note, noted, print_json, progress_bar
 
 DESCRIPTION = """Measure a trained run: FID and KID of samples against real images, digits read with confidence,
 penalties of the samples, and the denoising error of x0 at each noise level, on held-out images where there are some.

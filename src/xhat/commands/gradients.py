@@ -9,12 +9,12 @@ import torch
 
 from xhat.commands.parsing import UsageError, new_parser, read_config, recipe_path
 from xhat.commands.tables import new_table, number_column, show_table
-from xhat.commands.terminal import console, noted, print_json
 from xhat.gradients import GradientProfile, gradient_profile
 from xhat.losses.chains import FullChain
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import total_variation
 from xhat.objective import Objective
+from xhat.terminal import console, noted, print_json
 
 DESCRIPTION = """Show how the terms of a run, or of a preset or config with untrained weights, pull at the network.
 

@@ -15,7 +15,6 @@ from rich.table import Table
 from xhat.anatomy import anatomy, at_levels, levels
 from xhat.commands.parsing import Parser, UsageError, changed_values, config_parser, recipe_path, to_config
 from xhat.commands.tables import new_table, number_column, show_table, text_column
-from xhat.commands.terminal import console, noted, print_json
 from xhat.config import Config, DataShape, build_denoiser, build_objective
 from xhat.data.images import Images, to_float
 from xhat.facts import named_facts
@@ -23,6 +22,7 @@ from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageLoss
 from xhat.objective import Objective
 from xhat.presets import preset_names
+from xhat.terminal import console, noted, print_json
 from xhat.yaml_files import read_mapping
 
 DESCRIPTION = """Show what a preset, a config or a run optimizes, before training: the five choices, the weight of each noise

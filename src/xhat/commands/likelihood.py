@@ -20,9 +20,9 @@ from xhat.bound.terms import form_of
 from xhat.commands.held_out import Reference, reference
 from xhat.commands.parsing import UsageError
 from xhat.commands.progress_file import ProgressFile, attempt
-from xhat.commands.terminal import console, note, progress_bar
 from xhat.runs import TrainedRun, load
 from xhat.student import limits, standard_error
+from xhat.terminal import console, note, progress_bar
 
 PILOT_IMAGES = 512
 EVALUATIONS = 8

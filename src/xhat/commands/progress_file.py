@@ -12,7 +12,7 @@ from safetensors.torch import save
 from xhat.bound.control import Control
 from xhat.bound.density import Pilot, cells
 from xhat.bound.estimate import Progress
-from xhat.commands.terminal import note
+from xhat.terminal import note
 from xhat.training.checkpoint import read_tensors, write_bytes
 
 FORMAT = "xhat-bound-4"  # to be raised with every change of the draws, or of what the numbers mean

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xhat.commands.parsing import UsageError, new_parser, read_config
-from xhat.commands.terminal import note
 from xhat.commands.train import CONFIG_FILE
 from xhat.config import Config
 from xhat.evaluation.denoising import LEVELS, reached
@@ -17,6 +16,7 @@ from xhat.report.collect import QUANTITIES, Group, collect
 from xhat.report.contents import Contents
 from xhat.report.measured import How, measured, metrics, penalty_of
 from xhat.runs import WEIGHTS, read_weights
+from xhat.terminal import note
 from xhat.training.checkpoint import write_bytes
 
 DESCRIPTION = """Write one HTML page about runs, which needs no network to be read: samples from the same noise, how they came

@@ -11,8 +11,8 @@ import numpy as np
 
 from xhat.commands.no_effect import UNTAUGHT, UNTOLD
 from xhat.commands.parsing import UsageError, new_parser
-from xhat.commands.terminal import note, progress_bar
 from xhat.config import DataShape
+from xhat.terminal import note, progress_bar
 
 DESCRIPTION = """Draw images from a trained run.
 

@@ -18,11 +18,11 @@ from xhat.commands.parsing import (
     to_config,
     write_config,
 )
-from xhat.commands.terminal import note, say
 from xhat.config import Config
 from xhat.data.images import DataError, Images
 from xhat.presets import preset_names
 from xhat.runs import write_environment
+from xhat.terminal import note, say
 from xhat.training.budget import rate_jump
 from xhat.training.checkpoint import Checkpoint, newest_checkpoint, sweep
 from xhat.training.lock import main_process, reserved

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from xhat.commands.terminal import console, say
+from xhat.terminal import console, say
 from xhat.training.checkpoint import write_bytes
 
 
