@@ -429,6 +429,10 @@ def test_l_simple_is_the_bound_without_its_weights():
     assert float(weight.min()) == pytest.approx(0.005, abs=5e-5)
     assert int(weight.argmin()) + 2 == 350
     assert float(weight[0] / weight.min()) == pytest.approx(120, abs=1)
+    weight = weight * step.posterior_variance / step.forward_variance  # with v = beta
+    assert float(weight[0]) == pytest.approx(0.27, abs=0.005)
+    assert float(weight.min()) == pytest.approx(0.005, abs=5e-5)
+    assert float(weight[0] / weight.min()) == pytest.approx(55, abs=0.5)
     continuous = xhat.LinearLogSNR()
     logsnr, rate = torch.linspace(-4, 13, 9, dtype=torch.float64), 18.3 / 2
     by_noise = xhat.Denoiser(ScaledX0(continuous, xhat.NOISE), continuous, xhat.NOISE)
@@ -635,6 +639,8 @@ def test_kl_term_is_conditioned_on_x0():
     kept = step_term(denoiser, denoiser(z, t), clean, unit, t, s).mean()
     assert float(kept) == pytest.approx(0.5 * math.log(best / tilde), rel=1e-9)
     assert float(kept) > 0.1
+    # a KL to the prior is another number: large also for the exact step back
+    assert float(xhat.kl(p, Gaussian(0 * z, 0 * z)).mean()) > float(kept) + 0.1
 
 
 def two_points(z, alpha, sigma):
