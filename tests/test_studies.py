@@ -68,6 +68,17 @@ def test_times_are_compared_on_one_loss():
     assert set(said("times", LOSS)) == {"denoising(space=v)"}
 
 
+def test_the_short_form_asks_what_the_long_one_does():
+    short, long = STUDIES["which-noise"], STUDIES["formulations"]
+    assert all(long["changes"][name] == change for name, change in short["changes"].items())
+    assert {**short["common"], "max_steps": 0} == {**long["common"], "max_steps": 0}
+
+
+def test_the_order_of_times_alone_differs():
+    assert names_in(said("order-of-times", "times")) == {"stratified", "one_level", "sequential", "300"}
+    assert set(said("order-of-times", LOSS)) == {"denoising(space=v)"}
+
+
 def test_each_formulation_is_trained_in_its_own_space():
     pairs = list(zip(said("formulations", "target"), said("formulations", LOSS), strict=True))
     own = [(target, f"denoising(space={target})") for target in ("noise", "scaled_noise", "step_noise", "x0")]
