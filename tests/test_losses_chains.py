@@ -72,14 +72,14 @@ def make(image, target=V, schedule="flow", terms=None, rows=3, weight=ALL):
 
 
 def gradient(objective, x0, **how):
-    objective.zero_grad()
+    objective.eval().zero_grad()  # the same draw at each call
     objective(x0, **how)["loss"].backward()
     return objective.denoiser.net.w.grad.clone()
 
 
 def finite_differences(objective, x0, step=1e-6, **how):
     """Central differences of the loss over each parameter."""
-    w, found = objective.denoiser.net.w, []
+    w, found = objective.eval().denoiser.net.w, []
     with torch.no_grad():
         for i in range(len(w)):
             values = []

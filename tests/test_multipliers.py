@@ -148,9 +148,9 @@ class TestDualAscent:
 def gradients(objective, x0, step=0):
     """(d base, d image, d loss) with respect to the learned image, flat."""
     output = objective.denoiser.net.output
-    values = objective(x0, step=step)
-    found = [torch.autograd.grad(values[k], output, retain_graph=True)[0].flatten() for k in ("base", "image", "loss")]
-    return *found, values
+    values, draw = objective(x0, step=step), objective.draw(x0, step=step)
+    losses = [*(objective.per_image(name, draw).mean() for name in ("base", "image")), values["loss"]]
+    return *(torch.autograd.grad(loss, output, retain_graph=True)[0].flatten() for loss in losses), values
 
 
 class TestGradientRatio:
@@ -255,8 +255,9 @@ def test_flat_gradient_of_a_chain_can_be_taken_twice():
     terms = {"base": Term(Denoising(space=X0)), "image": Term(loss, GradientRatio(0.5, every=1, smoothing=0))}
     objective = Objective(denoiser, terms).train()
     x0 = torch.randn(4, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    values = objective(x0)
-    base, image = (torch.autograd.grad(values[k], denoiser.net.w, retain_graph=True)[0] for k in ("base", "image"))
+    values, draw = objective(x0, step=0), objective.draw(x0, step=0)
+    each = [objective.per_image(name, draw).mean() for name in ("base", "image")]
+    base, image = (torch.autograd.grad(value, denoiser.net.w, retain_graph=True)[0] for value in each)
     close((values["image.lambda"] * image).abs() / base.abs(), 0.5, rtol=1e-6)
     values["loss"].backward()
     close(denoiser.net.w.grad, base + values["image.lambda"] * image, rtol=1e-6)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from xhat.losses.image import ImageLoss
 from xhat.schedules import Schedule
 from xhat.times import TimeSampler
 from xhat.weightings import FromDensity, LearnedUncertainty, Moved, Product
@@ -43,8 +44,12 @@ def effective_shares(objective: "Objective") -> dict[str, float]:
 
 
 def warn_of_waste(objective: "Objective") -> None:
-    """One line for whoever draws with a density that was meant as the weighting, or whose tails are too thin to correct."""
-    least = min(effective_shares(objective).values(), default=1.0)
+    """One line for whoever draws with a density that was meant as the weighting, or whose tails are too thin to correct.
+
+    Image losses are left to `inspect`: no density is meant as theirs.
+    """
+    shares = effective_shares(objective)
+    least = min((s for n, s in shares.items() if not isinstance(objective.terms[n].loss, ImageLoss)), default=1.0)
     if least >= LEAST_SHARE:
         return
     name = type(objective.times).__name__

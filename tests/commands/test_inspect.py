@@ -91,7 +91,7 @@ def test_a_run_is_inspected_by_its_folder(tiny_run, capsys, tmp_path, monkeypatc
 def test_two_recipes_show_what_differs(capsys, tmp_path):
     result = inspected(capsys, tmp_path, "ddpm", "p2")
     assert result["differences"] == {
-        "variance": ["forward", "posterior"],
+        "variance": ["fixed_large", "posterior"],
         "terms.simple.loss": ["denoising(space=noise)", "absent"],
         "terms.simple.weight": [1.0, "absent"],
         "terms.simple.when": ["always", "absent"],

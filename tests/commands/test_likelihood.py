@@ -204,7 +204,11 @@ def test_ode_states_how_it_was_measured(run, digits, capsys):
     assert code == 0, err
     result = json.loads(out)
     assert result["images"] == 4
-    assert "truncated normal" in result["dequantization"]
+    names = {result["dequantization"], (other := result["other_dequantization"])["name"]}
+    assert names == {"uniform", "variational, truncated normal"}
+    assert result["bits_per_dim"] <= other["bits_per_dim"]
+    low, high = result["bits_per_dim_95"]
+    assert low < result["bits_per_dim"] < high
     assert "Hutchinson" in result["trace"]
 
 

@@ -196,7 +196,7 @@ def show_ode(result: dict[str, Any]) -> None:
     _headline("ODE likelihood", result)
     other = result["other_dequantization"]
     print(f"dequantization: {result['dequantization']}")
-    print(f"  ({other['name']}: {other['bits_per_dim']:.4f} bits/dim; of two bounds the smaller counts)")
+    print(f"  the smaller of two bounds; {other['name']}: {other['bits_per_dim']:.4f}")
     for how in ("trace", "solver"):
         print(f"{how}: {result[how]}")
     print(f"{result['network_evaluations_per_image']:.0f} network evaluations per image")
