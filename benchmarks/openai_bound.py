@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from usage import Parser, folder, guarded
 
 import xhat
 from xhat.bound.exact import evaluate
 from xhat.bound.terms import bits_per_dim, form_of, prior_term
+from xhat.commands.parsing import UsageError
 from xhat.data.idx import mnist
 from xhat.data.images import to_float
 from xhat.shapes import over_images
@@ -29,7 +31,12 @@ from xhat.variances import Variance
 STEPS, IMAGES = 1000, 16
 AT = (2, 3, 10, 100, 500, 1000)
 MEANS = {"EPSILON": xhat.NOISE, "START_X": xhat.X0, "PREVIOUS_X": xhat.POSTERIOR_MEAN}
-VARIANCES: dict[str, Variance] = {"FIXED_SMALL": xhat.POSTERIOR, "FIXED_LARGE": xhat.FIXED_LARGE, "LEARNED_RANGE": xhat.LEARNED}
+VARIANCES: dict[str, Variance] = {
+    "FIXED_SMALL": xhat.POSTERIOR,
+    "FIXED_LARGE": xhat.FIXED_LARGE,
+    "LEARNED_RANGE": xhat.LEARNED,
+    "LEARNED": xhat.LEARNED,  # their network says the logarithm itself
+}
 
 
 class Net(nn.Module):
@@ -48,18 +55,16 @@ class Net(nn.Module):
         return out if self.heads == 1 else torch.cat([out, torch.tanh(2 * z)], dim=1)
 
 
-def load(folder: Path) -> tuple[Any, Any]:
+def load(of: Path) -> tuple[Any, Any]:
     """Their two modules, of a package that is not installed."""
     package = types.ModuleType("openai_code")
-    package.__path__ = [str(folder)]
+    package.__path__ = [str(of)]
     sys.modules["openai_code"] = package
     found = []
     for name in ("nn", "losses", "gaussian_diffusion"):
-        spec = importlib.util.spec_from_file_location(f"openai_code.{name}", folder / f"{name}.py")
-        if spec is None or spec.loader is None or not (folder / f"{name}.py").is_file():
-            raise SystemExit(
-                f"{folder} has no {name}.py: name guided_diffusion or improved_diffusion of a clone of openai's code"
-            )
+        spec = importlib.util.spec_from_file_location(f"openai_code.{name}", of / f"{name}.py")
+        if spec is None or spec.loader is None or not (of / f"{name}.py").is_file():
+            raise UsageError(f"{of} has no {name}.py: name guided_diffusion or improved_diffusion of a clone of openai's code")
         module = importlib.util.module_from_spec(spec)
         sys.modules[f"openai_code.{name}"] = module
         spec.loader.exec_module(module)
@@ -98,7 +103,10 @@ class Pair:
 
         def model(x: Tensor, index: Tensor) -> Tensor:
             out: Tensor = self.denoiser.net(x, (index.double() + 1) / STEPS)
-            return out
+            if self.diffusion.model_var_type.name != "LEARNED":
+                return out
+            mean, v = out.chunk(2, dim=1)
+            return torch.cat([mean, self.denoiser.variance.log_variance(schedule, x, t, t - 1 / STEPS, v)], dim=1)
 
         found = self.diffusion._vb_terms_bpd(model, self.x0, z, torch.full((IMAGES,), step - 1), clip_denoised=clip)
         bits: Tensor = found["output"]
@@ -127,8 +135,10 @@ def with_cdf(losses: Any, cdf: Callable[[Tensor], Tensor], measure: Callable[[],
 
 
 @torch.no_grad()
-def main(folder: Path) -> None:
-    theirs, losses = load(folder)
+def main() -> None:
+    parser = Parser()
+    parser.add_argument("folder", type=folder, help="guided_diffusion or improved_diffusion, of a clone of openai's code")
+    theirs, losses = load(parser.parse_args().folder)
     print(f"openai's _vb_terms_bpd, {STEPS} linear betas, {IMAGES} test digits, clip_denoised=False; bits/dim, ours in float64")
     print(
         f"KL: largest difference over images at steps {', '.join(map(str, AT))}, theirs being float32; L_0: the decoder's term"
@@ -181,6 +191,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit(__doc__)
-    main(Path(sys.argv[1]))
+    guarded(main)

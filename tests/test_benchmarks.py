@@ -14,6 +14,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
     [
         (("random_noise.py", "RUN", "--out", "no-such-folder"), "the folder no-such-folder does not exist"),
         (("random_noise.py", "no-such-run"), "no-such-run does not exist: train first"),
+        (("openai_bound.py", str(BENCHMARKS)), "has no nn.py: name guided_diffusion"),
         (("muon.py", "some"), "some is no whole number of at least 1"),
     ],
 )

@@ -160,7 +160,7 @@ def test_predicted_x0_of_each_prediction_type(prediction, z):
 
 
 @pytest.mark.trap(6)
-@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range", "learned"])
 @pytest.mark.parametrize("mean", ["epsilon", "start_x", "previous_x"])
 def test_every_term_of_the_bound_is_openais(mean, variance, rng):
     """Improved DDPM's L_0 .. L_{T-1} in bits/dim, written again from their formulas in float64, with an exact Phi.
@@ -174,7 +174,9 @@ def test_every_term_of_the_bound_is_openais(mean, variance, rng):
     clipped = torch.cat([tilde[1:2], tilde[1:]]).log()
     large = torch.cat([tilde[1:2], betas[1:]]).log()
     target = {"epsilon": NOISE, "start_x": X0, "previous_x": xhat.POSTERIOR_MEAN}[mean]
-    reverse = {"fixed_small": POSTERIOR, "fixed_large": xhat.FIXED_LARGE, "learned_range": LEARNED}[variance]
+    reverse = {"fixed_small": POSTERIOR, "fixed_large": xhat.FIXED_LARGE, "learned_range": LEARNED, "learned": LEARNED}[
+        variance
+    ]
     schedule = Discrete.linear_beta(1000)
     denoiser = Denoiser(Net(reverse.outputs), schedule, target, variance=reverse)
     steps = torch.tensor([1, 2, 3, 10, 100, 500, 1000])
@@ -202,6 +204,7 @@ def test_every_term_of_the_bound_is_openais(mean, variance, rng):
         "fixed_small": of(clipped).expand_as(x0),
         "fixed_large": of(large).expand_as(x0),
         "learned_range": (v + 1) / 2 * of(betas.log()) + (1 - v) / 2 * of(clipped),
+        "learned": (low := of(clipped)) + (v + 1) / 2 * (of(betas.log()) - low),  # what their network would say itself
     }[variance]
     found, q = means[mean](), of(clipped)
     kl = 0.5 * (log_variance - q - 1 + (q - log_variance).exp() + (posterior_mean(x0) - found) ** 2 * (-log_variance).exp())
