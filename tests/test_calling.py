@@ -122,15 +122,26 @@ def test_all_thousand_timesteps_arrive_exactly_whatever_the_datas_precision(dtyp
     if on_the_way == "objective":
         Objective(denoiser, {"d": Term(Denoising())})(x0)
         seen = net.seen.sort().values
+        assert seen.tolist() == [float(i) for i in range(1000)]
     else:
-        times, seen = xhat.uniform_times(schedule, 1000)[:-1], []
-        for t in times[::37]:
-            denoiser(x0[:1], t.expand(1))
-            seen.append(net.seen)
-        seen = torch.cat(seen)
-        assert seen.tolist() == [999.0 - 37 * i for i in range(len(seen))]
-        return
-    assert seen.tolist() == [float(i) for i in range(1000)]
+        seen = []
+        net.register_forward_hook(lambda net, inputs, output: seen.append(inputs[1].item()))
+        xhat.sample(denoiser, xhat.DDIM(), x0[:1], xhat.uniform_times(schedule, 1000))
+        assert seen == [float(i) for i in reversed(range(1000))]
+
+
+@pytest.mark.trap(34)
+def test_a_network_that_cannot_take_a_float32_time_is_told_to_cast_its_embedding():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mlp = nn.Linear(1, 1).to(torch.bfloat16)
+
+        def forward(self, z, t):
+            return z + self.mlp(t.unsqueeze(1)).reshape(-1, 1, 1, 1)
+
+    with pytest.raises(ValueError, match=r"time is torch.float32.*cast the embedding"):
+        Denoiser(Own(), Cosine(), V)(torch.zeros(2, *SHAPE, dtype=torch.bfloat16), torch.full((2,), 0.5))
 
 
 @pytest.mark.trap(34)

@@ -106,10 +106,27 @@ def test_a_whole_number_of_any_type_is_that_step(images, step):
     assert losses(simple(terms=terms), ((images,), {"step": step})) == losses(simple(terms=terms), ((images,), {"step": 3}))
 
 
-@pytest.mark.parametrize("step", [2.5, -1, float("nan")])
-def test_what_is_no_step_is_refused(images, step):
-    with pytest.raises(ValueError, match=r"whole number|integer"):
-        simple()(images, step=step)
+@pytest.mark.parametrize("step", [2.5, -1, float("nan"), float("inf"), 2**63])
+def test_what_is_no_step_is_refused_and_changes_nothing(images, step):
+    objective = simple()
+    with pytest.raises(ValueError, match="whole number"):
+        objective(images, step=step)
+    assert losses(objective, ((images,), {})) == losses(simple(), ((images,), {"step": 0}))
+
+
+@pytest.mark.parametrize("cut", [3, 5])
+@pytest.mark.parametrize("times", [xhat.Stratified, lambda: xhat.Adaptive(bins=2)], ids=["stratified", "adaptive"])
+def test_parts_of_unequal_size_are_one_batch_too(images, times, cut):
+    """Without a step: the parts of one batch are one step, whatever their sizes, and a learned density takes in all of it."""
+    whole, parts = simple(times=times()), simple(times=times())
+    for _ in range(3):
+        total = whole(images)["loss"].item()
+        first, second = images.split((cut, 8 - cut))
+        a, b = (parts(x, shard=Shard(at, 8))["loss"].item() for x, at in ((first, 0), (second, cut)))
+        assert (cut * a + (8 - cut) * b) / 8 == pytest.approx(total, rel=1e-6)
+    if isinstance(parts.times, xhat.Adaptive):
+        assert parts.times.seen.sum() > 0
+        torch.testing.assert_close(parts.times.average, whole.times.average, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.trap(37)

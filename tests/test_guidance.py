@@ -78,3 +78,17 @@ def test_an_image_depends_on_seed_and_number_alone():
     assert labels.tolist() == [0, 1, 2, 0, 1]
     assert (few.int() - many[:5].int()).abs().max() <= 1  # one unit of rounding: sums in another batch size
     assert not torch.equal(few, other)
+
+
+def test_what_has_no_row_for_each_image_goes_to_both_halves_as_it_is():
+    class Net(torch.nn.Module):
+        def forward(self, z, t, label, flag, shared, scale):
+            assert flag is True
+            assert shared.shape == (1, 4)
+            assert scale.ndim == 0
+            return z * label.unsqueeze(1)
+
+    z, t = torch.randn(3, 5).double(), torch.rand(3).double()
+    cond = {"label": torch.arange(3), "flag": True, "shared": torch.ones(1, 4), "scale": torch.tensor(2.0), "none": None}
+    guided = Guided(Denoiser(Net(), Cosine(), V), 2.0, 7)(z, t, cond).raw
+    torch.testing.assert_close(guided, 7 * z + 2 * (z * torch.arange(3).unsqueeze(1) - 7 * z))

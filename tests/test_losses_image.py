@@ -214,3 +214,29 @@ def test_images_in_0_to_255_are_noted_once(drawn):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         objective(bytes_)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_images_are_decoded_and_measured(drawn, dtype):
+    denoiser, draw = drawn
+    low = replace(draw, x0=draw.x0.to(dtype), prediction=denoiser(draw.z.to(dtype), draw.t))
+    assert torch.isfinite(ImageLoss(total_variation, decode=lambda z: z)(denoiser, low)).all()
+    assert torch.isfinite(ImageLoss(total_variation, decode=lambda z: z.double())(denoiser, low)).all()
+    assert total_variation(torch.ones(1, 3, 256, 256, dtype=dtype)).item() == 0
+
+
+def test_a_trained_penalty_has_a_gradient_also_where_nothing_counts(drawn):
+    """DDP waits for it."""
+    denoiser, draw = drawn
+
+    class Trained(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def forward(self, images):
+            return self.w * images.flatten(1).mean(1)
+
+    loss = ImageLoss(Trained(), weight=between(1e3, math.inf), decode=lambda z: z)
+    loss(denoiser, draw).sum().backward()
+    assert loss.penalty.w.grad.item() == 0

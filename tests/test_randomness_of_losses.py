@@ -1,5 +1,7 @@
 """Every term's randomness is a function of (seed, purpose, step, sample): shards and micro-batches change nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -71,6 +73,33 @@ def test_each_images_value_is_the_same_whatever_part_of_the_batch_it_comes_in(na
     assert whole.std() > 0
     for cuts in ((20,), (7, 33)):  # alpha and sigma are float32, whose last bit depends on the place in a vector register
         torch.testing.assert_close(values(*cuts), whole, rtol=5e-6, atol=1e-7)
+
+
+def test_a_terms_own_noise_is_another_for_each_seed_purpose_step_and_number():
+    schedule, x0 = CONTINUOUS(), torch.zeros(2, 1, 2, 2).double()
+
+    def drawn(seed=0, step=3):
+        denoiser = Denoiser(ScaledX0(schedule, xhat.V), schedule, xhat.V)
+        return Objective(denoiser, {"x": Term(Denoising())}, seed=seed).draw(x0, step=step)
+
+    own = drawn()
+    others = [own.normal("b"), own.normal("a", 1), drawn(seed=1).normal("a"), drawn(step=4).normal("a"), own.noise]
+    assert torch.equal(own.normal("a"), drawn().normal("a"))
+    assert all((other != own.normal("a")).all() for other in others)
+    numbers = [own.uniform(3, "b"), drawn(seed=1).uniform(3, "a"), drawn(step=4).uniform(3, "a")]
+    assert all((other != own.uniform(3, "a")).all() for other in numbers)
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"denoising", "one step", "schedule variance"}))
+def test_a_loss_with_draws_of_its_own_takes_others_at_another_step(name):
+    """Same x0, t, noise and prediction: only the step differs. On a grid the bound draws nothing beside the shared noise."""
+    make, loss = LOSSES[name]
+    schedule = make()
+    objective = Objective(Denoiser(ScaledX0(schedule, xhat.V), schedule, xhat.V), {"x": Term(loss())})
+    x0 = torch.randint(0, 256, (40, 1, 2, 2), generator=torch.Generator().manual_seed(0)).double() * 2 / 255 - 1
+    draw = objective.draw(x0, step=3)
+    here, there = (objective.per_image("x", replace(draw, step=step)) for step in (3, 4))
+    assert torch.equal(here, there) == (name in ("bound on a grid", "hybrid"))
 
 
 def test_no_loss_of_the_library_is_forgotten():

@@ -74,6 +74,13 @@ def test_numbers_are_read_as_options_are():
     assert parse_yaml("a: 1e-3\nb: 2\nc: 1.5e3\nd: v1e3\n", "") == {"a": 1e-3, "b": 2, "c": 1500, "d": "v1e3"}
 
 
+def test_two_merge_keys_and_an_exponent_out_of_range_are_no_mistakes():
+    text = "a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: *a\n  <<: *b\n  z: 3\nsha: 1234e567\n"
+    values = parse_yaml(text, "here")
+    assert values["c"] == {"x": 1, "y": 2, "z": 3}
+    assert values["sha"] == "1234e567"
+
+
 def test_a_number_and_its_text_are_one_key():
     """A change of a study named 1 and one named "1" would share a folder."""
     with pytest.raises(DuplicateKeyError, match="1 stands twice"):

@@ -30,7 +30,8 @@ def call_network(net: nn.Module, z: Tensor, time: Tensor, cond: Mapping[str, Any
     """net(z, time, **cond), a tensor; that of a diffusers model is taken out of its dataclass.
 
     Raises:
-        ValueError: the network takes other arguments, or returns something else than a tensor; with the way out.
+        ValueError: the network takes other arguments, cannot take a float32 time, or returns something else than a tensor; with
+            the way out.
     """
     try:
         out = net(z, time, **cond)
@@ -38,7 +39,14 @@ def call_network(net: nn.Module, z: Tensor, time: Tensor, cond: Mapping[str, Any
         if not (why := _refusal(net, z, time, cond)):
             raise  # of the network's own making
         raise ValueError(why) from error
-    if is_diffusers(net):
+    except RuntimeError as error:
+        if time.dtype == z.dtype or "dtype" not in str(error):
+            raise
+        raise ValueError(
+            f"{_name(net)}: {error}; the time is {time.dtype} beside images in {z.dtype}, which cannot tell timesteps apart: "
+            "embed it as it is, then cast the embedding, for example features.to(self.mlp[0].weight.dtype)"
+        ) from error
+    if not isinstance(out, Tensor) and is_diffusers(net):
         out = out[0]  # of its dataclass as of the tuple of return_dict=False
     if not isinstance(out, Tensor):
         raise ValueError(

@@ -28,16 +28,19 @@ class Calls(nn.Module):
         self._now = -1, 0  # the same two numbers: reading a buffer on a GPU would wait for it at every call
         self.register_load_state_dict_post_hook(_read)  # type: ignore[no-untyped-call]
 
-    @property
-    def last(self) -> int:
-        """The step of the last call."""
-        return max(0, self._now[0])
+    def next(self, step: int | None, rows: int, total: int | None = None) -> tuple[int, int]:
+        """The step of a call, and how many of its samples were drawn before.
 
-    def next(self, step: int | None, rows: int) -> tuple[int, int]:
-        """The step of a call with so many samples on all ranks, and how many of its samples were drawn before."""
+        Args:
+            step: as given; None is the next one, or the last one while it lacks samples of its total.
+            rows: samples of this call, on all ranks.
+            total: samples of the step, if the caller says how many there are.
+        """
         last, seen = self._now
-        step = last + 1 if step is None else step
-        before = seen if step == last else 0
+        unfinished = total is not None and 0 < seen < total
+        if step is None:
+            step = last if unfinished else last + 1
+        before = seen if step == last and (total is None or unfinished) else 0
         self._now = step, before + rows
         self.step.fill_(step)
         self.rows.fill_(before + rows)
@@ -55,7 +58,10 @@ def whole_number(step: SupportsInt) -> int:
     Raises:
         ValueError: it is none.
     """
-    number = int(step)
-    if number != step or number < 0:
+    try:
+        number = int(step)
+    except (OverflowError, ValueError):  # inf, NaN
+        number = -1
+    if number != step or not 0 <= number < 2**62:
         raise ValueError(f"step must be a whole number from 0, got {step}")
     return number

@@ -30,8 +30,7 @@ def effective_share(times: TimeSampler, schedule: Schedule, weight: object = Non
         schedule: of the times.
         weight: of a loss.
     """
-    u = (torch.arange(SAMPLES, dtype=torch.float64) + 0.5) / SAMPLES
-    t, importance = times.at_quantiles(u)
+    t, importance = times.sample(SAMPLES, torch.Generator().manual_seed(0))
     w = importance.double() * _density(weight, schedule, t.double())
     return float(w.sum() ** 2 / (SAMPLES * w.square().sum()))
 
@@ -40,7 +39,8 @@ def effective_shares(objective: "Objective") -> dict[str, float]:
     """`effective_share` of each term whose loss depends on the drawn time."""
     drawn = {name: term.loss for name, term in objective.terms.items() if term.loss.at_drawn_time}
     schedule = objective.denoiser.schedule
-    return {name: effective_share(objective.times, schedule, getattr(loss, "weight", None)) for name, loss in drawn.items()}
+    weights = {n: getattr(getattr(loss, "simple", loss), "weight", None) for n, loss in drawn.items()}  # Hybrid's is simple's
+    return {name: effective_share(objective.times, schedule, weight) for name, weight in weights.items()}
 
 
 def warn_of_waste(objective: "Objective") -> None:

@@ -106,7 +106,7 @@ def trajectory(
             believed.append(chain.x0_hat(z, times[step]) if step < how.steps else z)
 
     chain.run(build_sampler(how.sampler), times, look)
-    return torch.stack([to_uint8(x).cpu() for x in believed], 1), times[seen].tolist()
+    return torch.stack([to_uint8(x).cpu() for x in believed], 1), times[seen].clamp(min=0).tolist()
 
 
 class _Chain:

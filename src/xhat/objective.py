@@ -13,7 +13,7 @@ from xhat.calls import Calls, whole_number
 from xhat.counted import Shard
 from xhat.denoiser import Condition, Denoiser
 from xhat.effective_samples import warn_of_waste
-from xhat.global_batch import GlobalBatch, whole_batch, world_size
+from xhat.global_batch import GlobalBatch, whole_batch
 from xhat.losses.multipliers import FromGradients, Multiplier, flat_gradient
 from xhat.shapes import over_images
 from xhat.terms import FAR, Draw, Loss, Term
@@ -80,8 +80,10 @@ class Objective(nn.Module):
         """The loss of one batch.
 
         Without `step` a training call is a step of its own: the objective counts them, in a buffer. In evaluation mode it is
-        always step 0, so that two validation losses differ by the weights alone. Training calls that name the same step and
-        no shard are its micro-batches, and see different noise.
+        always step 0, so that two validation losses differ by the weights alone; name the batch's number as the step to give
+        each batch noise levels of its own. Training calls that name the same step and no shard are its micro-batches, and see
+        different noise. Whoever calls again for the same batch (activation checkpointing around the objective, a closure of
+        LBFGS) names both step and shard: then the draw is a function of them alone.
 
         Args:
             x0: clean images (B, C, H, W) in [-1, 1].
@@ -98,13 +100,13 @@ class Objective(nn.Module):
         Raises:
             ValueError: a term that cannot be computed, by name; a step that is no whole number.
         """
-        step, shard = self._place(x0, step, shard)
+        step, shard, first = self._place(x0, step, shard)
         gates = {name: float(term.when(self.seed, step)) for name, term in self.terms.items()}
         chains = any(gates[name] and term.loss.calls_network for name, term in self.terms.items())
         draw = self.draw(x0, step=step, cond=cond, generator=generator, shard=shard, checkpoint=chains)
         each = {name: self.per_image(name, draw) for name, gate in gates.items() if gate}
         values = {name: value.mean() for name, value in each.items()}
-        factors, of_base = self._factors(values, gates, step, first=shard.number < world_size() * x0.shape[0])
+        factors, of_base = self._factors(values, gates, step, first=first)
         total = sum((factors[name] * value for name, value in values.items()), start=x0.new_zeros(()))
         if of_base is not None:
             numbers = (factors[name] * value for name, value in values.items() if name not in self.multipliers)
@@ -171,19 +173,14 @@ class Objective(nn.Module):
             )
         self._looked = True
 
-    def _place(self, x0: Tensor, step: SupportsInt | None, shard: Shard | None) -> tuple[int, Shard]:
-        """The step of a call and its place in it, counted where they are not given."""
+    def _place(self, x0: Tensor, step: SupportsInt | None, shard: Shard | None) -> tuple[int, Shard, bool]:
+        """The step of a call, its place in it, counted where they are not given, and whether it is the step's first call."""
         number = None if step is None else whole_number(step)
         if not self.training:
-            return number or 0, shard or whole_batch(x0.shape[0])
+            return number or 0, shard or whole_batch(x0.shape[0]), True
         whole = whole_batch(x0.shape[0])
-        if shard is None:
-            number, before = self.calls.next(number, whole.total)
-            return number, replace(whole, before=before)
-        if number is None and shard.number >= whole.total:  # a later part of the step that an earlier call began
-            number = self.calls.last
-        number, _ = self.calls.next(number, whole.total)
-        return number, shard
+        number, before = self.calls.next(number, whole.total, None if shard is None else shard.total)
+        return number, shard or replace(whole, before=before), before == 0
 
     def effective_weighting(self, logsnr: Tensor) -> Tensor:
         """The whole objective's weight on the noise error relative to the bound's, w(logsnr) of Kingma & Gao 2023, eq. 3.

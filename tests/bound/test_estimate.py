@@ -329,6 +329,9 @@ def test_an_interrupted_precision_goes_on_to_the_same_number_of_images():
     again = estimate_bound(denoiser, x0, pilot, precision=16.0, progress=kept[0], rows=64)
     assert again.images == wanted.images < 400
     assert again.bits_per_dim == pytest.approx(wanted.bits_per_dim, rel=1e-9)
+    finer = estimate_bound(denoiser, x0, pilot, precision=12.0, progress=replace(kept[0]), rows=64)
+    assert finer.images > wanted.images
+    assert estimate_bound(denoiser, x0, pilot, progress=replace(kept[0]), rows=64).images == 400
 
 
 def test_without_a_precision_all_images_are_measured():

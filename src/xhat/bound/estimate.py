@@ -79,13 +79,13 @@ class Progress:
         pilot: the frozen density and control variate; None before the pilot, or if every step is taken.
         terms: prior, diffusion, reconstruction in nats of each image done, (images done, 3).
         by_cell: nats per cell of steps, summed over images.
-        wanted: images to be measured for a precision; None before it is known, or without one.
+        wanted: a precision, and the images to be measured for it; None before they are known.
     """
 
     pilot: Pilot | None = None
     terms: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.float64))
     by_cell: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    wanted: int | None = None
+    wanted: tuple[float, int] | None = None
 
 
 @torch.no_grad()
@@ -155,11 +155,11 @@ def estimate_bound(
     if not len(progress.by_cell):
         progress.by_cell = torch.zeros(len(ends), dtype=torch.float64)
     group = max(1, rows // min(plan.calls, rows))
-    if precision and progress.wanted is None:
+    if precision and (progress.wanted is None or progress.wanted[0] != precision):
         assert pilot is not None
         spread = _first_stage(plan, denoiser, pilot, pilot_cond, ends, rows, group)
-        progress.wanted = min(len(x0), images_needed(spread, precision))
-    most = len(x0) if progress.wanted is None else progress.wanted
+        progress.wanted = precision, min(len(x0), images_needed(spread, precision))
+    most = progress.wanted[1] if precision and progress.wanted else len(x0)
     while (done := len(progress.terms)) < most:
         last = min(done + group, most)
         images = x0[done:last]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from xhat.config import Config
+from xhat.data.images import Images
 
 if TYPE_CHECKING:
     from xhat.training.loop import Trainer
@@ -12,20 +13,21 @@ UNTOLD = "the network is not told labels"
 UNTAUGHT = "label_dropout is 0, so that the network is never shown the null class, against which guidance works"
 
 
-def without_effect(config: Config, base: Mapping[str, Any], trainer: "Trainer", measured: bool) -> list[str]:
+def without_effect(config: Config, base: Mapping[str, Any], trainer: "Trainer", data: Images, measured: bool) -> list[str]:
     """What to say of the values of a new run.
 
     Args:
         config: of the run.
         base: the values that the user did not choose: of the preset, of the starting weights; else the defaults.
         trainer: that was made of it.
+        data: that it trains on.
         measured: whether images are held out.
     """
     told, muon, guidance = trainer.shape.classes is not None, len(trainer.optimizers) > 1, config.sampling.guidance
     why = {
         "label_dropout": None if told else UNTOLD,
         "sampling.guidance": None if told or guidance == 1 else UNTOLD,
-        "held_out": "MNIST has a test set of its own" if config.data == "mnist" else None,
+        "held_out": f"{config.data} has a test part of its own" if data.found.part == "train" else None,
         "eval_every": None if measured or not config.eval_every else "no images are held out",
         "optimizer.muon_lr": None if muon or not config.optimizer.muon_lr else "the network names no hidden matrices",
     }

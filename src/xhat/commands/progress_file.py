@@ -42,7 +42,7 @@ class ProgressFile:
             if metadata["settings"] != self.settings:
                 note(f"{self.path.name} was left by a measurement with other settings: starting anew")
                 return Progress()
-            wanted = int(metadata["wanted"]) if "wanted" in metadata else None
+            wanted = (float(metadata["precision"]), int(metadata["wanted"])) if "wanted" in metadata else None
             found = Progress(None, tensors["terms"], tensors["by_cell"], wanted)
             if pilot:
                 control = Control(tensors["constant"], tensors["slope"])
@@ -63,7 +63,7 @@ class ProgressFile:
             return
         tensors, metadata = {"terms": progress.terms, "by_cell": progress.by_cell}, {"settings": self.settings}
         if progress.wanted is not None:
-            metadata["wanted"] = str(progress.wanted)
+            metadata |= {"precision": repr(progress.wanted[0]), "wanted": str(progress.wanted[1])}
         if (pilot := progress.pilot) is not None:
             control = pilot.control
             tensors |= {"probability": pilot.probability, "constant": control.constant, "slope": control.slope}
@@ -98,5 +98,4 @@ def _sound(progress: Progress, parts: int, images: int) -> bool:
         if not (pilot.evaluations >= 0 and -1 <= pilot.correlation <= 0):  # nor nan
             return False
     fits = [x.shape == shape and x.dtype == torch.float64 and bool(x.isfinite().all()) for x, shape in wanted]
-    most = images if progress.wanted is None else progress.wanted
-    return 0 < rows <= most <= images and all(fits)
+    return 0 < rows <= images and all(fits)

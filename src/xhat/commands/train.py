@@ -142,7 +142,7 @@ def _train(asked: Resolved, stored: Path) -> int:
         write_environment(folder)
         say_what_is_trained_on(config, data, held_out)
         if before is None:
-            lines = without_effect(config, asked.base, trainer, held_out is not None)
+            lines = without_effect(config, asked.base, trainer, data, held_out is not None)
         else:
             lines = [jump] if (jump := rate_jump(before, config, trainer.step, trainer.seconds)) else []
         for line in lines:

@@ -49,7 +49,7 @@ class ImageLoss(Loss):
         image: how the image is estimated: OneStep(), Rollout(...) or FullChain(...).
         weight: where on the noise axis the penalty counts; by default `high_snr()`. A chain from pure noise has none.
         decode: applied to the estimate first, for latent models whose penalty should see pixels; only to images whose weight
-            is not 0. It stays the caller's: not saved, moved, trained or put in training mode with this loss.
+            is not 0. It stays the caller's: not saved, moved, trained or put in training mode with this loss; freeze it.
         expect: the range that clean images, decoded ones too, are to be in, within a factor of ten; None for fields and latents
             of any size. Checked once.
 
@@ -109,8 +109,9 @@ class ImageLoss(Loss):
         rows = scale.nonzero().squeeze(1)  # decoding is dear, and most noise levels may not count
         nothing = image.flatten(1)[:, :0].sum(1)  # 0, with a gradient of 0 even where the image is NaN
         if not len(rows):
-            return nothing
-        return nothing.index_put((rows,), scale[rows] * self.measure(image[rows], draw.x0[rows]))
+            return nothing + sum(0 * p.sum() for p in self.parameters())  # of a trained penalty: DDP waits for them
+        values = scale[rows] * self.measure(image[rows], draw.x0[rows])
+        return nothing.to(values.dtype).index_put((rows,), values)
 
     def measure(self, image: Tensor, x0: Tensor) -> Tensor:
         """The penalty of images, decoded first, (B,); `x0` are the clean ones for a `Paired` penalty."""

@@ -47,7 +47,7 @@ def total_variation(images: Tensor) -> Tensor:
     Along an axis of one pixel, where nothing has a neighbour, it is 0.
     """
     along = [images.diff(dim=dim).abs() for dim in (-2, -1) if images.shape[dim] > 1]
-    return sum((image_mean(d) for d in along), start=0 * images.flatten(1).sum(1))
+    return sum((image_mean(d) for d in along), start=images.flatten(1)[:, :0].sum(1))
 
 
 def out_of_range(images: Tensor) -> Tensor:
