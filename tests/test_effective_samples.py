@@ -64,6 +64,12 @@ def test_nobody_is_told_where_samples_count(times, schedule):
     assert effective_shares(made)["d"] > 0.25
 
 
+def test_an_uneven_weighting_under_uniform_times_is_nobodys_mistake():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective(xhat.Stratified(), from_density(LogNormalSigma()), xhat.VE(), X0)
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_no_preset_wastes_its_samples(name, recwarn):
     from xhat.commands.parsing import read_config, recipe_path

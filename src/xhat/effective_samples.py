@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xhat.losses.image import ImageLoss
 from xhat.schedules import Schedule
-from xhat.times import TimeSampler
+from xhat.times import Stratified, TimeSampler
 from xhat.weightings import FromDensity, LearnedUncertainty, Moved, Product
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def warn_of_waste(objective: "Objective") -> None:
 
     Image losses are left to `inspect`: no density is meant as theirs.
     """
+    if isinstance(objective.times, Stratified):
+        return  # uniform: an uneven weighting is what the user asked for
     shares = effective_shares(objective)
     least = min((s for n, s in shares.items() if not isinstance(objective.terms[n].loss, ImageLoss)), default=1.0)
     if least >= LEAST_SHARE:
