@@ -13,6 +13,10 @@ from xhat.presets import preset_names
 from xhat.weightings import from_density
 
 
+def shares(made):
+    return effective_shares(made.terms, made.times, made.denoiser.schedule)
+
+
 def objective(times, weight=None, schedule=None, space=FLOW):
     schedule = schedule or Flow()
     term = Term(Denoising(space, weight or weightings.constant))
@@ -52,7 +56,7 @@ def test_the_constructor_says_that_a_density_wastes_samples_and_names_the_way_ou
             weightings.moved(from_density(times()), space, space),
         ):
             made = objective(times(), weight, schedule(), space)
-            assert effective_shares(made)["d"] == pytest.approx(1)
+            assert shares(made)["d"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "flow", "linear_beta"])
@@ -61,7 +65,7 @@ def test_nobody_is_told_where_samples_count(times, schedule):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = objective(times(), schedule=SCHEDULES[schedule](), space=X0)
-    assert effective_shares(made)["d"] > 0.25
+    assert shares(made)["d"] > 0.25
 
 
 def test_an_uneven_weighting_under_uniform_times_is_nobodys_mistake():
@@ -77,7 +81,7 @@ def test_no_preset_wastes_its_samples(name, recwarn):
 
     config = read_config(recipe_path(name))
     made = build_objective(config, build_denoiser(config, DataShape(1, 28, 10 if config.labels else None)))
-    assert all(share > 0.5 for share in effective_shares(made).values())
+    assert all(share > 0.5 for share in shares(made).values())
     assert not [w for w in recwarn if "samples" in str(w.message)]
 
 
@@ -106,4 +110,4 @@ def test_a_hybrid_has_the_weighting_of_its_simple_loss():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = Objective(Denoiser(ScaledX0(schedule, FLOW), schedule, FLOW), {"h": hybrid}, LogitNormal(0, 1))
-    assert effective_shares(made)["h"] == pytest.approx(1)
+    assert shares(made)["h"] == pytest.approx(1)

@@ -107,7 +107,7 @@ def anatomy(objective: Objective, logsnr: Tensor, second_moment: float) -> Anato
         effective=effective.tolist(),
         density=(relative / (1 - schedule.t_min) / -schedule.dlogsnr(t)).tolist(),
         importance=(1 / relative).tolist(),
-        effective_share=min(effective_shares(objective).values(), default=1.0),
+        effective_share=min(effective_shares(objective.terms, objective.times, schedule).values(), default=1.0),
         gradient=(gradient_scale(denoiser.target, schedule, t, output, second_moment) / relative).tolist(),
         middle_half=_middle_half(objective),
         output=denoiser.target.name,

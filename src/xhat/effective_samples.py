@@ -1,18 +1,16 @@
 """How many of the samples drawn count: importance weights of large variance waste the rest."""
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from xhat.losses.image import ImageLoss
 from xhat.schedules import Schedule
+from xhat.terms import Term
 from xhat.times import Stratified, TimeSampler
 from xhat.weightings import FromDensity, LearnedUncertainty, Moved, Product
-
-if TYPE_CHECKING:
-    from xhat.objective import Objective
 
 SAMPLES = 2**14
 LEAST_SHARE = 0.25
@@ -35,26 +33,24 @@ def effective_share(times: TimeSampler, schedule: Schedule, weight: object = Non
     return float(w.sum() ** 2 / (SAMPLES * w.square().sum()))
 
 
-def effective_shares(objective: "Objective") -> dict[str, float]:
+def effective_shares(terms: Mapping[str, Term], times: TimeSampler, schedule: Schedule) -> dict[str, float]:
     """`effective_share` of each term whose loss depends on the drawn time."""
-    drawn = {name: term.loss for name, term in objective.terms.items() if term.loss.at_drawn_time}
-    schedule = objective.denoiser.schedule
-    weights = {n: getattr(getattr(loss, "simple", loss), "weight", None) for n, loss in drawn.items()}  # Hybrid's is simple's
-    return {name: effective_share(objective.times, schedule, weight) for name, weight in weights.items()}
+    drawn = {name: getattr(term.loss, "simple", term.loss) for name, term in terms.items() if term.loss.at_drawn_time}
+    return {name: effective_share(times, schedule, getattr(loss, "weight", None)) for name, loss in drawn.items()}
 
 
-def warn_of_waste(objective: "Objective") -> None:
+def warn_of_waste(terms: Mapping[str, Term], times: TimeSampler, schedule: Schedule) -> None:
     """One line for whoever draws with a density that was meant as the weighting, or whose tails are too thin to correct.
 
     Image losses are left to `inspect`: no density is meant as theirs.
     """
-    if isinstance(objective.times, Stratified):
+    if isinstance(times, Stratified):
         return  # uniform: an uneven weighting is what the user asked for
-    shares = effective_shares(objective)
-    least = min((s for n, s in shares.items() if not isinstance(objective.terms[n].loss, ImageLoss)), default=1.0)
+    meant = {name: term for name, term in terms.items() if not isinstance(term.loss, ImageLoss)}
+    least = min(effective_shares(meant, times, schedule).values(), default=1.0)
     if least >= LEAST_SHARE:
         return
-    name = type(objective.times).__name__
+    name = type(times).__name__
     warnings.warn(
         f"{name} draws some noise levels so rarely, and weighs them so much, that {least:.1%} of the samples would do as well; "
         f"where its density is the weighting, as in the code of SD3 and EDM, say so: weight=from_density({name}(...)); "

@@ -63,7 +63,7 @@ class Objective(nn.Module):
         if any(isinstance(m, FromGradients) for m in found.values()) and len(found) == len(terms):
             raise ValueError("GradientRatio and ConflictFree compare with a base term: give one term a number as its weight")
         self.calls = Calls()
-        warn_of_waste(self)
+        warn_of_waste(self.terms, self.times, denoiser.schedule)
         self._batch = GlobalBatch()
         self._looked = False
         self._found: tuple[dict[str, float | Tensor], Tensor | None] = {}, None
