@@ -166,3 +166,18 @@ def test_one_image_file_is_no_data_set(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(DataError, match="is one image: name the folder"):
         load(str(tmp_path / "a.png"))
+
+
+def test_a_test_part_of_other_classes_is_refused_in_words(tmp_path):
+    images = np.zeros((20, 8, 8), np.uint8) + 99
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=np.arange(20) % 2, x_test=images, y_test=np.full(20, 7))
+    with pytest.raises(DataError, match="no image is of a class of the training part"):
+        load_parts(str(tmp_path / "a.npz"))
+
+
+def test_parts_of_unlike_depth_say_the_range_of_their_own(tmp_path):
+    deep = np.full((20, 8, 8), 60_000, np.uint16)
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((20, 8, 8), np.uint8) + 200, x_test=deep)
+    training, test = load_parts(str(tmp_path / "a.npz"))
+    assert training.found.scale == (0, 255)
+    assert (int(training.pixels.max()), int(test.pixels.max())) == (200, 233)

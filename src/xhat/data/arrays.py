@@ -37,7 +37,10 @@ def load_array(path: Path, split: Literal["train", "test"] = "train") -> Images:
     stacks = {k: arrays[k] for k in (_find(arrays, IMAGES, PARTS["test"]), training, key) if k}
     scale = _scale(path, stacks)
     pixels, name = _channels_first(path, arrays[key]), f"{path} ({part})" if part else str(path)
-    pixels = pixels if pixels.dtype == np.uint8 else to_pixels(pixels, scale)
+    if pixels.dtype == np.uint8:
+        scale = EIGHT_BITS
+    else:
+        pixels = to_pixels(pixels, scale)
     try:
         values, known = _values(path, arrays, key), _values(path, arrays, training)
     except UnclearLabelsError as error:
@@ -45,7 +48,9 @@ def load_array(path: Path, split: Literal["train", "test"] = "train") -> Images:
     if values is None or known is None:
         return Images(torch.from_numpy(pixels), None, 0, name, found=Found(part, scale, unlabelled=_NEED))
     notes = missing_classes(known)
-    if not (trained := np.isin(values, known)).all():
+    if not (trained := np.isin(values, known)).any():
+        raise DataError(f"{name}: no image is of a class of the training part: mend its labels, or take it out of the file")
+    if not trained.all():
         notes += (
             f"{name}: left out: {counted(int((~trained).sum()), 'image')} of classes that the training part does not have",
         )
