@@ -96,6 +96,7 @@ def test_what_is_no_yaml_is_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_recipes_are_utf8_in_every_locale_and_found_under_every_name(digits, tmp_path):
     """In an ASCII locale, in a folder whose name would be a pattern of several."""
     folder = tmp_path / "runs [1]"

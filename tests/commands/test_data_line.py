@@ -73,6 +73,7 @@ def test_train_says_once_what_it_trains_on(tmp_path, capsys):
     assert err.count("data: 21 images 8x8 colour") == 1
 
 
+@pytest.mark.slow
 def test_samples_may_be_a_folder(mnist_run, tmp_path, capsys):
     folder = write_pngs(tmp_path / "s", 5, (28, 28), mode="L")
     code, out, err = xhat("evaluate", mnist_run, "--samples", folder, "--images", 2, "--json", capsys=capsys)

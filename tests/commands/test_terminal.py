@@ -52,6 +52,7 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(command, unread, tmp_pat
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_nothing_is_said_when_the_interpreter_ends():
     job = process("--help")
     job.stdout.close()

@@ -34,6 +34,7 @@ def holder(tmp_path):
     job.wait()
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_until_the_first_is_killed(holder, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(RunError, match=r"another process is training in .*run: wait for it or choose another --run$"):
