@@ -51,13 +51,13 @@ class TimeSampler(PreciseModule):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n times (n,) and their importances (n,), float32, on the CPU."""
-        return self.at_quantiles(self._quantiles(n, generator))
+        return self._at(self._quantiles(n, generator))
 
     def sample_at(self, step: int, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """As `sample`, for training step number `step`; what `Objective` calls. Only `Sequential` looks at the step."""
         return self.sample(n, generator)
 
-    def at_quantiles(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def _at(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Times and importances (n,), float32, of quantiles u (n,), float64."""
         if self.schedule is not None and self.schedule.steps is not None:
             cell = self._cells()

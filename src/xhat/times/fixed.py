@@ -62,7 +62,7 @@ class Sequential(Stratified):
     def sample_at(self, step: int, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n equal times (n,), a function of the step alone, and importances of 1 (n,)."""
         cycle = (self.schedule.steps if self.schedule is not None else None) or self.levels
-        return self.at_quantiles(torch.full((n,), (step % cycle + 0.5) / cycle, dtype=torch.float64))
+        return self._at(torch.full((n,), (step % cycle + 0.5) / cycle, dtype=torch.float64))
 
 
 class LogitNormal(TimeSampler):
