@@ -22,11 +22,11 @@ from usage import Parser, folder, guarded
 import xhat
 from xhat.bound.exact import evaluate
 from xhat.bound.terms import bits_per_dim, form_of, prior_term
-from xhat.commands.parsing import UsageError
 from xhat.data.idx import mnist
 from xhat.data.images import to_float
-from xhat.shapes import over_images
-from xhat.variances import Variance
+from xhat.diffusion.variances import Variance
+from xhat.errors import UsageError
+from xhat.tensors import over_images
 
 STEPS, IMAGES = 1000, 16
 AT = (2, 3, 10, 100, 500, 1000)

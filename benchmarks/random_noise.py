@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from usage import Parser, folder, guarded
 
-from xhat import DDIM, NOISE, Denoiser, Schedule, counted, sample, uniform_times
+from xhat import DDIM, NOISE, Denoiser, Schedule, sample, uniform_times
+from xhat import rng as counted
 from xhat.data.images import to_float, to_uint8
 from xhat.data.load import load as load_data
 from xhat.evaluation.denoising import reached, x0_errors
-from xhat.evaluation.features import MNISTFeatures
-from xhat.evaluation.quality import distance, features_of
-from xhat.pictures import save_grid
-from xhat.runs import load
+from xhat.evaluation.fid import distance, features_of
+from xhat.evaluation.pictures import save_grid
+from xhat.networks.digits import MNISTFeatures
+from xhat.runs.weights import load
 
 SAMPLES, IMAGES, STEPS = 500, 500, 25
 

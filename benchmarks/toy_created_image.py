@@ -28,10 +28,10 @@ from usage import guarded
 
 import xhat
 from xhat import DDIM, Denoising, DualAscent, FullChain, Heun, ImageLoss, OneStep, ReFL, Rollout, Surrogate, Term, V
-from xhat.gates import Gate, always, every, reweighted
+from xhat.evaluation.pictures import COLORS, GREY
 from xhat.losses.image import ImageEstimate
-from xhat.pictures import COLORS, GREY
-from xhat.samplers import Sampler
+from xhat.objective.gates import Gate, always, every, reweighted
+from xhat.sampling.samplers import Sampler
 
 MODES, RADIUS, STD, EDGE = 8, 0.7, 0.1, 0.5  # EDGE is c
 ANGLES = torch.arange(MODES, dtype=torch.float64) * 2 * math.pi / MODES
@@ -270,7 +270,7 @@ def save_studies(path: Path, convex: Study, other: Study) -> None:
 
 
 def finish(axis: Any, title: str, xlabel: str) -> None:
-    """Titles, and the look of `xhat.pictures`."""
+    """Titles, and the look of `xhat.evaluation.pictures`."""
     axis.set_title(title, loc="left", fontsize=10)
     axis.set_xlabel(xlabel)
     axis.spines[["top", "right"]].set_visible(False)

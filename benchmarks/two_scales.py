@@ -14,8 +14,8 @@ from rich.table import Table
 from usage import Parser, folder, guarded
 
 from xhat.commands.report import study_how
-from xhat.evaluation.study import STUDY_FILE, study_from_file
 from xhat.report.measured import measured
+from xhat.studies.study import STUDY_FILE, study_from_file
 
 LEVELS = (-8, -4, 0, 4, 8)
 EARLY = (20, 100)

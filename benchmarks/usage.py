@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from xhat.commands.parsing import MISTAKES
+from xhat.errors import XhatError
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,7 +34,7 @@ def guarded(main: Callable[[], None]) -> None:
     """Run a benchmark; what its user can mend is one line."""
     try:
         main()
-    except MISTAKES as error:
+    except XhatError as error:
         message = str(error)
     except OSError as error:
         message = f"cannot read or write {error.filename}: {error.strerror}" if error.filename else str(error)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import xhat
-from xhat.shapes import over_images
+from xhat.tensors import over_images
 
 SHAPE = (1, 2, 2)
 

@@ -18,8 +18,8 @@ import xhat
 from oracles import DISCRETE, SCHEDULES, GaussianData, ScaledX0, exact, inner_times, noisy
 from xhat import Denoising, DiscretizedGaussian, Gaussian, Hybrid, Objective, Term, VariationalBound, variational_bound
 from xhat.bound.terms import bits_per_dim, prior_term, rate_term, step_term
-from xhat.gaussians import transition
-from xhat.shapes import over_images
+from xhat.diffusion.gaussians import transition
+from xhat.tensors import over_images
 
 ROOT = Path(__file__).resolve().parent.parent
 LN2 = math.log(2)

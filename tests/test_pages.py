@@ -18,8 +18,8 @@ import yaml
 import xhat
 from xhat.cli import COMMANDS, main
 from xhat.commands.train import resolve
-from xhat.config import DataShape, build_denoiser, build_objective
-from xhat.gaussians import transition
+from xhat.config.config import DataShape, build_denoiser, build_objective
+from xhat.diffusion.gaussians import transition
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -109,7 +109,7 @@ def reader(tmp_path, monkeypatch, mnist_run):
     for page in PAGES:
         for block in code(page, "yaml"):
             (tmp_path / block.splitlines()[0].removeprefix("# ").split(":")[0]).write_text(block)
-    (tmp_path / "my.yaml").write_text((ROOT / "src" / "xhat" / "presets" / "mnist.yaml").read_text())
+    (tmp_path / "my.yaml").write_text((ROOT / "src" / "xhat" / "config" / "presets" / "mnist.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     return tmp_path

@@ -11,8 +11,8 @@ from oracles import SHAPE
 from xhat import DDIM, DDPM, FORWARD, LEARNED, NOISE, POSTERIOR, X0, Denoiser, Discrete, DPMSolver2M, Euler, Flow, V
 from xhat.bound.exact import evaluate
 from xhat.bound.terms import bits_per_dim, form_of
-from xhat.samplers import sample
-from xhat.shapes import over_images
+from xhat.sampling.samplers import sample
+from xhat.tensors import over_images
 
 STEPS = 50
 TYPES = {"epsilon": NOISE, "v_prediction": V, "sample": X0}

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from xhat.presets import preset_names
+from xhat.config.presets import preset_names
 
 ROOT = Path(__file__).parent.parent
 COVERED = {*range(1, 44), 45, 47, 48}

@@ -6,22 +6,45 @@ import os
 # Ten thousand turns cost nothing on a free machine. Read when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from xhat import weightings
+from xhat.analysis.gradients import GradientProfile, gradient_profile
 from xhat.bound import DENSITY, DISCRETIZED, SOFTMAX, Bound, BoundEstimate, estimate_bound, ode_likelihood, variational_bound
-from xhat.counted import Shard
-from xhat.denoiser import Denoiser, Prediction, diffusers_index, log_sigma, time_itself
-from xhat.gates import Gate, after, always, both, every, randomly, reweighted
-from xhat.gaussians import DiscretizedGaussian, Gaussian, kl, posterior, softmax_decoder
-from xhat.generate import generate
-from xhat.gradients import GradientProfile, gradient_profile
-from xhat.guidance import Guided
+from xhat.diffusion import weightings
+from xhat.diffusion.denoiser import Denoiser, Prediction, diffusers_index, log_sigma, time_itself
+from xhat.diffusion.gaussians import DiscretizedGaussian, Gaussian, kl, posterior, softmax_decoder
+from xhat.diffusion.noise_levels import between, high_snr, inverse_posterior_variance
+from xhat.diffusion.schedules import VE, Cosine, Discrete, Flow, Learned, LinearLogSNR, Schedule
+from xhat.diffusion.targets import FLOW, NOISE, POSTERIOR_MEAN, SCALED_NOISE, SCORE, STEP_NOISE, X0, Target, V, decode, edm
+from xhat.diffusion.times import (
+    Adaptive,
+    LogitNormal,
+    LogNormalSigma,
+    LossSecondMoment,
+    OneLevel,
+    Sequential,
+    Stratified,
+    TimeSampler,
+    Uniform,
+)
+from xhat.diffusion.variances import FIXED_LARGE, FORWARD, LEARNED, POSTERIOR
+from xhat.diffusion.weightings import (
+    Weighting,
+    clipped_velocity,
+    constant,
+    debiased,
+    elbo,
+    from_density,
+    learned_uncertainty,
+    min_snr,
+    moved,
+    p2,
+    sigmoid,
+    truncated_snr,
+)
 from xhat.losses.backward import Last, RandomLast, ReFL, Surrogate
 from xhat.losses.chains import FullChain, Rollout
 from xhat.losses.denoising import Denoising, absolute, euclidean, huber, squared
 from xhat.losses.image import ImageEstimate, ImageLoss, OneStep
 from xhat.losses.increment import Increment
-from xhat.losses.multipliers import ConflictFree, DualAscent, GradientRatio, Multiplier
-from xhat.losses.noise_levels import between, high_snr, inverse_posterior_variance
 from xhat.losses.penalties import (
     Paired,
     frozen,
@@ -37,53 +60,18 @@ from xhat.losses.penalties import (
     unreadable_digit,
 )
 from xhat.losses.variational import Hybrid, ScheduleVariance, VariationalBound, everything, variance_only
-from xhat.networks.diffusers_folder import load_diffusers
 from xhat.networks.dit import DiT
 from xhat.networks.unet import UNet
-from xhat.objective import Objective
-from xhat.runs import load
-from xhat.samplers import DDIM, DDPM, DPMSolver2M, Euler, Heun, Sampler, karras_times, prior, sample, uniform_times
-from xhat.schedules import VE, Cosine, Discrete, Flow, Learned, LinearLogSNR, Schedule
-from xhat.targets import (
-    FLOW,
-    NOISE,
-    POSTERIOR_MEAN,
-    SCALED_NOISE,
-    SCORE,
-    STEP_NOISE,
-    X0,
-    Target,
-    V,
-    decode,
-    edm,
-)
-from xhat.terms import Draw, Loss, Term
-from xhat.times import (
-    Adaptive,
-    LogitNormal,
-    LogNormalSigma,
-    LossSecondMoment,
-    OneLevel,
-    Sequential,
-    Stratified,
-    TimeSampler,
-    Uniform,
-)
-from xhat.variances import FIXED_LARGE, FORWARD, LEARNED, POSTERIOR
-from xhat.weightings import (
-    Weighting,
-    clipped_velocity,
-    constant,
-    debiased,
-    elbo,
-    from_density,
-    learned_uncertainty,
-    min_snr,
-    moved,
-    p2,
-    sigmoid,
-    truncated_snr,
-)
+from xhat.objective.gates import Gate, after, always, both, every, randomly, reweighted
+from xhat.objective.multipliers import ConflictFree, DualAscent, GradientRatio, Multiplier
+from xhat.objective.objective import Objective
+from xhat.objective.terms import Draw, Loss, Term
+from xhat.pretrained.diffusers_folder import load_diffusers
+from xhat.rng import Shard
+from xhat.runs.weights import load
+from xhat.sampling.generate import generate
+from xhat.sampling.guidance import Guided
+from xhat.sampling.samplers import DDIM, DDPM, DPMSolver2M, Euler, Heun, Sampler, karras_times, prior, sample, uniform_times
 
 __all__ = [
     "Gate",

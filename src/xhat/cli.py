@@ -18,7 +18,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; errors of use are one line on stderr and exit code 2; a reader that goes away ends it quietly."""
-    from xhat.terminal import NOBODY_READS, discard, make_printable
+    from xhat.commands.terminal import NOBODY_READS, discard, make_printable
 
     make_printable()
     try:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     from xhat import __version__
-    from xhat.terminal import note, say
+    from xhat.commands.terminal import note, say
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -54,12 +54,12 @@ def _run(arguments: list[str]) -> int:
 
 def _guarded(name: str, rest: list[str]) -> int:
     """The command's exit code, its errors of use said."""
-    from xhat.commands.parsing import MISTAKES
-    from xhat.terminal import say
+    from xhat.commands.terminal import say
+    from xhat.errors import XhatError
 
     try:
         return _command(name)(rest)
-    except MISTAKES as error:
+    except XhatError as error:
         message = str(error)
     except BrokenPipeError:
         raise
@@ -81,7 +81,7 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def _help() -> str:
-    from xhat.presets import preset_names
+    from xhat.config.presets import preset_names
 
     lines = [
         "xhat trains diffusion models on the loss you mean.",

@@ -16,7 +16,7 @@ from xhat.bound.control import IMAGE, NOISE, Control, fit, image_features, noise
 from xhat.bound.density import LEAST_DRAWS, MOST_DRAWS, Pilot, cells, pilot_draws, run_pilot
 from xhat.bound.estimate import Progress
 from xhat.bound.terms import ContinuousForm, form_of
-from xhat.commands.progress_file import ProgressFile
+from xhat.runs.progress_file import ProgressFile
 
 
 def images(n, seed=0):

@@ -14,9 +14,9 @@ from helpers import TINY, process, write_pngs, xhat
 from xhat import load
 from xhat.cli import COMMANDS
 from xhat.commands.parsing import read_config
+from xhat.config.presets import preset_names
 from xhat.data.idx import mnist
-from xhat.presets import preset_names
-from xhat.runs import WEIGHTS
+from xhat.runs.weights import WEIGHTS
 
 
 def test_train_writes_what_it_says(tiny_run):
@@ -73,12 +73,12 @@ def test_evaluate_reads_samples_and_other_networks(mnist_run, tmp_path, capsys):
     xhat("sample", mnist_run, "--n", 12, "--out", tmp_path / "s.npz", "--steps", 2)
     test = mnist("test")
     np.savez(tmp_path / "real.npz", images=test.pixels[:300, 0].numpy(), labels=test.labels[:300].numpy())
-    arguments = ("--samples", tmp_path / "s.npz", "--images", 20, "--features", "xhat.evaluation.features:MNISTFeatures")
+    arguments = ("--samples", tmp_path / "s.npz", "--images", 20, "--features", "xhat.networks.digits:MNISTFeatures")
     arguments += ("--data", tmp_path / "real.npz")
     code, out, _ = xhat("evaluate", mnist_run, *arguments, capsys=capsys)
     assert code == 0
     assert "12 samples against 300 held-out images" in out
-    assert "features: xhat.evaluation.features:MNISTFeatures" in out
+    assert "features: xhat.networks.digits:MNISTFeatures" in out
 
 
 def test_evaluate_without_a_feature_network_says_so(tiny_run, capsys):
@@ -328,4 +328,4 @@ def test_the_version_is_the_packages(capsys):
 def test_presets_hold_no_defaults_in_disguise():
     """Each preset says what it is and where it comes from."""
     for name in preset_names():
-        assert (files("xhat") / "presets" / f"{name}.yaml").read_text().startswith("# ")
+        assert (files("xhat.config.presets") / f"{name}.yaml").read_text().startswith("# ")

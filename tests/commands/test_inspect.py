@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from helpers import write_digits, xhat
-from xhat.presets import preset_names
+from xhat.config.presets import preset_names
 
 
 def inspected(capsys, tmp_path, *arguments):

@@ -15,9 +15,9 @@ from xhat.bound.control import NOISE, Control
 from xhat.bound.density import Pilot, cells
 from xhat.bound.estimate import Curve, Progress
 from xhat.commands import likelihood
-from xhat.commands.progress_file import ProgressFile
-from xhat.pictures import save_bound
-from xhat.terminal import print_json
+from xhat.commands.terminal import print_json
+from xhat.evaluation.pictures import save_bound
+from xhat.runs.progress_file import ProgressFile
 
 KEYS = {
     "bits_per_dim",
@@ -144,7 +144,7 @@ def test_progress_of_another_measurement_is_dropped_in_one_line(left, arguments,
 
 
 def test_progress_of_another_version_is_dropped(left, monkeypatch):
-    monkeypatch.setattr("xhat.commands.progress_file.FORMAT", "later")
+    monkeypatch.setattr("xhat.runs.progress_file.FORMAT", "later")
     assert left[1]() == 0
 
 

@@ -15,12 +15,12 @@ from xhat.commands import report as module
 from xhat.commands.parsing import write_config
 from xhat.commands.report import common_levels, study_contents, study_how
 from xhat.commands.train import resolve
-from xhat.config import DataShape, build_denoiser
+from xhat.config.config import DataShape, build_denoiser
 from xhat.evaluation.denoising import LEVELS
-from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
 from xhat.report.contents import Line
 from xhat.report.measured import FOLDER, Measured
-from xhat.runs import save_weights
+from xhat.runs.weights import save_weights
+from xhat.studies.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
 
 OPTIONS = {key.removeprefix("--"): value for key, value in zip(TINY[::2], TINY[1::2], strict=True)}
 
@@ -337,7 +337,7 @@ def test_names_are_shown_as_they_are(images, quick, tmp_path, monkeypatch, capsy
         (folder / FINISHED).write_text(json.dumps(options))
         return "[/failed]" if "gr-e" in str(folder) else None
 
-    monkeypatch.setattr("xhat.evaluation.study._train", train)
+    monkeypatch.setattr("xhat.studies.study._train", train)
     monkeypatch.setattr("xhat.commands.compare.measured", module.measured)
     code, stdout, _ = xhat("compare", tmp_path / "s.yaml", "--out", tmp_path / "out", capsys=capsys)
     assert code == 0
@@ -365,7 +365,7 @@ def test_an_interrupted_study_ends_what_is_training(tmp_path, monkeypatch):
         def terminate(self):
             self.ended.set()
 
-    monkeypatch.setattr("xhat.evaluation.study.subprocess.Popen", Process)
+    monkeypatch.setattr("xhat.studies.study.subprocess.Popen", Process)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -10,7 +10,7 @@ import pytest
 from helpers import process, xhat
 from xhat.cli import main
 from xhat.commands.tables import new_table, number_column, show_table, text_column
-from xhat.terminal import NOBODY_READS, console, discard, make_printable, note, say
+from xhat.commands.terminal import NOBODY_READS, console, discard, make_printable, note, say
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])

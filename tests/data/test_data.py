@@ -11,9 +11,10 @@ from PIL import Image
 from helpers import write_pngs
 from xhat.data.folder import load_folder
 from xhat.data.idx import mnist
-from xhat.data.images import DataError, Images, Order, set_aside, to_float, to_uint8
+from xhat.data.images import Images, Order, set_aside, to_float, to_uint8
 from xhat.data.load import load, load_parts
 from xhat.data.picture import fit
+from xhat.errors import DataError
 
 
 def test_mnist_is_complete():

@@ -7,9 +7,9 @@ from PIL import Image
 
 from helpers import write_pngs
 from xhat.data.folder import default_side, load_folder
-from xhat.data.images import DataError
 from xhat.data.load import load
 from xhat.data.scale import scale_of, to_pixels
+from xhat.errors import DataError
 
 
 def noise(side=8, channels=3, seed=0):

@@ -6,7 +6,7 @@ import torch
 import xhat
 from xhat.bound.terms import rate_term
 from xhat.networks.level_posterior import LevelPosterior, PosteriorMean
-from xhat.shapes import over_images
+from xhat.tensors import over_images
 
 VALUES = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 

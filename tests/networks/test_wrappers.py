@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from helpers import xhat
 from xhat import load
 from xhat.networks.wrappers import named_for, unwrapped
-from xhat.runs import WEIGHTS
+from xhat.runs.weights import WEIGHTS
 
 WRAPPED = {
     "ddp": lambda name: f"module.{name}",

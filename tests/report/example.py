@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 from xhat.data.load import load
-from xhat.pictures import save_grid
+from xhat.evaluation.pictures import save_grid
 from xhat.report.contents import Column, Contents, Entry, Floor, Line, Mark, Number, Picture
 
 NASTY = '</script><b>"x" & %{y} <!-- \udce9\x07'

@@ -6,11 +6,11 @@ import statistics
 
 import pytest
 
-from xhat.config import Config, SamplingConfig, TermConfig
-from xhat.evaluation.outcome import Outcome
+from xhat.config.config import Config, SamplingConfig, TermConfig
 from xhat.report.collect import QUANTITIES, Group, as_text, collect, mean_line
 from xhat.report.contents import Line, Mark
 from xhat.report.measured import FOLDER, Measured
+from xhat.studies.outcome import Outcome
 
 X = [-1.0, 0.0, 1.0]
 

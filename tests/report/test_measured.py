@@ -12,20 +12,20 @@ import torch
 
 from helpers import TINY, write_digits
 from xhat.commands.train import resolve
-from xhat.config import DataShape, build_denoiser
+from xhat.config.config import DataShape, build_denoiser
 from xhat.data.images import to_float
 from xhat.data.load import load_parts
+from xhat.errors import RunError
 from xhat.evaluation.denoising import denoising_error
-from xhat.evaluation.features import MNISTFeatures
+from xhat.evaluation.fid import distance, features_of
 from xhat.evaluation.floor import floor_errors
-from xhat.evaluation.quality import distance, features_of
-from xhat.generate import draw, trajectory
+from xhat.networks.digits import MNISTFeatures
 from xhat.networks.unet import UNet
 from xhat.report import measured as module
 from xhat.report.contents import Line
 from xhat.report.measured import FOLDER, How, Measured, measured, metrics, penalty_of
-from xhat.runs import load, save_weights
-from xhat.training.checkpoint import RunError
+from xhat.runs.weights import load, save_weights
+from xhat.sampling.generate import draw, trajectory
 
 QUICK = How(samples=8, images=16, bound_images=8, logsnr=(-4.0, -2.0, 0.0, 2.0, 4.0))
 

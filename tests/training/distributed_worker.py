@@ -9,8 +9,8 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from xhat import Denoiser, Denoising, LossSecondMoment, Objective, Shard, Term, V
+from xhat.diffusion.schedules import Discrete
 from xhat.networks.unet import UNet
-from xhat.schedules import Discrete
 
 TOTAL = 8
 

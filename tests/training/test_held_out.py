@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import TINY, xhat
-from xhat.config import Config, DataShape
+from xhat.config.config import Config, DataShape
 from xhat.data.images import Images
 from xhat.data.load import load_parts
 from xhat.evaluation.denoising import LEVELS, denoising_error
-from xhat.runs import load
+from xhat.runs.weights import load
 from xhat.training.held_out import IMAGES, STRIDE, HeldOut
 
 

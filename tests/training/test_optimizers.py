@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xhat.config import OptimizerConfig
+from xhat.config.config import OptimizerConfig
 from xhat.networks.unet import UNet
 from xhat.training.optimizers import KernelMuon, build_optimizers, learning_rate_factor, orthogonalized
 

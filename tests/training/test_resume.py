@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from helpers import TINY, process, states_equal, write_digits, xhat
 from xhat import load
-from xhat.config import Config, OptimizerConfig
-from xhat.runs import WEIGHTS
+from xhat.config.config import Config, OptimizerConfig
+from xhat.files import read_tensors
+from xhat.runs.checkpoint import newest_checkpoint
+from xhat.runs.weights import WEIGHTS
 from xhat.training.budget import rate_jump
-from xhat.training.checkpoint import newest_checkpoint, read_tensors
 
 
 def final_state(run):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xhat.shapes import image_mean, over_images
+from xhat.tensors import image_mean, over_images
 
 IMAGE, NOISE = 4, 4  # features of each kind
 TINY = 1e-300  # a mean square's least value where its logarithm or its inverse is taken

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat.denoiser import Denoiser, Prediction
-from xhat.gaussians import DiscretizedGaussian, bin_index, softmax_decoder
-from xhat.schedules import Schedule
-from xhat.shapes import over_images
-from xhat.variances import FixedLarge, Learned, Posterior
+from xhat.diffusion.denoiser import Denoiser, Prediction
+from xhat.diffusion.gaussians import DiscretizedGaussian, bin_index, softmax_decoder
+from xhat.diffusion.schedules import Schedule
+from xhat.diffusion.variances import FixedLarge, Learned, Posterior
+from xhat.tensors import over_images
 
 SHARP_LOGSNR = 14.0
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat import counted
+from xhat import rng as counted
 from xhat.bound.control import IMAGE, TINY, Control, between_cells, fit, image_features, noise_features
 from xhat.bound.exact import evaluate
 from xhat.bound.terms import Form
-from xhat.denoiser import Condition, Denoiser
+from xhat.diffusion.denoiser import Condition, Denoiser
 
 GROWTH = 1.12  # ratio of neighbouring cells: the first steps of a schedule differ most
 UNIFORM = 0.01

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from xhat import counted
+from xhat import rng as counted
 from xhat.bound.control import Control, image_features
 from xhat.bound.decoders import Decoder
 from xhat.bound.density import Pilot, cells, pilot_draws, run_pilot, with_features
 from xhat.bound.exact import Bound, require_finite
+from xhat.bound.student import images_needed, limits, standard_error
 from xhat.bound.terms import Form, StepForm, bits_per_dim, form_of
-from xhat.denoiser import Condition, Denoiser
-from xhat.student import images_needed, limits, standard_error
+from xhat.diffusion.denoiser import Condition, Denoiser
 
 FIRST_STAGE = 256  # images, of the pilot's, whose spread fixes how many are measured
 FAR = 20.0  # logsnr of the curve's ends

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat import counted
+from xhat import rng as counted
 from xhat.bound.decoders import Decoder
 from xhat.bound.terms import Form, StepForm, bits_per_dim, form_of
-from xhat.denoiser import Condition, Denoiser
-from xhat.shapes import over_images
+from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.tensors import over_images
 
 
 @dataclass(frozen=True)

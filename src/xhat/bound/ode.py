@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint  # type: ignore[import-untyped]
 
-from xhat import counted
+from xhat import rng as counted
 from xhat.bound.decoders import SHARP_LOGSNR
 from xhat.bound.exact import require_finite
 from xhat.bound.terms import bits_per_dim
-from xhat.denoiser import Condition, Denoiser
-from xhat.gaussians import Gaussian, bin_index, log_normal_mass
-from xhat.schedules import Schedule
-from xhat.shapes import image_sum, over_images
+from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.diffusion.gaussians import Gaussian, bin_index, log_normal_mass
+from xhat.diffusion.schedules import Schedule
+from xhat.tensors import image_sum, over_images
 
 LEVEL = 2 / 255  # distance of neighbouring 8-bit values
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from xhat.bound.decoders import Decoder, NetworkDecoder, SoftmaxDecoder, default_decoder
-from xhat.denoiser import Denoiser, Prediction
-from xhat.gaussians import Gaussian, kl, transition
-from xhat.schedules import Schedule
-from xhat.shapes import image_sum, over_images
-from xhat.weightings import elbo
+from xhat.diffusion.denoiser import Denoiser, Prediction
+from xhat.diffusion.gaussians import Gaussian, kl, transition
+from xhat.diffusion.schedules import Schedule
+from xhat.diffusion.weightings import elbo
+from xhat.tensors import image_sum, over_images
 
 DEFAULT_STEPS = 1000
 MOST_STEPS = 1_000_000

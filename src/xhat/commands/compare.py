@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 
-from xhat.commands.parsing import UsageError, new_parser
+from xhat.commands.parsing import new_parser
 from xhat.commands.report import report_study, require_comparable, study_how
 from xhat.commands.tables import new_table, number_column, show_table, text_column
+from xhat.commands.terminal import console, print_json, say
+from xhat.config.yaml_files import read_yaml
+from xhat.errors import UsageError
 from xhat.evaluation.denoising import LEVELS
-from xhat.evaluation.outcome import Outcome, best
-from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
 from xhat.report.collect import QUANTITIES
 from xhat.report.measured import How, measured, penalty_of
-from xhat.terminal import console, print_json, say
-from xhat.training.lock import reserved
-from xhat.yaml_files import read_yaml
+from xhat.runs.lock import reserved
+from xhat.studies.outcome import Outcome, best
+from xhat.studies.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
 
 DESCRIPTION = """Train one base config with each of a list of changes, from the same weights, with the same data order and
 noise, and measure all alike: the variational bound, the error above the floor, FID, penalties of samples, time of a step.
@@ -78,7 +79,7 @@ def read_study(path: Path) -> Study:
     """
     from xhat.commands.inspect import shape_of
     from xhat.commands.train import resolve
-    from xhat.config import Config, DataShape, build_denoiser, build_objective, build_sampler, build_times
+    from xhat.config.config import Config, DataShape, build_denoiser, build_objective, build_sampler, build_times
 
     if not path.is_file():
         raise UsageError(f"study {path} does not exist")

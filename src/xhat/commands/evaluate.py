@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xhat.commands.parsing import UsageError, new_parser
+from xhat.bound.student import limits
+from xhat.commands.parsing import new_parser
 from xhat.commands.tables import new_table, number_column, show_table, text_column
+from xhat.commands.terminal import console, note, noted, print_json, progress_bar
+from xhat.errors import UsageError
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Paired, Penalty
-from xhat.objective import Objective
-from xhat.runs import TrainedRun
-from xhat.student import limits
-from xhat.terminal import console, note, noted, print_json, progress_bar
+from xhat.objective.objective import Objective
+from xhat.runs.weights import TrainedRun
 
 DESCRIPTION = """Measure a trained run: FID and KID of samples against real images, digits read with confidence,
 penalties of the samples, and the denoising error of x0 at each noise level, on held-out images where there are some.
@@ -109,11 +110,11 @@ def _evaluate(
     run_: str, data: str | None, n: int, samples: str | None, features: str | None, images: int, seed: int
 ) -> dict[str, Any]:
     from xhat.commands.held_out import reference
-    from xhat.config import build_objective
+    from xhat.config.config import build_objective
     from xhat.evaluation.denoising import denoising_error
-    from xhat.evaluation.features import MNISTFeatures
-    from xhat.evaluation.quality import distance, features_of, penalties, read_digits
-    from xhat.runs import load
+    from xhat.evaluation.fid import distance, features_of, penalties, read_digits
+    from xhat.networks.digits import MNISTFeatures
+    from xhat.runs.weights import load
 
     trained = load(run_)
     real = reference(trained, data)
@@ -156,8 +157,8 @@ def _decoded(penalty: Penalty, decode: Callable[[Tensor], Tensor], images: Tenso
 
 
 def _network(features: str | None, digits: bool) -> nn.Module | None:
-    from xhat.evaluation.features import MNISTFeatures
-    from xhat.evaluation.quality import feature_network
+    from xhat.evaluation.fid import feature_network
+    from xhat.networks.digits import MNISTFeatures
 
     if features is None:
         return MNISTFeatures.trained() if digits else None
@@ -168,7 +169,7 @@ def _network(features: str | None, digits: bool) -> nn.Module | None:
 
 
 def _draw(trained: TrainedRun, n: int, seed: int) -> Tensor:
-    from xhat.generate import draw
+    from xhat.sampling.generate import draw
 
     with progress_bar() as bar:
         task = bar.add_task("sampling", total=n)

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
-from xhat.commands.parsing import UsageError, new_parser, read_config, recipe_path
+from xhat.analysis.gradients import GradientProfile, gradient_profile
+from xhat.commands.parsing import new_parser, read_config, recipe_path
 from xhat.commands.tables import new_table, number_column, show_table
-from xhat.gradients import GradientProfile, gradient_profile
+from xhat.commands.terminal import console, noted, print_json
+from xhat.errors import UsageError
 from xhat.losses.chains import FullChain
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import total_variation
-from xhat.objective import Objective
-from xhat.terminal import console, noted, print_json
+from xhat.objective.objective import Objective
 
 DESCRIPTION = """Show how the terms of a run, or of a preset or config with untrained weights, pull at the network.
 
@@ -53,10 +54,10 @@ def run(argv: Sequence[str]) -> int:
 
 def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfile, int | None]:
     """The profile, and the steps trained; None for untrained weights."""
-    from xhat.config import build_denoiser, build_objective
-    from xhat.counted import Shard
+    from xhat.config.config import build_denoiser, build_objective
     from xhat.data.load import load as load_data
-    from xhat.runs import load
+    from xhat.rng import Shard
+    from xhat.runs.weights import load
     from xhat.training.batches import Batches
     from xhat.training.loop import data_shape
 
@@ -83,7 +84,7 @@ def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfil
 
 
 def _draw(profile: GradientProfile, picture: Path) -> None:
-    from xhat.pictures import save_gradients
+    from xhat.evaluation.pictures import save_gradients
 
     save_gradients(picture, profile)
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from xhat.commands.parsing import UsageError
-from xhat.config import DataShape
+from xhat.commands.terminal import noted
+from xhat.config.config import DataShape
 from xhat.data.idx import Split
 from xhat.data.images import Images, to_float
 from xhat.data.load import load, load_parts
-from xhat.runs import TrainedRun
-from xhat.terminal import noted
+from xhat.errors import UsageError
+from xhat.runs.weights import TrainedRun
 
 
 @dataclass(frozen=True)

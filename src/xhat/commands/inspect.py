@@ -12,18 +12,19 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from xhat.anatomy import anatomy, at_levels, levels
-from xhat.commands.parsing import Parser, UsageError, changed_values, config_parser, recipe_path, to_config
+from xhat.analysis.profile import anatomy, at_levels, levels
+from xhat.analysis.remarks import named_facts
+from xhat.commands.parsing import Parser, changed_values, config_parser, recipe_path, to_config
 from xhat.commands.tables import new_table, number_column, show_table, text_column
-from xhat.config import Config, DataShape, build_denoiser, build_objective
+from xhat.commands.terminal import console, noted, print_json
+from xhat.config.config import Config, DataShape, build_denoiser, build_objective
+from xhat.config.presets import preset_names
+from xhat.config.yaml_files import read_mapping
 from xhat.data.images import Images, to_float
-from xhat.facts import named_facts
+from xhat.errors import UsageError
 from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageLoss
-from xhat.objective import Objective
-from xhat.presets import preset_names
-from xhat.terminal import console, noted, print_json
-from xhat.yaml_files import read_mapping
+from xhat.objective.objective import Objective
 
 DESCRIPTION = """Show what a preset, a config or a run optimizes, before training: the five choices, the weight of each noise
 level in each space and relative to the variational bound (Kingma & Gao 2023), where the samples go, how large the gradients
@@ -137,7 +138,7 @@ def _inspect(recipe: str, config: Config) -> dict[str, Any]:
 
 def _costs(config: Config, objective: Objective, shape: DataShape) -> dict[str, dict[str, float]]:
     """Time and memory of a step, with each of the losses on the image; nothing if there is none."""
-    from xhat.evaluation.cost import term_costs
+    from xhat.analysis.cost import term_costs
 
     if not any(isinstance(term.loss, ImageLoss) for term in objective.terms.values()):
         return {}
@@ -170,7 +171,7 @@ def _largest_one(values: Sequence[float]) -> list[float]:
 
 
 def _draw(results: Sequence[dict[str, Any]], picture: Path) -> None:
-    from xhat.pictures import save_curves
+    from xhat.evaluation.pictures import save_curves
 
     logsnr = sorted({level for r in results for level in r["logsnr"]}, reverse=True)
     curves = [(f"{letter}  {r['recipe']}", r, "effective_weighting") for letter, r in zip("AB", results, strict=False)]

@@ -13,16 +13,16 @@ import torch
 from rich.text import Text
 from torch import Tensor
 
-from xhat import counted
+from xhat import rng as counted
 from xhat.bound.estimate import BoundEstimate, Progress, estimate_bound
 from xhat.bound.ode import TruncatedNormal, Uniform, ode_likelihood
+from xhat.bound.student import limits, standard_error
 from xhat.bound.terms import form_of
 from xhat.commands.held_out import Reference, reference
-from xhat.commands.parsing import UsageError
-from xhat.commands.progress_file import ProgressFile, attempt
-from xhat.runs import TrainedRun, load
-from xhat.student import limits, standard_error
-from xhat.terminal import console, note, progress_bar
+from xhat.commands.terminal import console, note, progress_bar
+from xhat.errors import UsageError
+from xhat.runs.progress_file import ProgressFile, attempt
+from xhat.runs.weights import TrainedRun, load
 
 PILOT_IMAGES = 512
 EVALUATIONS = 8
@@ -251,7 +251,7 @@ def _as_json(found: BoundEstimate) -> dict[str, Any]:
 
 
 def _draw(found: BoundEstimate, path: Path) -> None:
-    from xhat.pictures import save_bound
+    from xhat.evaluation.pictures import save_bound
 
     save_bound(path, found.curve, f"{found.bits_per_dim:.3f} ± {found.bits_per_dim_se:.3f} bits/dim")
 

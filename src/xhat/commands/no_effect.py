@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from xhat.config import Config
+from xhat.config.config import Config
 from xhat.data.images import Images
 
 if TYPE_CHECKING:

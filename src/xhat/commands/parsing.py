@@ -14,21 +14,13 @@ from typing import Any
 import jsonargparse
 import yaml
 
-from xhat.config import Config
-from xhat.data.images import DataError
-from xhat.expressions import ExpressionError
-from xhat.presets import preset_names
-from xhat.training.checkpoint import RunError, write_bytes
-from xhat.yaml_files import DuplicateKeyError, YamlError, parse_yaml, read_mapping
+from xhat.config.config import Config
+from xhat.config.presets import preset_names
+from xhat.config.yaml_files import parse_yaml, read_mapping
+from xhat.errors import DuplicateKeyError, UsageError, YamlError
+from xhat.files import write_bytes
 
 BUDGETS = ("max_steps", "max_images", "max_minutes")
-
-
-class UsageError(ValueError):
-    """What the user can mend: one line."""
-
-
-MISTAKES = (UsageError, ExpressionError, DataError, RunError, YamlError)
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -119,7 +111,7 @@ def recipe_path(recipe: str) -> Path:
         UsageError: neither exists; with the nearest names.
     """
     if recipe in preset_names():
-        with as_file(files("xhat") / "presets" / f"{recipe}.yaml") as path:
+        with as_file(files("xhat.config") / "presets" / f"{recipe}.yaml") as path:
             return path
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml") or path.exists():

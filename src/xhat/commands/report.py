@@ -6,18 +6,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from xhat.commands.parsing import UsageError, new_parser, read_config
+from xhat.commands.parsing import new_parser, read_config
+from xhat.commands.terminal import note
 from xhat.commands.train import CONFIG_FILE
-from xhat.config import Config
+from xhat.config.config import Config
+from xhat.errors import UsageError
 from xhat.evaluation.denoising import LEVELS, reached
-from xhat.evaluation.outcome import Outcome
-from xhat.evaluation.study import FINISHED, STUDY_FILE, Study, study_from_file
+from xhat.files import write_bytes
 from xhat.report.collect import QUANTITIES, Group, collect
 from xhat.report.contents import Contents
 from xhat.report.measured import How, measured, metrics, penalty_of
-from xhat.runs import WEIGHTS, read_weights
-from xhat.terminal import note
-from xhat.training.checkpoint import write_bytes
+from xhat.runs.weights import WEIGHTS, read_weights
+from xhat.studies.outcome import Outcome
+from xhat.studies.study import FINISHED, STUDY_FILE, Study, study_from_file
 
 DESCRIPTION = """Write one HTML page about runs, which needs no network to be read: samples from the same noise, how they came
 about, the error at each noise level with the floor that no denoiser can go below, what is learned, the bound step by step,
@@ -134,7 +135,7 @@ def study_how(study: Study, folders: Sequence[Path]) -> How:
 
 def common_levels(folders: Sequence[Path]) -> tuple[float, ...]:
     """The noise levels that the schedules of all runs have; a run that has fewer than two of them does not count."""
-    from xhat.runs import load
+    from xhat.runs.weights import load
 
     levels = list(LEVELS)
     for folder in folders:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from xhat.commands.no_effect import UNTAUGHT, UNTOLD
-from xhat.commands.parsing import UsageError, new_parser
-from xhat.config import DataShape
-from xhat.terminal import note, progress_bar
+from xhat.commands.parsing import new_parser
+from xhat.commands.terminal import note, progress_bar
+from xhat.config.config import DataShape
+from xhat.errors import UsageError
 
 DESCRIPTION = """Draw images from a trained run.
 
@@ -44,11 +45,11 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, label: str | None) -> int:
-    from xhat.config import build_sampler, build_times
-    from xhat.generate import generate
-    from xhat.pictures import grid_columns, save_grid
-    from xhat.runs import load
-    from xhat.training.checkpoint import write_bytes
+    from xhat.config.config import build_sampler, build_times
+    from xhat.evaluation.pictures import grid_columns, save_grid
+    from xhat.files import write_bytes
+    from xhat.runs.weights import load
+    from xhat.sampling.generate import generate
 
     if out.suffix != ".npz":
         raise UsageError(f"--out {out}: the file must end in .npz")

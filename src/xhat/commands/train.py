@@ -7,26 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xhat.commands.no_effect import without_effect
-from xhat.commands.parsing import (
-    BUDGETS,
-    Parser,
-    UsageError,
-    config_parser,
-    differences,
-    read_config,
-    recipe_path,
-    to_config,
-    write_config,
-)
-from xhat.config import Config
-from xhat.data.images import DataError, Images
-from xhat.presets import preset_names
-from xhat.runs import write_environment
-from xhat.terminal import note, say
+from xhat.commands.parsing import BUDGETS, Parser, config_parser, differences, read_config, recipe_path, to_config, write_config
+from xhat.commands.terminal import note, say
+from xhat.config.config import Config
+from xhat.config.presets import preset_names
+from xhat.config.yaml_files import read_mapping
+from xhat.data.images import Images
+from xhat.errors import DataError, UsageError
+from xhat.files import sweep
+from xhat.runs.checkpoint import Checkpoint, newest_checkpoint
+from xhat.runs.lock import main_process, reserved
+from xhat.runs.weights import write_environment
 from xhat.training.budget import rate_jump
-from xhat.training.checkpoint import Checkpoint, newest_checkpoint, sweep
-from xhat.training.lock import main_process, reserved
-from xhat.yaml_files import read_mapping
 
 if TYPE_CHECKING:
     from xhat.training.loop import Trainer
@@ -77,7 +69,7 @@ def resolve(argv: Sequence[str]) -> Resolved:
     """The config that arguments stand for, and where it comes from.
 
     Raises:
-        UsageError, RunError, YamlError or ExpressionError: one line.
+        UsageError, RunError, YamlError or ConfigError: one line.
     """
     first = _parser(None).read(argv)
     if not first.run:
@@ -89,7 +81,7 @@ def resolve(argv: Sequence[str]) -> Resolved:
     if not isinstance(init, str):  # what it is instead is refused with the other values
         config = _config(argv, values)
     else:
-        from xhat.initial import overlaid, require_model, values_of
+        from xhat.runs.initial import overlaid, require_model, values_of
 
         base = values_of(init)
         config = _config(argv, overlaid(base, values))

@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from xhat.data.images import DataError, Found, Images
+from xhat.data.images import Found, Images
 from xhat.data.labels import UnclearLabelsError, class_values, missing_classes, numbered
 from xhat.data.scale import EIGHT_BITS, Range, how_to_save, scale_of, to_pixels
 from xhat.data.wording import counted
+from xhat.errors import DataError
 
 Arrays = Mapping[str, np.ndarray]
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from xhat.data.images import DataError
 from xhat.data.wording import counted
+from xhat.errors import DataError
 
 _NO_PIXELS = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF", "EPS"}  # Pillow knows these formats, and needs other programs to read them
 _OTHER_IMAGES = {

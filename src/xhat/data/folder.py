@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from xhat.data.files import list_images
-from xhat.data.images import DataError, Found, Images
+from xhat.data.images import Found, Images
 from xhat.data.picture import FileError, Head, read_head, read_pixels, read_range
 from xhat.data.scale import EIGHT_BITS, Range, scale_of
 from xhat.data.wording import counted, some
+from xhat.errors import DataError
 
 LARGEST_DEFAULT = 64
 T = TypeVar("T")

@@ -10,8 +10,9 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from xhat.data.images import DataError, Found, Images
+from xhat.data.images import Found, Images
 from xhat.data.labels import class_values, missing_classes, numbered
+from xhat.errors import DataError
 
 Split = Literal["train", "test"]
 

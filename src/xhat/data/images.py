@@ -8,15 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xhat.counted import generator
 from xhat.data.scale import EIGHT_BITS, Range
+from xhat.errors import DataError
+from xhat.rng import generator
 
 MOST_CLASSES = 100_000
 LEAST_HELD_OUT, MOST_HELD_OUT = 16, 1000
-
-
-class DataError(ValueError):
-    """Data that cannot be used; one line that names the file and says what to change."""
 
 
 @dataclass(frozen=True)

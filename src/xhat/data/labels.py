@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xhat.data.images import DataError
+from xhat.errors import DataError
 
 
 class UnclearLabelsError(ValueError):

@@ -11,8 +11,9 @@ from xhat.data.arrays import load_array
 from xhat.data.files import readable_suffixes
 from xhat.data.folder import load_folder
 from xhat.data.idx import Split, load_idx, mnist
-from xhat.data.images import DataError, Images, set_aside
+from xhat.data.images import Images, set_aside
 from xhat.data.picture import fit
+from xhat.errors import DataError
 
 DARK = 15
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from xhat.data.images import DataError
 from xhat.data.scale import Range, to_pixels
+from xhat.errors import DataError
 
 _GREY = {"1", "L", "LA", "La"}
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat import counted
-from xhat.denoiser import Denoiser
-from xhat.schedules import Schedule
-from xhat.shapes import image_mean, over_images
-from xhat.targets import decode_x0
+from xhat import rng as counted
+from xhat.diffusion.denoiser import Denoiser
+from xhat.diffusion.schedules import Schedule
+from xhat.diffusion.targets import decode_x0
+from xhat.tensors import image_mean, over_images
 
 LEVELS: tuple[float, ...] = tuple(float(level) for level in range(-8, 9))
 """The noise levels that runs are compared at: logsnr from -8, where next to nothing is known of x0, to 8."""

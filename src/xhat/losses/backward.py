@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat.denoiser import Denoiser, Prediction
-from xhat.samplers import Sampler, State, sample, sampler_step
-from xhat.schedules import Schedule
-from xhat.shapes import over_images
-from xhat.terms import Draw
+from xhat.diffusion.denoiser import Denoiser, Prediction
+from xhat.diffusion.schedules import Schedule
+from xhat.objective.terms import Draw
+from xhat.sampling.samplers import Sampler, State, sample, sampler_step
+from xhat.tensors import over_images
 
 
 class Backward:

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from xhat.denoiser import Denoiser
+from xhat.diffusion.denoiser import Denoiser
 from xhat.losses.backward import Backward, Last
-from xhat.samplers import DDIM, Sampler, rollout_times, uniform_times
-from xhat.terms import Draw
+from xhat.objective.terms import Draw
+from xhat.sampling.samplers import DDIM, Sampler, rollout_times, uniform_times
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from xhat.denoiser import Denoiser
-from xhat.shapes import image_mean
-from xhat.targets import NOISE, Target
-from xhat.terms import Draw, Loss
-from xhat.weightings import LearnedUncertainty, ScheduleWeighting, Weighting, constant, on_schedule, space_of
+from xhat.diffusion.denoiser import Denoiser
+from xhat.diffusion.targets import NOISE, Target
+from xhat.diffusion.weightings import LearnedUncertainty, ScheduleWeighting, Weighting, constant, on_schedule, space_of
+from xhat.objective.terms import Draw, Loss
+from xhat.tensors import image_mean
 
 Norm = Callable[[Tensor], Tensor]
 

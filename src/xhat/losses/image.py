@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from xhat.denoiser import Denoiser
-from xhat.losses.noise_levels import high_snr
+from xhat.diffusion.denoiser import Denoiser
+from xhat.diffusion.noise_levels import high_snr
+from xhat.diffusion.weightings import ScheduleWeighting, Weighting, constant, on_schedule, refuse_learned
 from xhat.losses.penalties import Paired, Penalty
-from xhat.terms import FAR, Draw, Loss
-from xhat.weightings import ScheduleWeighting, Weighting, constant, on_schedule, refuse_learned
+from xhat.objective.terms import FAR, Draw, Loss
 
 
 class ImageEstimate(Protocol):

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from xhat.denoiser import Denoiser
-from xhat.gaussians import posterior, transition
+from xhat.diffusion.denoiser import Denoiser
+from xhat.diffusion.gaussians import posterior, transition
+from xhat.diffusion.schedules import Schedule
+from xhat.diffusion.targets import STEP_NOISE, forward_step
+from xhat.diffusion.weightings import ScheduleWeighting, Weighting, constant
 from xhat.losses.denoising import Denoising
-from xhat.schedules import Schedule
-from xhat.shapes import over_images
-from xhat.targets import STEP_NOISE, forward_step
-from xhat.terms import Draw
-from xhat.weightings import ScheduleWeighting, Weighting, constant
+from xhat.objective.terms import Draw
+from xhat.tensors import over_images
 
 
 class Increment(Denoising):

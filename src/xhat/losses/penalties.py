@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from xhat.shapes import image_mean, image_sum
+from xhat.tensors import image_mean, image_sum
 
 Penalty = Callable[[Tensor], Tensor]
 
@@ -203,7 +203,7 @@ def frozen(module: nn.Module, read: Callable[[Any], Tensor] | None = None) -> Pe
 
 @cache
 def _digit_reader() -> Penalty:
-    from xhat.evaluation.features import MNISTFeatures  # not at the top: evaluation imports this file, weights load once
+    from xhat.networks.digits import MNISTFeatures  # not at the top: evaluation imports this file, weights load once
 
     network = MNISTFeatures.trained()
     return frozen(network, lambda features: -network.head(features).log_softmax(-1).amax(-1))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xhat.losses.penalties import Penalty, five_point
-from xhat.shapes import image_mean
+from xhat.tensors import image_mean
 
 Units = Callable[[Tensor], Tensor]
 

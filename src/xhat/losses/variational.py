@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from xhat.bound.decoders import default_decoder
 from xhat.bound.terms import StepForm, bits_per_dim, form_of, rate_term
-from xhat.denoiser import Condition, Denoiser, Prediction
-from xhat.gaussians import transition
+from xhat.diffusion.denoiser import Condition, Denoiser, Prediction
+from xhat.diffusion.gaussians import transition
+from xhat.diffusion.schedules import Learned, Schedule
+from xhat.diffusion.variances import Learned as LearnedVariance
+from xhat.diffusion.weightings import elbo
 from xhat.losses.denoising import Denoising
-from xhat.schedules import Learned, Schedule
-from xhat.shapes import over_images
-from xhat.terms import Draw, Loss
-from xhat.variances import Learned as LearnedVariance
-from xhat.weightings import elbo
+from xhat.objective.terms import Draw, Loss
+from xhat.tensors import over_images
 
 Learns = Callable[[Prediction], Prediction]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xhat.precise import PreciseModule
+from xhat.tensors import PreciseModule
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from xhat.denoiser import log_sigma
+from xhat.diffusion.denoiser import log_sigma
+from xhat.diffusion.schedules import Schedule
+from xhat.diffusion.targets import X0
 from xhat.networks.layers import float32_edge
 from xhat.networks.unet import UNet
-from xhat.schedules import Schedule
-from xhat.targets import X0
 
 ROWS = 2048  # pixels at a time: their 256 levels stay in the cache
 BIAS_GAIN = 10.0  # log shares of levels span ten nats; with this gain they are learned in a few hundred steps

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xhat.config import Config
-from xhat.evaluation.outcome import Outcome, best
+from xhat.config.config import Config
 from xhat.report.contents import Column, Contents, Entry, Floor, Line, Mark, Number, Picture
 from xhat.report.measured import FOLDER, Measured, metrics
-from xhat.runs import read_environment
+from xhat.runs.weights import read_environment
+from xhat.studies.outcome import Outcome, best
 
 LOWER_IS_BETTER = ("bits", "denoising", "excess", "fid", "kid")
 OWN = ("run", "seed", "max_steps", "max_images", "max_minutes", "checkpoint_every", "sample_every", "log_every", "eval_every")

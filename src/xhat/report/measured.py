@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xhat.anatomy import anatomy, levels
-from xhat.config import build_objective
+from xhat.analysis.profile import anatomy, levels
+from xhat.config.config import build_objective
 from xhat.data.images import Images, to_float
 from xhat.evaluation.denoising import LEVELS, reached, summary, x0_errors
 from xhat.evaluation.floor import FloorErrors
+from xhat.files import write_bytes
 from xhat.report.contents import Line
-from xhat.runs import WEIGHTS, TrainedRun
-from xhat.training.checkpoint import write_bytes
+from xhat.runs.weights import WEIGHTS, TrainedRun
 
 FOLDER, FORMAT = "measured", "xhat-measured-1"
 PILOT, GRID_ROWS, GRID_COLUMNS, CHAINS = 256, 4, 10, 5
@@ -88,7 +88,7 @@ def measured(run: Path, how: How) -> Measured:
 
 def _measure(run: Path, how: How) -> Measured:
     from xhat.data.load import load_parts
-    from xhat.runs import load
+    from xhat.runs.weights import load
 
     trained = load(run)
     training, held_out = load_parts(trained.config.data, trained.shape.size, trained.config.held_out)
@@ -183,10 +183,10 @@ def _bound(trained: TrainedRun, training: Images, real: Images, how: How) -> tup
 
 def _samples(trained: TrainedRun, run: Path, real: Images, how: How) -> tuple[dict[str, float], dict[str, float]]:
     """Numbers of samples, penalties of real images; and a picture of the first samples."""
-    from xhat.evaluation.features import MNISTFeatures
-    from xhat.evaluation.quality import distance, features_of, read_digits
-    from xhat.generate import draw
-    from xhat.pictures import save_grid
+    from xhat.evaluation.fid import distance, features_of, read_digits
+    from xhat.evaluation.pictures import save_grid
+    from xhat.networks.digits import MNISTFeatures
+    from xhat.sampling.generate import draw
 
     images, _ = draw(trained.denoiser, trained.config.sampling, trained.shape, how.samples)
     save_grid(images[: GRID_ROWS * GRID_COLUMNS], run / FOLDER / "samples.png", GRID_COLUMNS, zoom=1)
@@ -207,8 +207,8 @@ def _samples(trained: TrainedRun, run: Path, real: Images, how: How) -> tuple[di
 def _real_features(data: str, share: float) -> Tensor:
     """Of MNIST's test set, or of the images trained on: of others too few are held out for a distance of distributions."""
     from xhat.data.load import load_parts
-    from xhat.evaluation.features import MNISTFeatures
-    from xhat.evaluation.quality import features_of
+    from xhat.evaluation.fid import features_of
+    from xhat.networks.digits import MNISTFeatures
 
     training, held_out = load_parts(data, 28, share)
     images = held_out if held_out is not None and held_out.found.part == "test" else training
@@ -221,11 +221,11 @@ def penalty_of(text: str) -> Callable[[Tensor], Tensor]:
     Raises:
         ValueError: it stands for nothing, or for one that compares with a clean image.
     """
-    from xhat.expressions import evaluate
+    from xhat.config.expressions import evaluate
+    from xhat.config.names import LOSSES, SAMPLERS, TARGETS, TIMES, WEIGHTINGS
     from xhat.losses.image import ImageLoss
     from xhat.losses.penalties import Paired
-    from xhat.names import LOSSES, SAMPLERS, TARGETS, TIMES, WEIGHTINGS
-    from xhat.terms import Loss
+    from xhat.objective.terms import Loss
 
     made = evaluate(text, {**WEIGHTINGS, **TARGETS, **TIMES, **SAMPLERS, **LOSSES})
     decode = made.decode if isinstance(made, ImageLoss) else None
@@ -246,8 +246,8 @@ def _weightings(trained: TrainedRun) -> dict[str, Line]:
 
 def _pictures(trained: TrainedRun, run: Path) -> list[float]:
     """A picture of x0_hat on the way to the first samples; the times of its columns."""
-    from xhat.generate import trajectory
-    from xhat.pictures import save_grid
+    from xhat.evaluation.pictures import save_grid
+    from xhat.sampling.generate import trajectory
 
     images, times = trajectory(trained.denoiser, trained.config.sampling, trained.shape, CHAINS)
     save_grid(images.flatten(0, 1), run / FOLDER / "trajectory.png", len(times), zoom=1)

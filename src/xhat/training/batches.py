@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from xhat import counted
-from xhat.config import Config, DataShape
-from xhat.counted import Shard
+from xhat import rng as counted
+from xhat.config.config import Config, DataShape
 from xhat.data.images import Images, Order, to_float
-from xhat.denoiser import Condition
+from xhat.diffusion.denoiser import Condition
+from xhat.rng import Shard
 
 
 class Batches:

@@ -4,8 +4,8 @@ import signal
 import threading
 from types import FrameType
 
-from xhat.config import Config
-from xhat.training.checkpoint import RunError
+from xhat.config.config import Config
+from xhat.errors import RunError
 from xhat.training.optimizers import learning_rate_factor
 
 JUMP = 1.1

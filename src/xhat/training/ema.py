@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from xhat.training.checkpoint import RunError
+from xhat.errors import RunError
 
 
 def power_exponent(width: float) -> float:

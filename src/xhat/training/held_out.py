@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from xhat.config import Config, DataShape
+from xhat.config.config import Config, DataShape
 from xhat.data.images import Images, to_float
-from xhat.denoiser import Denoiser
+from xhat.diffusion.denoiser import Denoiser
 from xhat.evaluation.denoising import LEVELS, denoising_error
 
 IMAGES, STRIDE = 32, 2

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from xhat.terminal import console, say
-from xhat.training.checkpoint import write_bytes
+from xhat.commands.terminal import console, say
+from xhat.files import write_bytes
 
 
 class Log:

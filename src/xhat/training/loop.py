@@ -9,21 +9,21 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from xhat import counted
-from xhat.config import Config, DataShape, build_denoiser, build_objective, build_sampler, build_times
-from xhat.counted import Shard
-from xhat.data.images import DataError, Images
-from xhat.denoiser import Denoiser
-from xhat.expressions import ExpressionError
-from xhat.generate import draw
-from xhat.initial import load_into
-from xhat.losses.multipliers import FromGradients, flat_gradient
+from xhat import rng as counted
+from xhat.config.config import Config, DataShape, build_denoiser, build_objective, build_sampler, build_times
+from xhat.data.images import Images
+from xhat.diffusion.denoiser import Denoiser
+from xhat.errors import ConfigError, DataError, RunError
+from xhat.evaluation.pictures import grid_columns, save_grid, save_losses
 from xhat.losses.variational import Hybrid, VariationalBound
-from xhat.pictures import grid_columns, save_grid, save_losses
-from xhat.runs import WEIGHTS, read_weights, save_weights
+from xhat.objective.multipliers import FromGradients, flat_gradient
+from xhat.rng import Shard
+from xhat.runs.checkpoint import Checkpoint, save_checkpoint
+from xhat.runs.initial import load_into
+from xhat.runs.weights import WEIGHTS, read_weights, save_weights
+from xhat.sampling.generate import draw
 from xhat.training.batches import Batches
 from xhat.training.budget import Budget, Stop
-from xhat.training.checkpoint import Checkpoint, RunError, save_checkpoint
 from xhat.training.ema import power_average
 from xhat.training.hardware import compile_network, fast_bf16, keep_buffers, repays_compiling
 from xhat.training.held_out import HeldOut
@@ -45,7 +45,7 @@ class Trainer:
 
     Raises:
         RunError: no budget, or a batch that cannot be divided.
-        ExpressionError: choices of the config that do not fit together.
+        ConfigError: choices of the config that do not fit together.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Trainer:
                     raise RunError(f'term "{name}" ({self.config.terms[name].loss}) cannot be computed: {line}') from error
             build_sampler(self.config.sampling.sampler)
             build_times(self.config.sampling.spacing, self.denoiser.schedule, self.config.sampling.steps)
-        except ExpressionError:
+        except ConfigError:
             raise
         except ValueError as error:
             raise RunError(str(error)) from None

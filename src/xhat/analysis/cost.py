@@ -1,0 +1,105 @@
+"""What a training step costs: the most bytes of tensors alive at once, and seconds, on any device."""
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from xhat.diffusion.denoiser import Condition
+from xhat.losses.image import ImageLoss
+from xhat.objective.objective import Objective
+from xhat.objective.terms import Term
+
+
+class PeakBytes(TorchDispatchMode):
+    """Counts the bytes of tensor storages that are made inside of it, as they come and go; `peak` is the most at once.
+
+    It sees every operation of the forward and of the backward pass on any device. Neither the allocator's slack nor scratch
+    memory inside of an operation is in it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._seen: dict[int, weakref.finalize[Any, Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                self._see(leaf.untyped_storage(), 0)  # if it is new here, it was made before
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                self._see(storage, storage.nbytes())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = storage._cdata
+        if key not in self._seen:
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            self._seen[key] = weakref.finalize(storage, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self.now -= size
+        del self._seen[key]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one training step, backward pass included.
+
+    Attributes:
+        seconds: the shorter of two runs.
+        bytes: of tensors at the peak, those that were there before left out.
+    """
+
+    seconds: float
+    bytes: int
+
+
+def cost(step: Callable[[], None], device: torch.device) -> Cost:
+    """Time and memory of a call, in three runs: the first for memory."""
+    with PeakBytes() as counted:
+        step()
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return Cost(min(seconds), counted.peak)
+
+
+def term_costs(objective: Objective, x0: Tensor, cond: Condition | None = None) -> dict[str, Cost]:
+    """The cost of a step with the terms that are no image losses, under "base"; and with each image loss added to them.
+
+    Gates count as open and factors as 1, so that it is the cost of a step at which the term counts.
+
+    Args:
+        objective: of a network with gradients.
+        x0: one batch, as large as a process sees at a time.
+        cond: keyword arguments of the network.
+    """
+    images = {name: term.loss for name, term in objective.terms.items() if isinstance(term.loss, ImageLoss)}
+    base = {name: Term(term.loss) for name, term in objective.terms.items() if name not in images}
+    found = {"base": _of_step(objective, base, x0, cond)} if base else {}
+    return {**found, **{name: _of_step(objective, {**base, name: Term(loss)}, x0, cond) for name, loss in images.items()}}
+
+
+def _of_step(objective: Objective, terms: dict[str, Term], x0: Tensor, cond: Condition | None) -> Cost:
+    part = Objective(objective.denoiser, terms, seed=objective.seed)
+
+    def step() -> None:
+        part.zero_grad()
+        part(x0, cond=cond)["loss"].backward()
+
+    return cost(step, x0.device)

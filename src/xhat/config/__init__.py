@@ -1,0 +1,1 @@
+"""From the values of a recipe to objects: expressions, names, presets, changes."""

@@ -1,0 +1,131 @@
+"""Densities of time that stay as they are."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from xhat.diffusion.schedules import Schedule
+from xhat.diffusion.times.base import TimeSampler
+
+
+class Stratified(TimeSampler):
+    """Uniform times, one in each of n equal strata: the lowest variance of all uniform draws (cf. VDM, appendix I.1)."""
+
+    def cdf(self, t: Tensor) -> Tensor:
+        return t
+
+    def icdf(self, u: Tensor) -> Tensor:
+        return u
+
+    def density(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def relative_density(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)  # on any support
+
+
+class Uniform(Stratified):
+    """Independent uniform times (DDPM, algorithm 1)."""
+
+    stratified = False
+
+
+class OneLevel(Uniform):
+    """One uniform time for the whole global batch: each image's gradient is DDPM's, but nothing averages over noise levels."""
+
+    def _quantiles(self, n: int, generator: torch.Generator | None) -> Tensor:
+        return super()._quantiles(1, generator).expand(n)
+
+
+class Sequential(Stratified):
+    """The whole batch of step n is at the level that follows that of step n - 1, from data to noise: `for t in range(T)`.
+
+    On a grid of T steps t = i/T, i = (n mod T) + 1; in continuous time the midpoints of equal strata of [t_min, 1] in turn.
+    Over a cycle the density is uniform, so that the importance is 1; but neighbouring steps see nearly the same level, and
+    the optimizer's averages follow it.
+
+    Args:
+        levels: length of the cycle in continuous time; a discrete schedule's is its number of steps.
+    """
+
+    def __init__(self, levels: int = 1000) -> None:
+        super().__init__()
+        if levels < 1:
+            raise ValueError(f"sequential times need at least 1 level, got {levels}")
+        self.levels = levels
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The times of step 0."""
+        return self.sample_at(0, n, generator)
+
+    def sample_at(self, step: int, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """n equal times (n,), a function of the step alone, and importances of 1 (n,)."""
+        cycle = (self.schedule.steps if self.schedule is not None else None) or self.levels
+        return self._at(torch.full((n,), (step % cycle + 0.5) / cycle, dtype=torch.float64))
+
+
+class LogitNormal(TimeSampler):
+    """t = sigmoid(loc + scale N(0, 1)) (Esser et al. 2024, SD3, eq. 19)."""
+
+    def __init__(self, loc: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__()
+        _require_positive(scale)
+        self.loc, self.scale = loc, scale
+
+    def _normal(self, t: Tensor) -> Tensor:
+        return (torch.logit(t) - self.loc) / self.scale
+
+    def cdf(self, t: Tensor) -> Tensor:
+        return _normal_cdf(self._normal(t))
+
+    def icdf(self, u: Tensor) -> Tensor:
+        return torch.sigmoid(self.loc + self.scale * torch.special.ndtri(u))
+
+    def density(self, t: Tensor) -> Tensor:
+        return _normal_density(self._normal(t)) / (self.scale * t * (1 - t))
+
+
+class LogNormalSigma(TimeSampler):
+    """ln(sigma/alpha) ~ N(mean, std²) (Karras et al. 2022, EDM, table 1), mapped to t by the schedule."""
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
+        super().__init__()
+        _require_positive(std)
+        self.mean, self.std = mean, std
+
+    def _known(self) -> Schedule:
+        if self.schedule is None:
+            raise ValueError("LogNormalSigma draws noise levels: bind(schedule) turns them into times")
+        return self.schedule
+
+    def _normal(self, t: Tensor) -> Tensor:
+        schedule = self._known()
+        return (-schedule.logsnr(t.to(schedule.device)).detach().cpu() / 2 - self.mean) / self.std
+
+    def cdf(self, t: Tensor) -> Tensor:
+        return _normal_cdf(self._normal(t))
+
+    def icdf(self, u: Tensor) -> Tensor:
+        schedule = self._known()
+        logsnr = -2 * (self.mean + self.std * torch.special.ndtri(u))
+        return schedule.t_of(logsnr.to(schedule.device)).detach().cpu()
+
+    def density(self, t: Tensor) -> Tensor:
+        schedule = self._known()
+        slope = -schedule.dlogsnr(t.to(schedule.device)).detach().cpu() / 2
+        return _normal_density(self._normal(t)) / self.std * slope
+
+
+def _normal_density(x: Tensor) -> Tensor:
+    return torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    cdf: Tensor = torch.special.ndtr(x)
+    return cdf
+
+
+def _require_positive(scale: float) -> None:
+    if scale <= 0:
+        raise ValueError(f"the scale of a time sampler must be positive, got {scale}")

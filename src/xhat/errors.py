@@ -1,0 +1,29 @@
+"""What a user can mend: an error of one line that names the cause and says what to change."""
+
+
+class XhatError(ValueError):
+    """What a user can mend; commands print it and end with exit code 2."""
+
+
+class UsageError(XhatError):
+    """An argument of a command."""
+
+
+class ConfigError(XhatError):
+    """A value or an expression of a config, or choices that do not fit together."""
+
+
+class YamlError(ConfigError):
+    """A file, or a value, that is no YAML or holds a key twice."""
+
+
+class DuplicateKeyError(YamlError):
+    """A key that stands twice in one mapping."""
+
+
+class DataError(XhatError):
+    """Data that cannot be used."""
+
+
+class RunError(XhatError):
+    """A run folder, a weights file or a checkpoint that cannot be used as asked."""

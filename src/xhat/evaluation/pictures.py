@@ -1,0 +1,195 @@
+"""Pictures: grids of samples, curves of losses and weightings."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from PIL import Image
+from torch import Tensor
+
+from xhat.analysis.gradients import GradientProfile
+from xhat.bound.estimate import Curve
+from xhat.files import write_bytes
+
+BLUE, GREY = "#1f5fa8", "#8a8f98"
+HELD_OUT = "eval/bits_per_dim"
+_TITLES = {"loss": "loss (weighted sum of all terms)", HELD_OUT: "held-out images: bits/dim within the noise levels measured"}
+COLORS = (BLUE, "#c4572e", "#3b8a4f", "#7a4fa3")
+
+
+def save_grid(images: Tensor, path: Path, columns: int, zoom: int | None = None) -> None:
+    """A PNG of uint8 images (N, C, H, W) in rows, enlarged by whole pixels until a small image is easy to see.
+
+    Args:
+        images: the images.
+        path: the PNG.
+        columns: images per row.
+        zoom: pixels per image pixel; by default such that an image is 56 pixels or more.
+    """
+    n, channels, height, width = images.shape
+    zoom = zoom or max(1, -(-56 // height))
+    rows, gap = -(-n // columns), 1
+    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 96, np.uint8)
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        y, x = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        canvas[y : y + height, x : x + width] = image
+    picture = Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
+    _save_picture(picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST), path)
+
+
+def grid_columns(classes: int | None) -> int:
+    """Images per row: one column per class where that makes a row of fair length."""
+    return classes if classes is not None and 5 <= classes <= 16 else 8
+
+
+def save_losses(metrics: Path, path: Path) -> None:
+    """A PNG of every term of a metrics.jsonl against the step, smoothed line over the raw one; and of the common scale."""
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    if not rows:
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row["terms"]))
+    names = ["loss", *names] if len(names) > 1 else names
+    names += [HELD_OUT] if sum(HELD_OUT in row for row in rows) > 1 else []
+    figure = Figure(figsize=(7, 2.6 * len(names) + 0.4), layout="constrained")
+    for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
+        points = [(r["step"], r.get(name) if name in ("loss", HELD_OUT) else r["terms"].get(name)) for r in rows]
+        steps, values = zip(*[(s, v) for s, v in points if v is not None], strict=True) if points else ((), ())
+        axis.plot(steps, values, color=GREY, alpha=0.5, linewidth=0.8)
+        axis.plot(steps, values if name == HELD_OUT else _smoothed(values), color=BLUE, linewidth=1.8)
+        axis.set_title(_TITLES.get(name, f"term: {name}"), loc="left", fontsize=10)
+        if min(values) > 0 and name != HELD_OUT:
+            axis.set_yscale("log")
+            _plain_log(axis)
+        _tidy(axis)
+        axis.set_xlabel("training step")
+    _save_figure(figure, path)
+
+
+def save_curves(path: Path, x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> None:
+    """A PNG of curves over a common axis; logarithmic if all values are positive and span more than a factor of 20."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for i, (name, values) in enumerate(curves.items()):
+        axis.plot(x, values, linewidth=1.8, label=name, color=COLORS[i % 4])
+    everything = [v for values in curves.values() for v in values if math.isfinite(v)]
+    if everything and min(everything) > 0 and max(everything) > 20 * min(everything):
+        axis.set_yscale("log")
+    if len(curves) > 1:
+        axis.legend(frameon=False)
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    _tidy(axis)
+    _save_figure(figure, path)
+
+
+def save_bound(path: Path, curve: Curve, title: str) -> None:
+    """A PNG of where a bound's bits are: per step, and per unit logsnr, where areas are bits."""
+    width = [last - first + 1 for first, last in zip(curve.first, curve.last, strict=True)]
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    steps, levels = figure.subplots(1, 2)
+    middle = [(a + b) / 2 for a, b in zip(curve.first, curve.last, strict=True)]
+    each = [b / w for b, w in zip(curve.bits_per_dim, width, strict=True)]
+    seen = max(each) * 1e-5  # below, an estimate is noise around 0, which a logarithm would blow up
+    if seen > 0:
+        each = [b if b > seen else math.nan for b in each]
+        steps.set_yscale("log")
+    steps.plot(middle, each, color=BLUE, linewidth=1.8, marker="o", markersize=2.5)
+    steps.set_xscale("log")
+    steps.set_xlabel("step (data on the left, noise on the right)")
+    steps.set_ylabel("bits/dim per step")
+    known = [(x, b / w, w) for x, b, w in zip(curve.logsnr, curve.bits_per_dim, curve.logsnr_width, strict=True) if w > 1e-6]
+    levels.bar([k[0] for k in known], [k[1] for k in known], width=[k[2] for k in known], color=BLUE, alpha=0.75, linewidth=0)
+    levels.set_xlabel("logsnr (noise on the left, data on the right)")
+    levels.set_ylabel("bits/dim per unit logsnr")
+    for axis in (steps, levels):
+        _tidy(axis)
+    _save_figure(figure, path)
+
+
+def save_gradients(path: Path, profile: GradientProfile) -> None:
+    """A PNG of gradient norms and cosines over noise levels, and of gradients along chains."""
+    cosines = {name: t.cosine for name, t in profile.terms.items() if not all(map(math.isnan, t.cosine))}
+    panels = [
+        ("‖d term / d parameters‖", profile.logsnr, {name: t.norm for name, t in profile.terms.items()}),
+        *([("cosine to the base's gradient", profile.logsnr, cosines)] if cosines else []),
+        *[(f"{name}: ‖d penalty / d z‖ along a chain", c.t, {name: c.norm}) for name, c in profile.chains.items()],
+    ]
+    figure = Figure(figsize=(4.3 * len(panels), 3.8), layout="constrained")
+    for axis, (title, x, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for color, (name, y) in zip(cycle(COLORS), curves.items(), strict=False):
+            axis.plot(x, [v or math.nan for v in y], color=color, marker="o", markersize=3, label=name)
+        axis.set_title(title, loc="left", fontsize=10)
+        _tidy(axis)
+        if curves is cosines:
+            axis.axhline(0, color=GREY, linewidth=0.8)
+            axis.set_ylim(-1.05, 1.05)
+        else:
+            axis.set_yscale("log")
+            _plain_log(axis)
+        if x is profile.logsnr:
+            axis.set_xlabel("logsnr (noise on the left, data on the right)")
+        else:
+            axis.set_xlabel("t of z (noise on the left, data on the right)")
+            axis.invert_xaxis()
+        if len(curves) > 1:
+            axis.legend(frameon=False, fontsize=9)
+    _save_figure(figure, path)
+
+
+def save_points(
+    path: Path, panels: Mapping[str, Sequence[tuple[str, float, float]]], real: Mapping[str, float], ylabel: str
+) -> None:
+    """A PNG of named points (name, x, y), a panel for each x quantity; a line marks its value on real images."""
+    figure = Figure(figsize=(6.2 * len(panels), 4.6), layout="constrained")
+    for axis, (quantity, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for i, (name, x, y) in enumerate(points):
+            axis.plot(x, y, marker="osD^v<>PX*"[i % 10], color=COLORS[i % 4], linestyle="none", markersize=7, label=name)
+        axis.axvline(real[quantity], color=GREY, linewidth=1, linestyle="--", label="real images")
+        axis.set_xlabel(f"{quantity} of samples")
+        axis.set_ylabel(ylabel)
+        if all(y > 0 for _, _, y in points):
+            axis.set_yscale("log")
+            _plain_log(axis)
+        _tidy(axis)
+        axis.legend(frameon=False, fontsize=8)
+    _save_figure(figure, path)
+
+
+def _plain_log(axis: Any) -> None:
+    """Ticks of a logarithmic axis as plain numbers."""
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
+    width = max(1, round(share * len(values)))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = ends - np.minimum(width, ends // 4 + 1)  # a short window where the curve is steep
+    return [float(v) for v in (sums[ends] - sums[starts]) / (ends - starts)]
+
+
+def _tidy(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25)
+
+
+def _save_figure(figure: Any, path: Path) -> None:
+    buffer = BytesIO()
+    figure.savefig(buffer, dpi=130)
+    write_bytes(path, buffer.getvalue())
+
+
+def _save_picture(picture: Image.Image, path: Path) -> None:
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())

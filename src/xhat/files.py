@@ -1,0 +1,34 @@
+"""Files that are whole or not there: written beside and renamed; and tensors read out of them."""
+
+import os
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write so that `path` is either the old file or the whole new one, also when power fails."""
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a write that was killed left behind."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)  # each rank sweeps
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file, copied out of it: a mapped file that is cut later would be a bus error."""
+    with safe_open(path, framework="pt") as file:
+        names: list[str] = file.keys()
+        return dict(file.metadata() or {}), {name: file.get_tensor(name).clone() for name in names}

@@ -1,0 +1,294 @@
+"""The objective: a sum of per-image terms over one shared draw (x0, t, noise, z) and one network call."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import SupportsInt
+
+import torch
+from torch import Tensor, nn
+
+from xhat import rng as counted
+from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.diffusion.times import Binned, Stratified, TimeSampler
+from xhat.objective.calls import Calls, whole_number
+from xhat.objective.effective_samples import warn_of_waste
+from xhat.objective.global_batch import GlobalBatch, whole_batch
+from xhat.objective.multipliers import FromGradients, Multiplier, flat_gradient
+from xhat.objective.terms import FAR, Draw, Loss, Term
+from xhat.rng import Shard
+from xhat.tensors import over_images
+
+__all__ = ["Draw", "Loss", "Objective", "Term"]
+
+
+class Objective(nn.Module):
+    """sum_k weight_k · mean_b(importance_b · loss_k,b) over one draw; this module is what a trainer prepares and calls.
+
+    Args:
+        denoiser: what is trained.
+        terms: name -> Term.
+        times: where the samples go; bound here to the denoiser's schedule.
+        seed: of all draws; sample k of step n depends on (seed, n, k) alone.
+        input_perturbation: gamma of Ning et al. 2023 (Input perturbation reduces exposure bias, algorithm 1): the network
+            is shown alpha x0 + sigma (noise + gamma xi) instead of z. All else is as without: z, the noise, and x0_hat, which
+            is what the network's output says of z, so that the loss is the same loss in every space.
+
+    Raises:
+        ValueError: no terms, a reserved or dotted name, or a loss that the denoiser cannot serve.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        terms: Mapping[str, Term],
+        times: TimeSampler | None = None,
+        *,
+        seed: int = 0,
+        input_perturbation: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not terms:
+            raise ValueError('an objective needs at least one term, for example {"denoise": Term(Denoising())}')
+        for name in terms:
+            if name == "loss" or "." in name:
+                raise ValueError(f'term name "{name}" is not possible: "loss" is the sum, and dots separate config keys')
+        self.denoiser, self.terms, self.seed = denoiser, dict(terms), seed
+        self.input_perturbation = input_perturbation
+        self.times = times if times is not None else Stratified()
+        self.times.bind(denoiser.schedule)
+        self.losses = nn.ModuleDict({name: term.loss for name, term in terms.items()})
+        found = {name: term.weight for name, term in terms.items() if isinstance(term.weight, Multiplier)}
+        self.multipliers = nn.ModuleDict(found)
+        if any(isinstance(m, FromGradients) for m in found.values()) and len(found) == len(terms):
+            raise ValueError("GradientRatio and ConflictFree compare with a base term: give one term a number as its weight")
+        self.calls = Calls()
+        warn_of_waste(self.terms, self.times, denoiser.schedule)
+        self._batch = GlobalBatch()
+        self._looked = False
+        self._found: tuple[dict[str, float | Tensor], Tensor | None] = {}, None
+
+    def forward(
+        self,
+        x0: Tensor,
+        *,
+        step: SupportsInt | None = None,
+        cond: Condition | None = None,
+        generator: torch.Generator | None = None,
+        shard: Shard | None = None,
+    ) -> dict[str, Tensor]:
+        """The loss of one batch.
+
+        Without `step` a training call is a step of its own: the objective counts them, in a buffer. In evaluation mode it is
+        always step 0, so that two validation losses differ by the weights alone; name the batch's number as the step to give
+        each batch noise levels of its own. Training calls that name the same step and no shard are its micro-batches, and see
+        different noise. Whoever calls again for the same batch (activation checkpointing around the objective, a closure of
+        LBFGS) names both step and shard: then the draw is a function of them alone.
+
+        Args:
+            x0: clean images (B, C, H, W) in [-1, 1].
+            step: the training step, which the draw is a function of.
+            cond: keyword arguments of the network.
+            generator: draws times and noise from here instead of from (seed, step).
+            shard: which samples of the global batch x0 holds, so that micro-batches are what one call on all of them is; by
+                default the batches of all ranks, in order, are the global batch.
+
+        Returns:
+            {"loss": the weighted sum, the one value with a graph; each term's name: its unweighted mean; "name.lambda" and what
+            else a multiplier reports of its term}, for the terms that count at this step.
+
+        Raises:
+            ValueError: a term that cannot be computed, by name; a step that is no whole number.
+        """
+        step, shard, first = self._place(x0, step, shard)
+        gates = {name: float(term.when(self.seed, step)) for name, term in self.terms.items()}
+        chains = any(gates[name] and term.loss.calls_network for name, term in self.terms.items())
+        draw = self.draw(x0, step=step, cond=cond, generator=generator, shard=shard, checkpoint=chains)
+        each = {name: self.per_image(name, draw) for name, gate in gates.items() if gate}
+        values = {name: value.mean() for name, value in each.items()}
+        factors, of_base = self._factors(values, gates, step, first=first)
+        total = sum((factors[name] * value for name, value in values.items()), start=x0.new_zeros(()))
+        if of_base is not None:
+            numbers = (factors[name] * value for name, value in values.items() if name not in self.multipliers)
+            total = total + (of_base - 1) * sum(numbers, start=x0.new_zeros(()))
+        if self.training:
+            self._learn(draw, each, factors, shard)
+        if not values:
+            total = 0 * draw.prediction.raw.sum()  # no gate is open: a gradient of zero, not none
+        for name in gates.keys() - values.keys():
+            # parameters of the term's own (a learned uncertainty) get a gradient of 0, which DDP waits for
+            total = total + sum((0 * p.sum() for p in self.terms[name].loss.parameters()), start=x0.new_zeros(()))
+        seen = {name: value.detach() for name, value in values.items()}  # kept in a list, a graph would be a leak
+        learned = {name: m for name, m in self._multipliers() if name in values}
+        return {"loss": total, **seen, **{f"{n}.{k}": v for n, m in learned.items() for k, v in m.report().items()}}
+
+    def draw(
+        self,
+        x0: Tensor,
+        *,
+        step: SupportsInt,
+        cond: Condition | None = None,
+        generator: torch.Generator | None = None,
+        shard: Shard | None = None,
+        checkpoint: bool = False,
+    ) -> Draw:
+        """The shared draw of `forward`, network call included; `checkpoint` recomputes the call in the backward pass.
+
+        It counts nothing: the same step gives the same draw, that of the step's first micro-batch.
+        """
+        if not self._looked:
+            self._look(x0)
+        step, shard = whole_number(step), shard or whole_batch(x0.shape[0])
+        own = slice(shard.first, shard.first + x0.shape[0])
+        if generator is None:
+            later = (shard.before,) if shard.before else ()
+            time_generator = counted.generator(self.seed, "times", step, *later)
+        else:  # times are drawn on the CPU, the given generator may live elsewhere
+            start = torch.randint(2**62, (), generator=generator, device=generator.device)
+            time_generator = torch.Generator().manual_seed(int(start))
+        t, importance = (x[own].to(x0.device) for x in self.times.sample_at(step, shard.total, time_generator))
+        noise = self._normal(x0, "noise", step, shard.number, generator)
+        z, shown = self._noisy(x0, t, noise), None
+        if self.input_perturbation:
+            more = self._normal(x0, "perturbation", step, shard.number, generator)
+            shown = self._noisy(x0, t, noise + self.input_perturbation * more)
+        prediction = self.denoiser(z, t, cond, checkpoint=checkpoint, seen=shown)
+        return Draw(x0, t, noise, z, prediction, importance, cond, step, self.seed, shard.number, generator)
+
+    def draw_at(self, x0: Tensor, t: Tensor, *, step: int, cond: Condition | None = None) -> Draw:
+        """A draw at given times (B,) instead of the sampler's, with the noise of that step and no perturbation."""
+        first = whole_batch(x0.shape[0]).number
+        noise = self._normal(x0, "noise", step, first, None)
+        z = self._noisy(x0, t, noise)
+        return Draw(x0, t, noise, z, self.denoiser(z, t, cond), torch.ones_like(t), cond, step, self.seed, first)
+
+    def _look(self, x0: Tensor) -> None:
+        """Once: 0..255 trains, and badly, without a word from anybody else."""
+        low, high = (float(v) for v in x0.detach().aminmax())
+        if max(-low, high) > FAR:
+            warnings.warn(
+                f"the images are in [{low:.3g}, {high:.3g}]: schedules expect about [-1, 1], where noise of size 1 hides them; "
+                "scale them, for example x / 127.5 - 1 if they are 8-bit values",
+                stacklevel=3,
+            )
+        self._looked = True
+
+    def _place(self, x0: Tensor, step: SupportsInt | None, shard: Shard | None) -> tuple[int, Shard, bool]:
+        """The step of a call, its place in it, counted where they are not given, and whether it is the step's first call."""
+        number = None if step is None else whole_number(step)
+        if not self.training:
+            return number or 0, shard or whole_batch(x0.shape[0]), True
+        whole = whole_batch(x0.shape[0])
+        number, before = self.calls.next(number, whole.total, None if shard is None else shard.total)
+        return number, shard or replace(whole, before=before), before == 0
+
+    def effective_weighting(self, logsnr: Tensor) -> Tensor:
+        """The whole objective's weight on the noise error relative to the bound's, w(logsnr) of Kingma & Gao 2023, eq. 3.
+
+        L = ½ E_t[(-d logsnr/dt) w(logsnr) ‖noise - noise_hat‖²] up to the number of pixels; summed over the terms that are
+        weighted squared errors, whatever space they are written in. Independent of the time sampler; gates count as open.
+
+        Args:
+            logsnr: (N,).
+        """
+        schedule = self.denoiser.schedule
+        total = torch.zeros_like(logsnr)
+        for term in self.terms.values():
+            weight = term.loss.noise_weight(self.denoiser, logsnr)
+            if weight is not None and not isinstance(term.weight, Multiplier):
+                total = total + term.weight * weight
+        t = schedule.t_of(logsnr.to(torch.float64))
+        return total / (-0.5 * schedule.dlogsnr(t)).to(logsnr.dtype)
+
+    def _noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        schedule = self.denoiser.schedule
+        return torch.addcmul(over_images(schedule.alpha(t), x0) * x0, over_images(schedule.sigma(t), x0), noise)
+
+    def _normal(self, x0: Tensor, purpose: str, step: int, first: int, generator: torch.Generator | None) -> Tensor:
+        if generator is not None:
+            return torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+        return counted.normal(tuple(x0.shape), self.seed, purpose, step, first=first, device=x0.device).to(x0.dtype)
+
+    def per_image(self, name: str, draw: Draw) -> Tensor:
+        """A term's values, importance-weighted, (B,).
+
+        Raises:
+            ValueError: it cannot be computed; the message names the term.
+        """
+        loss = self.terms[name].loss
+        try:
+            value = loss(self.denoiser, draw)
+        except ValueError as error:
+            raise ValueError(f'term "{name}": {error}') from error
+        if value.shape != draw.t.shape:
+            raise ValueError(
+                f'term "{name}" returned shape {tuple(value.shape)} instead of one value per image, ({len(draw.t)},): '
+                "reduce over pixels only, for example with x.flatten(1).mean(1)"
+            )
+        assert isinstance(value, Tensor)
+        return value * draw.importance if loss.at_drawn_time else value
+
+    def _factors(
+        self, values: dict[str, Tensor], gates: dict[str, float], step: int, *, first: bool
+    ) -> tuple[dict[str, float | Tensor], Tensor | None]:
+        """What each term is multiplied with, and what the sum of those with numbers is multiplied with, if not with 1."""
+        factors: dict[str, float | Tensor] = {}
+        for name in values:
+            weight = self.terms[name].weight
+            factors[name] = gates[name] * (
+                weight().to(values[name]).nan_to_num(0.0) if isinstance(weight, Multiplier) else weight
+            )
+        base = [factors[name] * value for name, value in values.items() if name not in self.multipliers]
+        due = [
+            (name, m) for name, m in self.multipliers.items() if name in values and isinstance(m, FromGradients) and m.due(step)
+        ]
+        if not (due and base and self.training and torch.is_grad_enabled()):
+            return factors, None
+        if not first:  # as on the step's first micro-batch
+            return {**factors, **self._found[0]}, self._found[1]
+        parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
+        of_base = flat_gradient(sum(base, start=torch.zeros_like(base[0])), parameters, keep=True)
+        change = torch.zeros_like(base[0])
+        for name, multiplier in due:
+            own = flat_gradient(values[name], parameters, keep=True)
+            both, mine = multiplier.factors(of_base @ of_base, of_base @ own, own @ own, gates[name])
+            factors[name], change = gates[name] * mine.to(own), change + both.to(own) - 1
+        self._found = {name: factors[name] for name, _ in due}, 1 + change
+        return factors, 1 + change
+
+    def _learn(self, draw: Draw, each: dict[str, Tensor], factors: dict[str, float | Tensor], shard: Shard) -> None:
+        """Hand the time sampler and the multipliers what they learn from: the whole global batch, once, equal on every rank."""
+        observing = [name for name in self.multipliers if name in each]
+        if not isinstance(self.times, Binned) and not observing:
+            return
+        with torch.no_grad():
+            at_time = [n for n in each if self.terms[n].loss.at_drawn_time]
+            offset = {n: self.terms[n].loss.offset(self.denoiser, draw) for n in at_time}
+            weighted = sum(
+                (factors[n] * (each[n] / draw.importance - offset[n]) for n in at_time), start=torch.zeros_like(draw.importance)
+            )
+            rows = [draw.t.to(weighted), weighted]
+            for name in observing:
+                loss = self.terms[name].loss
+                scale = loss.scale(self.denoiser, draw).to(weighted)
+                rows += [each[name], scale * draw.importance if loss.at_drawn_time else scale]
+            whole = self._batch.collect(draw.step, torch.stack(rows), shard.total)
+        if whole is None:
+            return
+        if isinstance(self.times, Binned):
+            self.times.update(whole[0], whole[1])
+        for i, name in enumerate(observing):
+            value, scale = whole[2 + 2 * i : 4 + 2 * i].sum(1)
+            # no image within the term's noise levels: nothing was learned; a NaN would stay for good
+            if float(scale) > 0 and bool(torch.isfinite(value)):
+                self._observe(name, value / scale, scale / shard.total)
+
+    def _multipliers(self) -> list[tuple[str, Multiplier]]:
+        return [(name, term.weight) for name, term in self.terms.items() if isinstance(term.weight, Multiplier)]
+
+    def _observe(self, name: str, mean: Tensor, scale: Tensor) -> None:
+        multiplier = self.terms[name].weight
+        assert isinstance(multiplier, Multiplier)
+        multiplier.observe(mean, scale)
+        if said := multiplier.complaint():
+            warnings.warn(f'term "{name}": {said}', stacklevel=2)

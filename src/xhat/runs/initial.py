@@ -1,0 +1,85 @@
+"""Starting weights: of a run, of a weights file, or of a diffusers checkpoint, with the config that belongs to them."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from xhat.config.config import Config, DataShape
+from xhat.diffusion.denoiser import Denoiser
+from xhat.errors import RunError
+from xhat.networks.wrappers import named_for
+from xhat.runs.weights import read_weights
+
+MODEL = ("network", "schedule", "target", "variance", "time_input", "labels")
+"""The values of a config that the weights were trained for."""
+
+
+def is_diffusers(path: Path) -> bool:
+    """Whether a folder holds a diffusers pipeline."""
+    return (path / "model_index.json").is_file()
+
+
+def values_of(path: str | Path) -> dict[str, Any]:
+    """The config values that starting weights bring along: all of a run's, or those of `MODEL` that a checkpoint has.
+
+    Raises:
+        RunError: nothing that can be started from.
+    """
+    if is_diffusers(Path(path)):
+        from xhat.pretrained.diffusers_folder import describe
+
+        return dict(describe(path))
+    values = dict(read_weights(path).values)
+    values["optimizer"] = {**values["optimizer"], "betas": list(values["optimizer"]["betas"])}
+    return values
+
+
+def require_model(config: Config, path: str, values: dict[str, Any]) -> None:
+    """Refuse a config that reads the weights as something else than they were trained for.
+
+    Raises:
+        RunError: names the first value that differs, and the way out.
+    """
+    for key in MODEL:
+        if key in values and getattr(config, key) != values[key]:
+            raise RunError(
+                f"the weights of {path} were trained with {key}: {values[key]}, not {getattr(config, key)}: leave {key} out; "
+                "to learn in another space change the loss, for example denoising(space=x0)"
+            )
+
+
+def load_into(denoiser: Denoiser, path: str | Path, shape: DataShape) -> None:
+    """Copy starting weights into a denoiser.
+
+    Raises:
+        RunError: there are none, or they are of another shape.
+    """
+    weights: dict[str, Tensor]
+    if is_diffusers(Path(path)):
+        from xhat.pretrained.diffusers_folder import weights as read
+
+        weights = read(path, shape.classes)
+    else:
+        found = read_weights(path)
+        if found.shape != shape:
+            raise RunError(f"the weights of {path} are for {_say(found.shape)}; the data have {_say(shape)}")
+        weights = named_for(denoiser.state_dict(), found.tensors, "net.")
+    try:
+        missing, unexpected = denoiser.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise RunError(f"the weights of {path} do not fit the network: {str(error).splitlines()[-1].strip()}") from None
+    lost = [name for name in [*missing, *unexpected] if not name.startswith("schedule.")]
+    if lost:
+        raise RunError(f"the weights of {path} do not fit the network: {', '.join(lost[:3])}")
+
+
+def _say(shape: DataShape) -> str:
+    classes = "no classes" if shape.classes is None else f"{shape.classes} classes"
+    return f"{shape.channels} channels, {shape.size}x{shape.size}, {classes}"
+
+
+def overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Values overlaid by those of a recipe; terms of both are kept, so that the base term stays on."""
+    both = {k: overlaid(below[k], above[k]) for k in above if isinstance(below.get(k), dict) and isinstance(above[k], dict)}
+    return {**below, **above, **both}

@@ -1,0 +1,101 @@
+"""What an interrupted measurement of the bound has so far, in a file of the run's folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
+
+from xhat.bound.control import Control
+from xhat.bound.density import Pilot, cells
+from xhat.bound.estimate import Progress
+from xhat.commands.terminal import note
+from xhat.files import read_tensors, write_bytes
+
+FORMAT = "xhat-bound-4"  # to be raised with every change of the draws, or of what the numbers mean
+
+
+class ProgressFile:
+    """The file. A folder that cannot be written costs a note, never the measurement.
+
+    Args:
+        path: of the file.
+        settings: all that the numbers depend on, JSON values.
+    """
+
+    def __init__(self, path: Path, settings: list[Any]) -> None:
+        self.path, self.settings, self.writable = path, json.dumps([FORMAT, *settings]), True
+
+    def read(self, parts: int, images: int, pilot: bool) -> Progress:
+        """What a measurement with the same settings left; nothing if it has other settings or is damaged.
+
+        Args:
+            parts: of the bound.
+            images: to be measured.
+            pilot: whether there is to be one.
+        """
+        try:
+            metadata, tensors = read_tensors(self.path)
+            if metadata["settings"] != self.settings:
+                note(f"{self.path.name} was left by a measurement with other settings: starting anew")
+                return Progress()
+            wanted = (float(metadata["precision"]), int(metadata["wanted"])) if "wanted" in metadata else None
+            found = Progress(None, tensors["terms"], tensors["by_cell"], wanted)
+            if pilot:
+                control = Control(tensors["constant"], tensors["slope"])
+                evaluations, correlation = int(metadata["evaluations"]), float(metadata["correlation"])
+                found.pilot = Pilot(tensors["probability"], control, evaluations, correlation)
+        except FileNotFoundError:
+            return Progress()
+        except (SafetensorError, OSError, KeyError, ValueError):
+            found = Progress()
+        if not _sound(found, parts, images):
+            note(f"{self.path.name} is damaged: starting anew")
+            return Progress()
+        return found
+
+    def write(self, progress: Progress) -> None:
+        """Replace what the file holds."""
+        if not self.writable:
+            return
+        tensors, metadata = {"terms": progress.terms, "by_cell": progress.by_cell}, {"settings": self.settings}
+        if progress.wanted is not None:
+            metadata |= {"precision": repr(progress.wanted[0]), "wanted": str(progress.wanted[1])}
+        if (pilot := progress.pilot) is not None:
+            control = pilot.control
+            tensors |= {"probability": pilot.probability, "constant": control.constant, "slope": control.slope}
+            metadata |= {"evaluations": str(pilot.evaluations), "correlation": repr(pilot.correlation)}
+        data = save({name: value.contiguous().clone() for name, value in tensors.items()}, metadata=metadata)
+        self.writable = attempt(self.path, lambda: write_bytes(self.path, data))
+
+    def remove(self) -> None:
+        """The measurement is complete."""
+        if self.path.is_file():
+            attempt(self.path, self.path.unlink)
+
+
+def attempt(path: Path, write: Callable[[], None]) -> bool:
+    """Whether a write succeeded; a note if not."""
+    try:
+        write()
+    except OSError as error:
+        note(f"cannot write {path}: {error.strerror or error}")
+        return False
+    return True
+
+
+def _sound(progress: Progress, parts: int, images: int) -> bool:
+    """Whether it can be of at most so many images, and a bound of so many parts: shapes, finite numbers, their ranges."""
+    rows = progress.terms.shape[0] if progress.terms.ndim else 0
+    wanted = [(progress.terms, (rows, 3)), (progress.by_cell, (len(cells(parts)),))]
+    if (pilot := progress.pilot) is not None:
+        none = Control.none(parts)
+        wanted += [(pilot.control.constant, tuple(none.constant.shape)), (pilot.control.slope, tuple(none.slope.shape))]
+        wanted += [(pilot.probability.log(), (parts,))]  # all positive
+        if not (pilot.evaluations >= 0 and -1 <= pilot.correlation <= 0):  # nor nan
+            return False
+    fits = [x.shape == shape and x.dtype == torch.float64 and bool(x.isfinite().all()) for x, shape in wanted]
+    return 0 < rows <= images and all(fits)

@@ -1,0 +1,1 @@
+"""From noise to samples: the rules of a step, the loop, guidance."""

@@ -1,0 +1,151 @@
+"""Samples of a trained denoiser as uint8 images."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from xhat import rng as counted
+from xhat.config.config import DataShape, SamplingConfig, build_sampler, build_times
+from xhat.data.images import to_uint8
+from xhat.diffusion.denoiser import Denoiser
+from xhat.sampling.guidance import Guided
+from xhat.sampling.samplers import Sampler, sample
+
+
+def draw(
+    denoiser: Denoiser,
+    how: SamplingConfig,
+    shape: DataShape,
+    n: int,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """`generate` as a config says.
+
+    Raises:
+        ValueError: the sampler, the spacing or the number of steps does not exist.
+    """
+    times = build_times(how.spacing, denoiser.schedule, how.steps)
+    sampler = build_sampler(how.sampler)
+    return generate(denoiser, sampler, shape, n, times=times, guidance=how.guidance, seed=seed, progress=progress)
+
+
+@torch.no_grad()
+def generate(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    shape: DataShape,
+    n: int,
+    *,
+    times: Tensor,
+    guidance: float = 1.0,
+    seed: int = 0,
+    label: int | None = None,
+    batch: int = 125,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Draw n images; sample k depends on (seed, k) alone, and has class k mod classes if the model is conditional.
+
+    Args:
+        denoiser: the model.
+        sampler: its rule.
+        shape: of the images.
+        n: how many.
+        times: of the steps, from 1 to 0.
+        guidance: classifier-free guidance scale.
+        seed: of the noise.
+        label: class of all of them, 0 to classes - 1; by default all classes in turn.
+        batch: images at a time.
+        progress: called with the number of images done so far.
+
+    Returns:
+        uint8 images (n, C, H, W) and their labels (n,), None for unconditional models.
+
+    Raises:
+        ValueError: the model has no such class.
+    """
+    if label is not None and not 0 <= label < (shape.classes or 0):
+        raise ValueError(f"label {label}: the model has {shape.classes or 'no'} classes")
+    labels = _labels(shape, 0, n, label)
+    done = []
+    for first in range(0, n, batch):
+        count = min(batch, n - first)
+        chain = _Chain(denoiser, shape, guidance, first, count, seed, label)
+        done.append(to_uint8(chain.run(sampler, times)).cpu())
+        if progress is not None:
+            progress(first + count)
+    return torch.cat(done), labels
+
+
+@torch.no_grad()
+def trajectory(
+    denoiser: Denoiser, how: SamplingConfig, shape: DataShape, n: int, columns: int = 8, seed: int = 0
+) -> tuple[Tensor, list[float]]:
+    """What the denoiser believes on the way: x0_hat of the first n samples of `draw` at times from 1 on, and the results.
+
+    Args:
+        denoiser: the model.
+        how: as for `draw`.
+        shape: of the images.
+        n: samples.
+        columns: of the picture, at most; the last one is the result, t = 0.
+        seed: of the noise.
+
+    Returns:
+        uint8 images (n, K, C, H, W), and the K times.
+    """
+    times = build_times(how.spacing, denoiser.schedule, how.steps)
+    chain = _Chain(denoiser, shape, how.guidance, 0, n, seed)
+    seen = torch.linspace(0, how.steps, min(columns, how.steps + 1)).round().long().tolist()
+    believed = [chain.x0_hat(chain.start, times[0])]
+
+    def look(step: int, z: Tensor) -> None:
+        if step in seen:
+            believed.append(chain.x0_hat(z, times[step]) if step < how.steps else z)
+
+    chain.run(build_sampler(how.sampler), times, look)
+    return torch.stack([to_uint8(x).cpu() for x in believed], 1), times[seen].clamp(min=0).tolist()
+
+
+class _Chain:
+    """The samples number first, ..., first + count - 1 of a seed: their start, their labels, the guided model."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        shape: DataShape,
+        guidance: float,
+        first: int,
+        count: int,
+        seed: int,
+        label: int | None = None,
+    ) -> None:
+        device = next(denoiser.net.parameters()).device
+        self.model = Guided(denoiser, guidance, shape.classes) if shape.classes else denoiser
+        labels = _labels(shape, first, count, label)
+        self.cond = None if labels is None else {"label": labels.to(device)}
+        self.size = (count, shape.channels, shape.size, shape.size)
+        self.seed, self.first, self.device = seed, first, device
+        top = denoiser.schedule.prior_std().detach().to(device, torch.float32)
+        self.start = top * counted.normal(self.size, seed, "sample", first=first, device=device)
+
+    def run(self, sampler: Sampler, times: Tensor, callback: Callable[[int, Tensor], None] | None = None) -> Tensor:
+        times = times.to(self.device)
+        return sample(self.model, sampler, self.start, times, cond=self.cond, noise=self._fresh, callback=callback)
+
+    def _fresh(self, step: int) -> Tensor:
+        """The noise of a step of a stochastic sampler: that of sample k is a function of (seed, k, step) alone."""
+        return counted.normal(self.size, self.seed, "sampling", step, first=self.first, device=self.device)
+
+    def x0_hat(self, z: Tensor, t: Tensor) -> Tensor:
+        x0: Tensor = self.model(z, t.to(z.device).expand(len(z)), self.cond).x0
+        return x0
+
+
+def _labels(shape: DataShape, first: int, count: int, label: int | None) -> Tensor | None:
+    """The classes of samples first, ..., first + count - 1: one for all, or all in turn; None for unconditional models."""
+    if not shape.classes:
+        return None
+    return torch.arange(first, first + count) % shape.classes if label is None else torch.full((count,), label)

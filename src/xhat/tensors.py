@@ -1,0 +1,51 @@
+"""The one place where per-image numbers meet images, and modules whose tables keep their precision when a model is cast."""
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+
+def over_images(value: Shaped[Tensor, "b"], images: Tensor) -> Tensor:
+    """Reshape per-image numbers (B,) to (B, 1, ..., 1), so that they scale `images` (B, ...), in its dtype.
+
+    Plain broadcasting would silently pair a (B,) vector with the last axis of an image whose width is B, or turn
+    (B, 1)·(B,) into a (B, B) table; every product of the two goes through here instead.
+
+    Raises:
+        ValueError: `value` is not a vector with one entry per image.
+    """
+    if value.ndim != 1 or value.shape[0] != images.shape[0]:
+        raise ValueError(
+            f"expected one number per image, shape ({images.shape[0]},), got {tuple(value.shape)}: "
+            "reduce over all pixels first, for example with x.flatten(1).mean(1)"
+        )
+    return value.to(images.dtype).reshape(-1, *(1,) * (images.ndim - 1))
+
+
+def image_mean(values: Tensor) -> Float[Tensor, "b"]:
+    """Mean over everything but the first axis: (B, ...) -> (B,)."""
+    return values.flatten(1).mean(1)
+
+
+def image_sum(values: Tensor) -> Float[Tensor, "b"]:
+    """Sum over everything but the first axis: (B, ...) -> (B,)."""
+    return values.flatten(1).sum(1)
+
+
+class PreciseModule(nn.Module):
+    """`.half()` or `.to(torch.bfloat16)` of a model that holds this moves it to a device, but never rounds it.
+
+    In bf16 alpha_bar is 1 for the first steps of a schedule and no noise would be added (diffusers#3005).
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep_precision(x: Tensor) -> Tensor:
+            y = fn(x)
+            coarser = x.is_floating_point() and torch.finfo(y.dtype).eps > torch.finfo(x.dtype).eps
+            return x.to(y.device) if coarser else y
+
+        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
+        return self

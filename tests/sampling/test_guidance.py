@@ -1,0 +1,94 @@
+"""Classifier-free guidance against its formula, in every view of the prediction."""
+
+import pytest
+import torch
+
+from xhat import DDIM, LEARNED, NOISE, X0, Cosine, Denoiser, Guided, V, edm, generate, uniform_times
+from xhat.config.config import DataShape
+from xhat.networks.unet import UNet
+
+
+def model(target, **kwargs):
+    torch.manual_seed(0)
+    network = UNet(classes=3, widths=(8, 8), blocks=(1, 1), embedding=16, outputs=2 if kwargs else 1).double()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return Denoiser(network, Cosine(), target, **kwargs)
+
+
+@pytest.mark.parametrize("target", [V, X0, NOISE, edm(0.5)], ids=lambda t: t.name)
+def test_guidance_acts_alike_in_every_view(target):
+    denoiser, z, t = model(target), torch.randn(3, 1, 8, 8).double(), torch.rand(3).double()
+    label = torch.tensor([0, 1, 2])
+    guided = Guided(denoiser, 2.5, 3)(z, t, {"label": label})
+    conditional, unconditional = denoiser(z, t, {"label": label}), denoiser(z, t)
+    for view in ("x0", "noise", "raw"):
+        a, b = getattr(conditional, view), getattr(unconditional, view)
+        torch.testing.assert_close(getattr(guided, view), b + 2.5 * (a - b))
+
+
+def test_scale_one_is_the_denoiser_itself_in_one_call():
+    denoiser, calls = model(V), []
+    denoiser.net.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    z, t, cond = torch.randn(2, 1, 8, 8).double(), torch.rand(2).double(), {"label": torch.tensor([0, 1])}
+    assert torch.equal(Guided(denoiser, 1.0, 3)(z, t, cond).raw, denoiser(z, t, cond).raw)
+    assert calls == [2, 2]
+
+
+def test_the_variance_is_the_conditional_one():
+    denoiser = model(V, variance=LEARNED)
+    z, t, cond = torch.randn(2, 1, 8, 8).double(), torch.rand(2).double(), {"label": torch.tensor([0, 1])}
+    guided, plain = (m(z, t, cond).variance_logits for m in (Guided(denoiser, 3.0, 3), denoiser))
+    torch.testing.assert_close(guided, plain)
+
+
+class Sum(torch.nn.Module):
+    """A network of vectors: z · text + mask."""
+
+    def forward(self, z, t, text, mask):
+        return z * text.mean(1, keepdim=True) + mask
+
+
+def test_any_rank_and_any_condition_is_guided_and_what_has_no_blank_stays():
+    """Vectors (B, D) with a text (B, L) that is blanked and a mask (B, 1) that is not."""
+    denoiser = Denoiser(Sum(), Cosine(), V)
+    z, t, blank = torch.randn(3, 5).double(), torch.rand(3).double(), torch.zeros(4).double()
+    cond = {"text": torch.randn(3, 4).double(), "mask": torch.randn(3, 1).double()}
+    guided = Guided(denoiser, 2.0, {"text": blank})(z, t, cond).raw
+    a, b = denoiser(z, t, cond).raw, denoiser(z, t, {**cond, "text": blank.expand(3, 4)}).raw
+    torch.testing.assert_close(guided, b + 2 * (a - b))
+
+
+@pytest.mark.trap(35)
+@pytest.mark.parametrize("cond", [None, {}, {"text": torch.zeros(2, 1)}], ids=["none", "empty", "other"])
+def test_guidance_by_a_condition_that_cannot_be_blanked_is_refused(cond):
+    """It would be no guidance, bit for bit."""
+    guided, z, t = Guided(model(V), 2.0, 3), torch.randn(2, 1, 8, 8).double(), torch.rand(2).double()
+    with pytest.raises(ValueError, match=r"can blank label; given is (nothing|text)"):
+        guided(z, t, cond)
+
+
+def test_an_image_depends_on_seed_and_number_alone():
+    """However many are drawn, and in whatever batches."""
+    denoiser = model(V).float()
+    times, shape = uniform_times(denoiser.schedule, 3), DataShape(1, 8, 3)
+    few, labels = generate(denoiser, DDIM(), shape, 5, times=times, guidance=1.5, seed=4)
+    many, _ = generate(denoiser, DDIM(), shape, 40, times=times, guidance=1.5, seed=4, batch=7)
+    other, _ = generate(denoiser, DDIM(), shape, 5, times=times, guidance=1.5, seed=5)
+    assert labels.tolist() == [0, 1, 2, 0, 1]
+    assert (few.int() - many[:5].int()).abs().max() <= 1  # one unit of rounding: sums in another batch size
+    assert not torch.equal(few, other)
+
+
+def test_what_has_no_row_for_each_image_goes_to_both_halves_as_it_is():
+    class Net(torch.nn.Module):
+        def forward(self, z, t, label, flag, shared, scale):
+            assert flag is True
+            assert shared.shape == (1, 4)
+            assert scale.ndim == 0
+            return z * label.unsqueeze(1)
+
+    z, t = torch.randn(3, 5).double(), torch.rand(3).double()
+    cond = {"label": torch.arange(3), "flag": True, "shared": torch.ones(1, 4), "scale": torch.tensor(2.0), "none": None}
+    guided = Guided(Denoiser(Net(), Cosine(), V), 2.0, 7)(z, t, cond).raw
+    torch.testing.assert_close(guided, 7 * z + 2 * (z * torch.arange(3).unsqueeze(1) - 7 * z))

@@ -1,0 +1,85 @@
+"""The shipped studies: each resolves, and those of the formulations compare all there is to compare."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import yaml
+
+from xhat.commands.compare import read_study
+from xhat.config.names import TARGETS, TIMES, WEIGHTINGS
+
+STUDIES = {path.stem: yaml.safe_load(path.read_text()) for path in Path(__file__).parents[2].glob("studies/*.yaml")}
+OWN = [name for name, study in STUDIES.items() if "init" not in study["common"]]  # the others start from the demo's run
+LOSS = "terms.denoise.loss"
+NOISE_LEVELS = {"high_snr", "between", "inverse_posterior_variance"}  # of image losses
+COMBINED = {"moved"}  # another writing of the same weight
+
+
+def said(study, key):
+    """What each change says under a key, the common value included."""
+    study = STUDIES[study]
+    return [str({**study["common"], **(change or {})}[key]) for change in study["changes"].values()]
+
+
+def names_in(texts):
+    return set(re.findall(r"[a-z_0-9]+", " ".join(texts)))
+
+
+def test_there_are_studies():
+    assert {"formulations", "targets", "weightings", "times", "norms"} <= set(OWN)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_shipped_study_resolves_without_a_warning(name):
+    """A weighting outside the space it is written for would warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        study = read_study(Path(__file__).parents[2] / "studies" / f"{name}.yaml")
+    assert len(study.changes) > 1
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_changes_of_a_study_differ_and_share_budget_and_schedule(name):
+    changes = [str(change) for change in STUDIES[name]["changes"].values()]
+    assert len(set(changes)) == len(changes)
+    assert all(not {"schedule", "max_steps", "batch_size"} & set(change or {}) for change in STUDIES[name]["changes"].values())
+
+
+def test_every_target_is_compared_on_one_loss():
+    assert names_in(said("targets", "target")) >= set(TARGETS)
+    assert set(said("targets", LOSS)) == {"denoising(space=x0, weight=min_snr(1))"}
+
+
+def test_every_weighting_of_the_denoising_loss_is_compared():
+    assert names_in(said("weightings", LOSS)) | {"constant"} >= set(WEIGHTINGS) - NOISE_LEVELS - COMBINED
+    assert {f"denoising(space={space})" for space in ("noise", "v", "x0")} <= set(said("weightings", LOSS))  # constant
+    assert set(said("weightings", "target")) == {"v"}
+
+
+def test_every_norm_is_compared():
+    found = [re.fullmatch(r"denoising\(space=v, norm=([a-z]+).*\)", loss)[1] for loss in said("norms", LOSS)]
+    assert sorted(found) == ["absolute", "euclidean", "huber", "squared"]
+
+
+def test_times_are_compared_on_one_loss():
+    assert names_in(said("times", "times")) >= set(TIMES) - {"logit_normal", "log_normal_sigma"}
+    assert set(said("times", LOSS)) == {"denoising(space=v)"}
+
+
+def test_the_short_form_asks_what_the_long_one_does():
+    short, long = STUDIES["which-noise"], STUDIES["formulations"]
+    assert all(long["changes"][name] == change for name, change in short["changes"].items())
+    assert {**short["common"], "max_steps": 0} == {**long["common"], "max_steps": 0}
+
+
+def test_the_order_of_times_alone_differs():
+    assert names_in(said("order-of-times", "times")) == {"stratified", "one_level", "sequential", "300"}
+    assert set(said("order-of-times", LOSS)) == {"denoising(space=v)"}
+
+
+def test_each_formulation_is_trained_in_its_own_space():
+    pairs = list(zip(said("formulations", "target"), said("formulations", LOSS), strict=True))
+    own = [(target, f"denoising(space={target})") for target in ("noise", "scaled_noise", "step_noise", "x0")]
+    assert sorted(pairs) == sorted([*own, ("step_noise", "increment")])

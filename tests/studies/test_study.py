@@ -1,0 +1,144 @@
+"""Studies: what is refused before anything is trained, what happens to a run that fails, ties."""
+
+import json
+import math
+import statistics
+
+import pytest
+import yaml
+
+from helpers import TINY, xhat
+from xhat.studies.outcome import Outcome, best
+from xhat.studies.study import Study, run_study
+
+OPTIONS = {key.removeprefix("--"): value for key, value in zip(TINY[::2], TINY[1::2], strict=True)}
+
+
+def write(path, digits, changes, **more):
+    common = {"data": str(digits), "max_steps": 3, **OPTIONS}
+    path.write_text(
+        yaml.safe_dump({"base": "mnist", "common": common, "samples": 8, "changes": changes, **more}, sort_keys=False)
+    )
+    return path
+
+
+SMOOTH = {"terms.smooth.loss": "image_loss(total_variation)", "terms.smooth.weight": 0.5}
+
+
+@pytest.mark.slow
+def test_a_study_trains_measures_and_goes_on(tmp_path, digits, capsys):
+    """One change fails in training: the rest goes on; a second call trains nothing again."""
+    broken = {"optimizer.lr": 1e30, "optimizer.muon_lr": 1e30, "optimizer.warmup_steps": 0, "optimizer.grad_clip": 1e30}
+    study = write(tmp_path / "s.yaml", digits, {"base": None, "broken": broken})
+    out = tmp_path / "out"
+    code, stdout, err = xhat("compare", study, "--out", out, "--json", capsys=capsys)
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(stdout)["changes"]}
+    assert rows["base"]["summary"]["total_variation"]["mean"] > 0
+    assert "not finite" in rows["broken"]["failed"]["0"]
+    assert rows["broken"]["values"] == {}
+    assert "broken, seed 0: " in err
+    study.write_text(study.read_text().replace("max_steps: 3", "max_steps: 4"))
+    _, stdout, _ = xhat("compare", study, "--out", out, "--json", capsys=capsys)
+    assert "another config" in json.loads(stdout)["changes"][0]["failed"]["0"]
+    study.write_text(study.read_text().replace("max_steps: 4", "max_steps: 3"))
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("ema.safetensors") if "broken" not in str(p)}
+    assert xhat("compare", study, "--out", out, capsys=capsys)[0] == 0
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("ema.safetensors") if "broken" not in str(p)}
+
+
+@pytest.mark.slow
+def test_all_changes_see_the_same_data_weights_and_noise(tmp_path, digits, capsys):
+    """Two names for the same config give the same numbers, another seed and another loss others."""
+    changes = {"one": None, "two": {"log_every": 2}, "smooth": SMOOTH}
+    study = write(tmp_path / "s.yaml", digits, changes, seeds=[0, 1])
+    _, stdout, _ = xhat("compare", study, "--out", tmp_path / "out", "--jobs", 2, "--json", capsys=capsys)
+    first, second, smooth = (row["values"]["total_variation"] for row in json.loads(stdout)["changes"])
+    assert first == second
+    assert len({*first, *smooth}) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"changes": {}}, "names no changes"),
+        ({"changes": {"a": {"bach_size": 3}}}, 'change "a": unknown'),
+        ({"changes": {"a": {"terms.smooth.loss": "image_loss(total_var)"}}}, 'change "a": terms.smooth.loss: unknown name'),
+        ({"changes": {"a": 3}}, 'change "a" must be'),
+        ({"changes": {"a": None, "A": None}}, "two changes have the same name"),
+        ({"changes": {"a": None}, "sedes": [1]}, "unknown key sedes"),
+        ({"changes": {"a": None}, "seeds": []}, "seeds must be"),
+        ({"changes": {"a": None, "b": {"image_size": 16}}}, "a and b cannot be compared: image_size is None and 16"),
+        ({"changes": {"a": None}, "penalties": {"x": "totl"}}, "penalties.x: unknown name"),
+        ({"changes": {"a": None}, "penalties": {"x": "ssim"}}, "penalties.x: ssim is no function of images alone"),
+        ({"changes": {"a": None}, "base": "mnits"}, "did you mean mnist"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(values, message, tmp_path, capsys):
+    study = tmp_path / "s.yaml"
+    study.write_text(yaml.safe_dump(values))
+    code, stdout, err = xhat("compare", study, "--out", tmp_path / "out", capsys=capsys)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_measurement_that_fails_leaves_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("xhat.studies.study._train", lambda *_: None)
+
+    def measure(folder):
+        if "bad" in str(folder):
+            raise ValueError("no samples")
+        return {"x": 2.0}
+
+    good, bad = run_study(Study({"good": {}, "bad": {}}), tmp_path, measure)
+    assert good.values == {"x": [2.0]}
+    assert bad.failed == {0: "not measured: no samples"}
+    assert math.isnan(bad.mean("x"))
+
+
+def test_ties_are_differences_seed_by_seed_within_students_interval():
+    """Ratios 1.1, 1.25, 1.1: logarithms of 0.138 ± 0.043; with two degrees of freedom 4.3 errors are 0.184, a tie."""
+    first = Outcome("a", {"fid": [1.0, 1.2, 1.1]}, {})
+    near = Outcome("b", {"fid": [1.1, 1.5, 1.21]}, {})
+    steady = Outcome("c", {"fid": [1.1, 1.3, 1.201]}, {})  # the seeds differ more than these two do, every time alike
+    assert near.ties(first, "fid")
+    assert not Outcome("d", {"fid": [40.0, 110.0, 90.0]}, {}).ties(first, "fid")  # in differences, 79 ± 21 would be one
+    negative = Outcome("e", {"kid": [-0.1, 0.1, 0.0]}, {})
+    assert negative.ties(Outcome("f", {"kid": [-0.2, 0.1, -0.1]}, {}), "kid")
+    assert not steady.ties(first, "fid")
+    assert not first.ties(first, "fid")
+    assert best([near, first, steady], "fid") is first
+    assert best([first], "fid") is None
+    assert near.sd("fid") == pytest.approx(statistics.stdev([1.1, 1.5, 1.21]))
+
+
+def test_one_seed_ties_within_the_error_of_the_images():
+    first, near, far = (Outcome(n, {"bits": [b], "bits_se": [0.01]}, {}) for n, b in (("a", 1.0), ("b", 1.02), ("c", 1.04)))
+    assert near.ties(first, "bits")
+    assert not far.ties(first, "bits")
+    assert not Outcome("d", {"fid": [1.0]}, {}).ties(Outcome("e", {"fid": [1.0]}, {}), "fid")
+
+
+def test_a_seed_that_failed_leaves_its_place():
+    outcome = Outcome.of("a", {0: {"x": 1.0}, 2: {"x": 3.0, "y": 1.0}}, {1: "broken"}, [0, 1, 2])
+    assert outcome.values["x"] == pytest.approx([1.0, math.nan, 3.0], nan_ok=True)
+    assert (outcome.mean("x"), outcome.sd("x")) == (2.0, pytest.approx(math.sqrt(2)))
+    other = Outcome("b", {"x": [math.nan, 2.0, 3.5]}, {})
+    assert other.ties(outcome, "x")  # one pair is no spread: 2.75 ± 0.75 against 2 ± 1
+
+
+def test_the_error_of_a_mean_has_two_parts():
+    """The images are the same for all seeds, so that their error does not fall with the number of seeds."""
+    outcome = Outcome("a", {"bits": [1.0, 1.2], "bits_se": [0.03, 0.03]}, {})
+    assert outcome.se("bits") == pytest.approx(math.hypot(0.03, 0.1))
+    assert Outcome("a", {"bits": [1.0], "bits_se": [0.03]}, {}).se("bits") == pytest.approx(0.03)
+
+
+def test_folders_and_options():
+    study = Study({"One step, (gated)!": {"lr": 1e-4, "betas": [0.9, 0.99], "init": None}}, base="mnist", common={"lr": 1})
+    assert study.folder(__import__("pathlib").Path("o"), "One step, (gated)!", 3).as_posix() == "o/one-step-gated/seed-3"
+    options = study.options("One step, (gated)!", 3)
+    assert options == ["mnist", "--lr", "0.0001", "--betas", "[0.9, 0.99]", "--init", "null", "--seed", "3"]
