@@ -18,7 +18,8 @@ import yaml
 import xhat
 from xhat.cli import COMMANDS, main
 from xhat.commands.train import resolve
-from xhat.config.config import DataShape, build_denoiser, build_objective
+from xhat.config.build import build_denoiser, build_objective
+from xhat.data.shape import DataShape
 from xhat.diffusion.gaussians import transition
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,8 +12,9 @@ from xhat import Denoising, Objective, Term
 from xhat.analysis.profile import anatomy, at_levels, levels
 from xhat.analysis.remarks import facts, named_facts
 from xhat.commands.parsing import read_config, recipe_path
-from xhat.config.config import DataShape, build_denoiser, build_objective
+from xhat.config.build import build_denoiser, build_objective
 from xhat.config.presets import preset_names
+from xhat.data.shape import DataShape
 from xhat.diffusion.weightings import clipped_velocity, elbo, min_snr, sigmoid
 from xhat.losses.increment import Increment
 from xhat.losses.variational import VariationalBound

@@ -15,7 +15,8 @@ from xhat.commands import report as module
 from xhat.commands.parsing import write_config
 from xhat.commands.report import common_levels, study_contents, study_how
 from xhat.commands.train import resolve
-from xhat.config.config import DataShape, build_denoiser
+from xhat.config.build import build_denoiser
+from xhat.data.shape import DataShape
 from xhat.evaluation.denoising import LEVELS
 from xhat.report.contents import Line
 from xhat.report.measured import FOLDER, Measured

@@ -3,13 +3,13 @@
 import pytest
 
 from xhat.config.expressions import evaluate
-from xhat.config.names import LOSSES, SCHEDULES, TARGETS, TIMES, WEIGHTINGS
 from xhat.diffusion.schedules import Cosine, Flow
 from xhat.diffusion.targets import V
 from xhat.diffusion.weightings import MinSNR
 from xhat.errors import ConfigError
+from xhat.registry import SCHEDULES
 
-NAMES = {**TARGETS, **WEIGHTINGS, **TIMES, **LOSSES, **SCHEDULES}
+NAMES = {**OF_TERMS, **SCHEDULES}
 
 
 def test_reads_names_calls_and_nesting():

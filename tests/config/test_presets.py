@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from xhat.commands.parsing import read_config
-from xhat.config.config import DataShape, build_denoiser, build_objective, build_sampler, build_times
+from xhat.config.build import build_denoiser, build_objective, build_sampler, build_times
 from xhat.config.presets import preset_names
+from xhat.data.shape import DataShape
 
 NETWORKS = {
     "unet": "unet(widths=(8, 8), blocks=(1, 1), embedding=16)",

@@ -77,7 +77,8 @@ def test_an_uneven_weighting_under_uniform_times_is_nobodys_mistake():
 @pytest.mark.parametrize("name", preset_names())
 def test_no_preset_wastes_its_samples(name, recwarn):
     from xhat.commands.parsing import read_config, recipe_path
-    from xhat.config.config import DataShape, build_denoiser, build_objective
+    from xhat.config.build import build_denoiser, build_objective
+    from xhat.data.shape import DataShape
 
     config = read_config(recipe_path(name))
     made = build_objective(config, build_denoiser(config, DataShape(1, 28, 10 if config.labels else None)))

@@ -11,18 +11,20 @@ from safetensors.torch import load_file, save_file
 
 import xhat
 from xhat import DDIM, FORWARD, LEARNED, NOISE, POSTERIOR, X0, Denoiser, Discrete, V
-from xhat.config import names
-from xhat.config.config import Config, DataShape, build_denoiser
+from xhat.config.build import build_denoiser
+from xhat.config.config import Config
 from xhat.config.expressions import evaluate
+from xhat.data.shape import DataShape
 from xhat.errors import ConfigError, RunError
 from xhat.pretrained.diffusers_folder import describe, load_diffusers, weights
 from xhat.pretrained.diffusers_unet import DiffusersUNet, diffusers_schedule, diffusers_unet
+from xhat.registry import TARGETS, VARIANCES
 from xhat.runs import weights as runs
 from xhat.sampling.samplers import sample, uniform_times
 
 STEPS = 50
 TYPES = {"epsilon": NOISE, "v_prediction": V, "sample": X0}
-NAMES = {**names.TARGETS, **names.VARIANCES, "diffusers_unet": diffusers_unet, "diffusers_schedule": diffusers_schedule}
+NAMES = {**TARGETS, **VARIANCES, "diffusers_unet": diffusers_unet, "diffusers_schedule": diffusers_schedule}
 
 
 def unet_of(classes=None, outputs=3, **kwargs):

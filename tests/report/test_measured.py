@@ -12,9 +12,10 @@ import torch
 
 from helpers import TINY, write_digits
 from xhat.commands.train import resolve
-from xhat.config.config import DataShape, build_denoiser
+from xhat.config.build import build_denoiser, build_sampling
 from xhat.data.images import to_float
 from xhat.data.load import load_parts
+from xhat.data.shape import DataShape
 from xhat.errors import RunError
 from xhat.evaluation.denoising import denoising_error
 from xhat.evaluation.fid import distance, features_of
@@ -25,7 +26,7 @@ from xhat.report import measured as module
 from xhat.report.contents import Line
 from xhat.report.measured import FOLDER, How, Measured, measured, metrics, penalty_of
 from xhat.runs.weights import load, save_weights
-from xhat.sampling.generate import draw, trajectory
+from xhat.sampling.generate import trajectory
 
 QUICK = How(samples=8, images=16, bound_images=8, logsnr=(-4.0, -2.0, 0.0, 2.0, 4.0))
 
@@ -251,7 +252,7 @@ def test_penalties_of_samples_and_of_real_images(run, images, tmp_path):
         return float(penalty_of("total_variation")(to_float(pixels)).mean())
 
     trained = load(run)
-    samples, _ = draw(trained.denoiser, trained.config.sampling, trained.shape, 8)
+    samples, _ = build_sampling(trained.config.sampling, trained.denoiser.schedule).generate(trained.denoiser, trained.shape, 8)
     real = load_parts(str(images), 8, 0.05)[1].pixels
     assert found.real == pytest.approx({"tv": as_defined(real), "own": as_defined(real)})
     assert found.numbers["tv"] == found.numbers["own"] == pytest.approx(as_defined(samples))
@@ -265,7 +266,7 @@ def test_quality_is_measured_where_the_shipped_network_can_read(tmp_path):
     run = untrained(tmp_path / "run", data, size=28)
     found = measured(run, How(samples=8, images=4, bound_images=2, logsnr=(0.0, 1.0)))
     network, trained = MNISTFeatures.trained(), load(run)
-    samples, _ = draw(trained.denoiser, trained.config.sampling, trained.shape, 8)
+    samples, _ = build_sampling(trained.config.sampling, trained.denoiser.schedule).generate(trained.denoiser, trained.shape, 8)
     real = load_parts(str(data), 28, 0.05)[0].pixels
     far = distance(features_of(network, samples), features_of(network, real), "mnist")
     assert (found.numbers["fid"], found.numbers["kid"]) == pytest.approx((far.fid, far.kid), rel=1e-4)
@@ -296,11 +297,12 @@ def test_a_trajectory_ends_in_the_sample(sampler, run):
     """From x0_hat of pure noise, at even steps of the chain, to what `draw` gives."""
     trained = load(run)
     how = replace(trained.config.sampling, sampler=sampler, steps=10)
-    seen, times = trajectory(trained.denoiser, how, trained.shape, 5, columns=6)
-    drawn, _ = draw(trained.denoiser, how, trained.shape, 50)
+    seen, times = trajectory(trained.denoiser, build_sampling(how, trained.denoiser.schedule), trained.shape, 5, columns=6)
+    drawn, _ = build_sampling(how, trained.denoiser.schedule).generate(trained.denoiser, trained.shape, 50)
     assert times == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
     assert seen.shape == (5, 6, 1, 8, 8)
     assert (seen[:, -1].int() - drawn[:5].int()).abs().max() <= 1  # one unit of rounding: sums in another batch size
     assert (seen[:, 0].int() - drawn[:5].int()).abs().max() > 1
-    few, times = trajectory(trained.denoiser, replace(how, steps=2), trained.shape, 1, columns=6)
+    two = build_sampling(replace(how, steps=2), trained.denoiser.schedule)
+    few, times = trajectory(trained.denoiser, two, trained.shape, 1, columns=6)
     assert (few.shape[1], times) == (3, pytest.approx([1.0, 0.5, 0.0]))

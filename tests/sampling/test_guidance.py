@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from xhat import DDIM, LEARNED, NOISE, X0, Cosine, Denoiser, Guided, V, edm, generate, uniform_times
-from xhat.config.config import DataShape
+from xhat.data.shape import DataShape
 from xhat.networks.unet import UNet
 
 

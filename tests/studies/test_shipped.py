@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from xhat.commands.compare import read_study
-from xhat.config.names import TARGETS, TIMES, WEIGHTINGS
+from xhat.registry import TARGETS, TIMES, WEIGHTINGS
 
 STUDIES = {path.stem: yaml.safe_load(path.read_text()) for path in Path(__file__).parents[2].glob("studies/*.yaml")}
 OWN = [name for name, study in STUDIES.items() if "init" not in study["common"]]  # the others start from the demo's run

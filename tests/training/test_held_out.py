@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import TINY, xhat
-from xhat.config.config import Config, DataShape
+from xhat.config.config import Config
 from xhat.data.images import Images
 from xhat.data.load import load_parts
+from xhat.data.shape import DataShape
 from xhat.evaluation.denoising import LEVELS, denoising_error
 from xhat.runs.weights import load
 from xhat.training.held_out import IMAGES, STRIDE, HeldOut

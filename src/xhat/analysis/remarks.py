@@ -214,9 +214,9 @@ OF_CHOICES: tuple[Fact, ...] = (
 def _denoising(objective: Objective) -> Iterator[tuple[str, Denoising]]:
     """The denoising losses, also those within a hybrid."""
     for name, term in objective.terms.items():
-        loss = getattr(term.loss, "simple", term.loss)
-        if isinstance(loss, Denoising):
-            yield name, loss
+        for loss in term.loss.parts():
+            if isinstance(loss, Denoising):
+                yield name, loss
 
 
 def _times(anatomy: Anatomy) -> Tensor:

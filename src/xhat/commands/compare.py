@@ -79,7 +79,9 @@ def read_study(path: Path) -> Study:
     """
     from xhat.commands.inspect import shape_of
     from xhat.commands.train import resolve
-    from xhat.config.config import Config, DataShape, build_denoiser, build_objective, build_sampler, build_times
+    from xhat.config.build import build_denoiser, build_objective, build_sampling
+    from xhat.config.config import Config
+    from xhat.data.shape import DataShape
 
     if not path.is_file():
         raise UsageError(f"study {path} does not exist")
@@ -120,8 +122,7 @@ def read_study(path: Path) -> Study:
             configs[change] = config = resolve([*study.options(change, study.seeds[0]), "--run", "checked"])[0]
             shape = shapes.setdefault(f"{config.data} {config.image_size} {config.labels}", shape_of(config))
             build_objective(config, denoiser := build_denoiser(config, shape))
-            build_sampler(config.sampling.sampler)
-            build_times(config.sampling.spacing, denoiser.schedule, config.sampling.steps)
+            build_sampling(config.sampling, denoiser.schedule)
         except ValueError as error:
             raise UsageError(f'{path}: change "{change}": {error}') from None
     try:

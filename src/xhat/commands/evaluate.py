@@ -110,7 +110,7 @@ def _evaluate(
     run_: str, data: str | None, n: int, samples: str | None, features: str | None, images: int, seed: int
 ) -> dict[str, Any]:
     from xhat.commands.held_out import reference
-    from xhat.config.config import build_objective
+    from xhat.config.build import build_objective
     from xhat.evaluation.denoising import denoising_error
     from xhat.evaluation.fid import distance, features_of, penalties, read_digits
     from xhat.networks.digits import MNISTFeatures
@@ -169,13 +169,13 @@ def _network(features: str | None, digits: bool) -> nn.Module | None:
 
 
 def _draw(trained: TrainedRun, n: int, seed: int) -> Tensor:
-    from xhat.sampling.generate import draw
+    from xhat.config.build import build_sampling
 
     with progress_bar() as bar:
         task = bar.add_task("sampling", total=n)
-        images, _ = draw(
+        sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
+        images, _ = sampling.generate(
             trained.denoiser,
-            trained.config.sampling,
             trained.shape,
             n,
             seed=seed,

@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfile, int | None]:
     """The profile, and the steps trained; None for untrained weights."""
-    from xhat.config.config import build_denoiser, build_objective
+    from xhat.config.build import build_denoiser, build_objective
     from xhat.data.load import load as load_data
     from xhat.rng import Shard
     from xhat.runs.weights import load

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from xhat.commands.terminal import noted
-from xhat.config.config import DataShape
 from xhat.data.idx import Split
 from xhat.data.images import Images, to_float
 from xhat.data.load import load, load_parts
+from xhat.data.shape import DataShape
 from xhat.errors import UsageError
 from xhat.runs.weights import TrainedRun
 

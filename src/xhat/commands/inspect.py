@@ -17,10 +17,12 @@ from xhat.analysis.remarks import named_facts
 from xhat.commands.parsing import Parser, changed_values, config_parser, recipe_path, to_config
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, noted, print_json
-from xhat.config.config import Config, DataShape, build_denoiser, build_objective
+from xhat.config.build import build_denoiser, build_objective
+from xhat.config.config import Config
 from xhat.config.presets import preset_names
 from xhat.config.yaml_files import read_mapping
 from xhat.data.images import Images, to_float
+from xhat.data.shape import DataShape
 from xhat.errors import UsageError
 from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageLoss
@@ -114,7 +116,7 @@ def _inspect(recipe: str, config: Config) -> dict[str, Any]:
     second_moment = float(to_float(images.pixels[:1000]).square().mean())
     found = anatomy(objective, levels(denoiser.schedule), second_moment)
     numbers = {key: value for key, value in asdict(found).items() if key not in ("effective", "density")}
-    losses = [getattr(term.loss, "simple", term.loss) for term in objective.terms.values()]
+    losses = [part for term in objective.terms.values() for part in term.loss.parts()]
     result = {
         "recipe": recipe,
         "network": config.network,

@@ -12,7 +12,7 @@ import numpy as np
 from xhat.commands.no_effect import UNTAUGHT, UNTOLD
 from xhat.commands.parsing import new_parser
 from xhat.commands.terminal import note, progress_bar
-from xhat.config.config import DataShape
+from xhat.data.shape import DataShape
 from xhat.errors import UsageError
 
 DESCRIPTION = """Draw images from a trained run.
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, label: str | None) -> int:
-    from xhat.config.config import build_sampler, build_times
+    from xhat.config.build import build_sampling
     from xhat.evaluation.pictures import grid_columns, save_grid
     from xhat.files import write_bytes
     from xhat.runs.weights import load
@@ -66,18 +66,18 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, la
             note(f"--guidance {changes['guidance']:g} means little: {UNTAUGHT}")
     how = replace(trained.config.sampling, **changes)
     try:
-        times, sampler = build_times(how.spacing, trained.denoiser.schedule, how.steps), build_sampler(how.sampler)
+        sampling = build_sampling(how, trained.denoiser.schedule)
     except ValueError as error:
         raise UsageError(str(error)) from None
     with progress_bar() as bar:
         task = bar.add_task("sampling", total=n)
         images, labels = generate(
             trained.denoiser,
-            sampler,
+            sampling.sampler,
             trained.shape,
             n,
-            times=times,
-            guidance=how.guidance,
+            times=sampling.times,
+            guidance=sampling.guidance,
             seed=seed,
             label=number,
             progress=lambda done: bar.update(task, completed=done),

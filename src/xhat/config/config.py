@@ -2,36 +2,10 @@
 
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import Tensor, nn
-
-from xhat.config.expressions import evaluate
-from xhat.config.names import (
-    GATES,
-    LOSSES,
-    MULTIPLIERS,
-    NETWORKS,
-    SAMPLERS,
-    SCHEDULES,
-    SPACINGS,
-    TARGETS,
-    TIME_INPUTS,
-    TIMES,
-    VARIANCES,
-    WEIGHTINGS,
-)
-from xhat.diffusion.denoiser import Denoiser
-from xhat.diffusion.schedules import Schedule
-from xhat.diffusion.targets import Target
-from xhat.diffusion.times import TimeSampler
 from xhat.errors import ConfigError
-from xhat.objective.multipliers import Multiplier
-from xhat.objective.objective import Objective
-from xhat.objective.terms import Loss, Term
-from xhat.sampling.samplers import Sampler
 
 
 @dataclass
@@ -186,114 +160,6 @@ class Config:
             ("sampling.guidance", self.sampling.guidance, -most, most),
             *((f"terms.{k}.weight", v.weight, -most, most) for k, v in self.terms.items() if not isinstance(v.weight, str)),
         ]
-
-
-@dataclass(frozen=True)
-class DataShape:
-    """What a network must know of the data: image channels, side, and the number of classes it is conditioned on.
-
-    Attributes:
-        names: of the classes; empty where they are called 0, 1, ....
-    """
-
-    channels: int
-    size: int
-    classes: int | None
-    names: tuple[str, ...] = field(default=(), compare=False)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What the classes are called, `classes` of them."""
-        return self.names or tuple(map(str, range(self.classes or 0)))
-
-
-def _make(key: str, text: str, names: dict[str, Any], kind: type | None = None, context: dict[str, Any] | None = None) -> Any:
-    try:
-        made = evaluate(text, names, context)
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
-    if (kind is not None and not isinstance(made, kind)) or not (kind or callable(made)):
-        what = (kind.__name__ if kind else key).lower()
-        raise ConfigError(f'{key}: "{text}" is no {what}; known: {", ".join(names)}')
-    return made
-
-
-def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
-    """The denoiser of a config for data of this shape.
-
-    Raises:
-        ConfigError: a name or an argument that does not exist, or choices that do not fit together.
-    """
-    variance = _make("variance", config.variance, VARIANCES, object)
-    context = {
-        "channels": shape.channels,
-        "outputs": shape.channels * variance.outputs,
-        "size": shape.size,
-        "classes": shape.classes,
-    }
-    net = _make("network", config.network, NETWORKS, nn.Module, context)
-    if getattr(net, "channels", shape.channels) != shape.channels:
-        raise ConfigError(
-            f"network: {config.network} takes {net.channels} channels, the data have {shape.channels}: leave channels out"
-        )
-    if shape.classes is not None and getattr(net, "classes", shape.classes) != shape.classes:
-        raise ConfigError(f"network: {config.network} has {net.classes} classes, the data have {shape.classes}")
-    try:
-        return Denoiser(
-            net,
-            _make("schedule", config.schedule, SCHEDULES, Schedule),
-            _make("target", config.target, TARGETS, Target),
-            variance=variance,
-            time_input=None if config.time_input == "network" else _make("time_input", config.time_input, TIME_INPUTS),
-        )
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
-def build_objective(config: Config, denoiser: Denoiser) -> Objective:
-    """The objective of a config.
-
-    Raises:
-        ConfigError: as for `build_denoiser`.
-    """
-    names = {**WEIGHTINGS, **TARGETS, **TIMES, **SAMPLERS, **LOSSES, "target": denoiser.target}
-    terms = {}
-    for name, term in config.terms.items():
-        if not term.loss:
-            raise ConfigError(
-                f'terms.{name}.loss is needed, for example "denoising(space=v)" (terms: {", ".join(config.terms)})'
-            )
-        loss = _make(f"terms.{name}.loss", term.loss, names, Loss)
-        when = _make(f"terms.{name}.when", term.when, GATES)
-        try:
-            float(when(config.seed, 0))
-        except (TypeError, AttributeError):
-            raise ConfigError(f'terms.{name}.when: "{term.when}" is no gate; write for example every(4)') from None
-        weight = term.weight
-        if isinstance(weight, str):
-            weight = _make(f"terms.{name}.weight", weight, MULTIPLIERS, Multiplier)
-        terms[name] = Term(loss, weight, when)
-    try:
-        times_ = _make("times", config.times, TIMES, TimeSampler)
-        return Objective(denoiser, terms, times_, seed=config.seed, input_perturbation=config.input_perturbation)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
-def build_sampler(text: str) -> Sampler:
-    """The sampler of an expression such as ddim or ddim(eta=1)."""
-    sampler: Sampler = _make("sampler", text, SAMPLERS, Sampler)
-    return sampler
-
-
-def build_times(text: str, schedule: Schedule, steps: int) -> Tensor:
-    """The sampling times of a spacing, from 1 to 0."""
-    spacing: Callable[[Schedule, int], Tensor] = _make("sampling.spacing", text, SPACINGS)
-    return spacing(schedule, steps)
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:

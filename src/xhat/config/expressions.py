@@ -7,7 +7,7 @@ read by Python's own parser and evaluated against a table of names. Nothing else
 import ast
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
 from xhat.errors import ConfigError
@@ -20,7 +20,8 @@ def evaluate(text: str, names: Names, context: Mapping[str, Any] | None = None) 
 
     Args:
         text: the expression.
-        names: what each name stands for. A bare name of something marked by `factory` is called without arguments.
+        names: what each name stands for. A bare name of a class or function whose parameters all have defaults is called:
+            `cosine` is `cosine()`.
         context: values for parameters of the outermost call that the expression leaves out (sizes known from the data).
 
     Raises:
@@ -33,27 +34,34 @@ def evaluate(text: str, names: Names, context: Mapping[str, Any] | None = None) 
     return _value(tree, text, names, context or {})
 
 
-class Factory:
-    """Marks a name that needs no parentheses when all its arguments have defaults: `cosine` for `cosine()`."""
-
-    def __init__(self, make: Callable[..., Any]) -> None:
-        self.make = make
-
-
 def _value(node: ast.expr, text: str, names: Names, context: Mapping[str, Any]) -> Any:
-    if isinstance(node, ast.Name):
-        found = _look_up(node.id, names)
-        return _call(node.id, found.make, [], {}, context) if isinstance(found, Factory) else found
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        found = _look_up(node.func.id, names)
-        make = found.make if isinstance(found, Factory) else found
+    if (name := _dotted(node)) is not None:
+        found = _look_up(name, names)
+        return _call(name, found, [], {}, context) if _needs_nothing(found, context) else found
+    if isinstance(node, ast.Call) and (name := _dotted(node.func)) is not None:
         arguments = [_value(a, text, names, {}) for a in node.args]
         keywords = {k.arg: _value(k.value, text, names, {}) for k in node.keywords if k.arg is not None}
-        return _call(node.func.id, make, arguments, keywords, context)
+        return _call(name, _look_up(name, names), arguments, keywords, context)
     try:
         return ast.literal_eval(node)
     except (ValueError, SyntaxError):
         raise ConfigError(f'cannot read "{text}": only names, calls and plain values are allowed') from None
+
+
+def _dotted(node: ast.expr) -> str | None:
+    """A name, also one such as Discrete.linear_beta; None if the node is another expression."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _needs_nothing(made: Any, context: Mapping[str, Any]) -> bool:
+    """Whether it makes something without further arguments; an object is there already."""
+    if not (inspect.isclass(made) or inspect.isroutine(made)):
+        return False
+    parameters = inspect.signature(made).parameters.values()
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(p.default is not p.empty or p.kind in optional or p.name in context for p in parameters)
 
 
 def _look_up(name: str, names: Names) -> Any:
@@ -73,7 +81,7 @@ def _call(name: str, make: Any, args: list[Any], kwargs: dict[str, Any], context
         extra = {k: v for k, v in context.items() if k in signature.parameters and k not in bound.arguments}
         signature.bind(*args, **kwargs, **extra)
     except TypeError as error:
-        raise ConfigError(f"{name}{_plain(signature)}: {error}") from None
+        raise ConfigError(f"{name}{_plain(signature)}: {error}{_nearest(kwargs, signature)}") from None
     for key, value in bound.arguments.items():
         _check_type(name, key, value, signature.parameters[key].annotation)
     try:
@@ -83,6 +91,13 @@ def _call(name: str, make: Any, args: list[Any], kwargs: dict[str, Any], context
     except (ArithmeticError, AttributeError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
         # of an argument that the maker did not foresee; its first line is the user's
         raise ConfigError(f"{name}: {str(error).strip().splitlines()[0]}") from None
+
+
+def _nearest(keywords: Mapping[str, Any], signature: inspect.Signature) -> str:
+    """The parameter that a wrong keyword may have meant."""
+    wrong = next((key for key in keywords if key not in signature.parameters), None)
+    close = difflib.get_close_matches(wrong, signature.parameters, n=1, cutoff=0.5) if wrong else []
+    return f": did you mean {close[0]}?" if close else ""
 
 
 def _check_type(name: str, key: str, value: Any, annotation: Any) -> None:

@@ -12,22 +12,26 @@ from xhat.diffusion.gaussians import Gaussian, posterior
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import NOISE, X0, Target, decode_noise, decode_x0
 from xhat.diffusion.variances import POSTERIOR, Variance
+from xhat.registry import TIME_INPUTS
 from xhat.tensors import over_images
 
 OverTime = Callable[[Schedule, Tensor], Tensor]
 Condition = Mapping[str, Tensor]
 
 
+@TIME_INPUTS.named("t")
 def time_itself(schedule: Schedule, t: Tensor) -> Tensor:
     """t in [0, 1], as our networks expect it."""
     return t
 
 
+@TIME_INPUTS.register
 def log_sigma(schedule: Schedule, t: Tensor) -> Tensor:
     """EDM's c_noise = ln(sigma/alpha)/4 (Karras et al. 2022, table 1)."""
     return -schedule.logsnr(t) / 8
 
 
+@TIME_INPUTS.register
 def diffusers_index(schedule: Schedule, t: Tensor) -> Tensor:
     """The 0-based timestep that diffusers' networks expect: T t - 1. Discrete schedules only."""
     if schedule.steps is None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from xhat.diffusion.gaussians import transition
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.weightings import Weighting
+from xhat.registry import WEIGHTINGS
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class HighSNR:
         return torch.sigmoid(2 * (logsnr - self.centre))
 
 
+@WEIGHTINGS.register
 def high_snr(centre: float = 3.0) -> Weighting:
     """1/(1 + exp(-2 (logsnr - centre))) = SNR²/(SNR² + e^(2 centre)): a soft gate that opens where x0_hat is nearly a sample.
 
@@ -40,6 +42,7 @@ class Between:
         return ((logsnr >= self.low) & (logsnr <= self.high)).to(logsnr.dtype)
 
 
+@WEIGHTINGS.register
 def between(low: float, high: float) -> Weighting:
     """1 at noise levels low <= logsnr <= high, 0 elsewhere."""
     if not low < high:
@@ -69,6 +72,7 @@ class InversePosteriorVariance:
         return weight
 
 
+@WEIGHTINGS.register
 def inverse_posterior_variance(steps: int = 1000) -> InversePosteriorVariance:
     """1/beta-tilde(t), largest = 1: a residual that is Gaussian with the reverse step's own variance.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xhat.diffusion.schedules import Schedule
+from xhat.registry import TARGETS
 from xhat.tensors import over_images
 
 Coefficients = Callable[[Schedule, Tensor], tuple[Tensor, Tensor]]
@@ -212,3 +213,8 @@ def edm(sigma_data: float = 0.5) -> Target:
     if sigma_data <= 0:
         raise ValueError(f"edm needs sigma_data > 0, got {sigma_data}")
     return Target(f"edm({sigma_data:g})", _Preconditioned(sigma_data), _UnitInput(sigma_data), sigma_data)
+
+
+for _target in (X0, NOISE, V, SCALED_NOISE, STEP_NOISE, POSTERIOR_MEAN, SCORE, FLOW):
+    TARGETS.add(_target.name.upper(), _target)
+TARGETS.register(edm)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xhat.diffusion.gaussians import transition
 from xhat.diffusion.schedules import Schedule
+from xhat.registry import VARIANCES
 from xhat.tensors import over_images
 
 
@@ -87,3 +88,7 @@ def _log_posterior(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
 
 
 POSTERIOR, FORWARD, FIXED_LARGE, LEARNED = Posterior(), Forward(), FixedLarge(), Learned()
+
+
+for _name, _variance in {"POSTERIOR": POSTERIOR, "FORWARD": FORWARD, "FIXED_LARGE": FIXED_LARGE, "LEARNED": LEARNED}.items():
+    VARIANCES.add(_name, _variance)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import NOISE, X0, Target
 from xhat.diffusion.times import TimeSampler
+from xhat.registry import WEIGHTINGS
 
 Weighting = Callable[[Tensor], Tensor]
 
@@ -308,6 +309,12 @@ clipped_velocity = ClippedVelocity
 from_density = FromDensity
 product = Product
 learned_uncertainty = LearnedUncertainty
+
+for _name in ("constant", "elbo", "truncated_snr", "debiased", "min_snr", "p2", "sigmoid", "clipped_velocity", "from_density"):
+    WEIGHTINGS.add(_name, globals()[_name])
+for _name in ("product", "moved", "learned_uncertainty"):
+    WEIGHTINGS.add(_name, globals()[_name])
+WEIGHTINGS.add("edm_weight", edm)
 
 __all__ = [
     "Weighting",

@@ -8,6 +8,7 @@ from torch import Tensor
 from xhat.diffusion.denoiser import Denoiser, Prediction
 from xhat.diffusion.schedules import Schedule
 from xhat.objective.terms import Draw
+from xhat.registry import GRADIENTS
 from xhat.sampling.samplers import Sampler, State, sample, sampler_step
 from xhat.tensors import over_images
 
@@ -32,6 +33,7 @@ class Backward:
         raise NotImplementedError(f"{type(self).__name__} must define run")
 
 
+@GRADIENTS.register
 @dataclass(frozen=True)
 class Last(Backward):
     """Through the last `steps` steps, None through all: exact for those steps (DRaFT-K, Clark et al. 2024, algorithm 1).
@@ -60,6 +62,7 @@ class Last(Backward):
         )
 
 
+@GRADIENTS.register
 @dataclass(frozen=True)
 class RandomLast(Backward):
     """Through the last K steps, K uniform in 1..most, drawn anew at each training step (AlignProp, Prabhudesai et al. 2023).
@@ -77,6 +80,7 @@ class RandomLast(Backward):
         return chosen.run(denoiser, sampler, z, times, draw, checkpoint)
 
 
+@GRADIENTS.register
 @dataclass(frozen=True)
 class Surrogate(Backward):
     """The value of a true sample with the gradient of `steps` random steps, run again, each from its stored z.
@@ -107,6 +111,7 @@ class Surrogate(Backward):
         return end
 
 
+@GRADIENTS.named("refl")
 @dataclass(frozen=True)
 class ReFL(Backward):
     """x0_hat of one network call with gradient, at the start of one of the last `among` steps, chosen at random.

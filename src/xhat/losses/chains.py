@@ -7,6 +7,7 @@ from torch import Tensor
 from xhat.diffusion.denoiser import Denoiser
 from xhat.losses.backward import Backward, Last
 from xhat.objective.terms import Draw
+from xhat.registry import ESTIMATES
 from xhat.sampling.samplers import DDIM, Sampler, rollout_times, uniform_times
 
 
@@ -49,6 +50,7 @@ class _Chain:
         return self.backward.run(denoiser, self.sampler, z, times, draw, self.checkpoint)
 
 
+@ESTIMATES.register
 class Rollout(_Chain):
     """The image at the end of a few skipped steps from z_t: `steps` equal parts of each image's own t.
 
@@ -61,6 +63,7 @@ class Rollout(_Chain):
         return self._run(denoiser, draw, draw.z, rollout_times(denoiser.schedule, draw.t, self.steps))
 
 
+@ESTIMATES.register
 class FullChain(_Chain):
     """A sample of the model: the whole generation process from pure noise, under the draw's condition.
 

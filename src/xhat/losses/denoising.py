@@ -11,27 +11,32 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.targets import NOISE, Target
 from xhat.diffusion.weightings import LearnedUncertainty, ScheduleWeighting, Weighting, constant, on_schedule, space_of
 from xhat.objective.terms import Draw, Loss
+from xhat.registry import LOSSES, NORMS
 from xhat.tensors import image_mean
 
 Norm = Callable[[Tensor], Tensor]
 
 
+@NORMS.register
 def squared(error: Tensor) -> Tensor:
     """Mean over pixels of error², (B, ...) -> (B,)."""
     return image_mean(error.square())
 
 
+@NORMS.register
 def absolute(error: Tensor) -> Tensor:
     """Mean over pixels of |error|, (B, ...) -> (B,)."""
     return image_mean(error.abs())
 
 
+@NORMS.register
 def euclidean(error: Tensor) -> Tensor:
     """The unsquared norm ‖error‖ of each image, (B, ...) -> (B,); its gradient at 0 is 0."""
     norm: Tensor = torch.linalg.vector_norm(error.flatten(1), dim=1)
     return norm
 
 
+@NORMS.register
 @dataclass(frozen=True)
 class huber:
     """Mean over pixels of Huber's loss: error²/2 up to |error| = delta, delta (|error| - delta/2) beyond."""
@@ -42,6 +47,7 @@ class huber:
         return image_mean(nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=self.delta))
 
 
+@LOSSES.register
 class Denoising(Loss):
     """weight(logsnr(t)) · norm(y - y_hat), with y = a x0 + b noise in `space`, whatever the network itself predicts.
 

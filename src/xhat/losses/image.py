@@ -13,6 +13,7 @@ from xhat.diffusion.noise_levels import high_snr
 from xhat.diffusion.weightings import ScheduleWeighting, Weighting, constant, on_schedule, refuse_learned
 from xhat.losses.penalties import Paired, Penalty
 from xhat.objective.terms import FAR, Draw, Loss
+from xhat.registry import ESTIMATES, LOSSES
 
 
 class ImageEstimate(Protocol):
@@ -26,6 +27,7 @@ class ImageEstimate(Protocol):
     def __call__(self, denoiser: Denoiser, draw: Draw) -> Tensor: ...
 
 
+@ESTIMATES.register
 @dataclass(frozen=True)
 class OneStep:
     """x0_hat of the network call already made: no further call, unclamped, so that its gradient never vanishes.
@@ -40,6 +42,7 @@ class OneStep:
         return draw.prediction.x0
 
 
+@LOSSES.register
 class ImageLoss(Loss):
     """weight(logsnr) · penalty(image), with the image estimated from the shared draw; the penalty never sees z.
 

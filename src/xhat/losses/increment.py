@@ -11,9 +11,11 @@ from xhat.diffusion.targets import STEP_NOISE, forward_step
 from xhat.diffusion.weightings import ScheduleWeighting, Weighting, constant
 from xhat.losses.denoising import Denoising
 from xhat.objective.terms import Draw
+from xhat.registry import LOSSES
 from xhat.tensors import over_images
 
 
+@LOSSES.register
 class Increment(Denoising):
     """weight(logsnr(t)) · mean over pixels of (z_t - (alpha_t/alpha_s) z_s - y_hat)², s = t - 1/T, (B,): the step as drawn.
 

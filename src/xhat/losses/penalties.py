@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from xhat.registry import PENALTIES
 from xhat.tensors import image_mean, image_sum
 
 Penalty = Callable[[Tensor], Tensor]
@@ -41,6 +42,7 @@ def per_image(fn: Callable[[Tensor], Tensor]) -> Penalty:
     return penalty
 
 
+@PENALTIES.register
 def total_variation(images: Tensor) -> Tensor:
     """Anisotropic total variation: mean |difference| of vertical and of horizontal neighbours, added (Rudin et al. 1992).
 
@@ -50,6 +52,7 @@ def total_variation(images: Tensor) -> Tensor:
     return sum((image_mean(d) for d in along), start=images.flatten(1)[:, :0].sum(1))
 
 
+@PENALTIES.register
 def out_of_range(images: Tensor) -> Tensor:
     """Mean distance of the pixels from [-1, 1]: 0 for images that need no clipping."""
     return image_mean((images.abs() - 1).clamp(min=0))
@@ -74,6 +77,7 @@ def five_point(images: Tensor) -> Tensor:
     return up + down + left + right - 4 * images[..., 1:-1, 1:-1]
 
 
+@PENALTIES.register
 def laplacian(images: Tensor) -> Tensor:
     """Mean squared five-point Laplacian of the interior pixels, in (pixel difference)²: 0 for constants and linear ramps.
 
@@ -85,6 +89,7 @@ def laplacian(images: Tensor) -> Tensor:
     return image_mean(five_point(images).square())
 
 
+@PENALTIES.register
 def high_frequencies(cutoff: float) -> Penalty:
     """Mean square of the part of the image at radial frequencies |f| >= cutoff: (1/HWC) sum_{|f| >= cutoff} |X(f)|².
 
@@ -209,6 +214,7 @@ def _digit_reader() -> Penalty:
     return frozen(network, lambda features: -network.head(features).log_softmax(-1).amax(-1))
 
 
+@PENALTIES.register
 def unreadable_digit(images: Tensor) -> Tensor:
     """-log of the largest class probability, in nats, by the shipped MNIST network: 0 for a digit read with certainty.
 
@@ -227,6 +233,7 @@ def unreadable_digit(images: Tensor) -> Tensor:
     return _digit_reader()(images)
 
 
+@PENALTIES.register
 def ssim(kernel_size: int = 11) -> Paired:
     """1 - SSIM of the estimate and x0, averaged over pixels and channels (Wang et al. 2004, eq. 13; torchmetrics).
 
@@ -259,6 +266,7 @@ def ssim(kernel_size: int = 11) -> Paired:
     return Paired(distance)
 
 
+@PENALTIES.register
 def lpips(net: Literal["alex", "vgg", "squeeze"] = "alex") -> Paired:
     """LPIPS of the estimate and x0 (Zhang et al. 2018, eq. 1; torchmetrics' network, with the weights of the paper).
 

@@ -15,16 +15,19 @@ from xhat.diffusion.variances import Learned as LearnedVariance
 from xhat.diffusion.weightings import elbo
 from xhat.losses.denoising import Denoising
 from xhat.objective.terms import Draw, Loss
+from xhat.registry import LOSSES
 from xhat.tensors import over_images
 
 Learns = Callable[[Prediction], Prediction]
 
 
+@LOSSES.register
 def everything(prediction: Prediction) -> Prediction:
     """The bound trains all that the network predicts."""
     return prediction
 
 
+@LOSSES.register
 def variance_only(prediction: Prediction) -> Prediction:
     """The bound trains the variance head alone: Improved DDPM's stop-gradient (Nichol & Dhariwal 2021, section 3.1).
 
@@ -36,6 +39,7 @@ def variance_only(prediction: Prediction) -> Prediction:
     return prediction.variance_alone()
 
 
+@LOSSES.register
 class VariationalBound(Loss):
     """An unbiased estimate of the whole bound in bits/dim from the drawn t, (B,): prior + diffusion + reconstruction.
 
@@ -49,6 +53,8 @@ class VariationalBound(Loss):
     Raises:
         ValueError: when called: data that are not 8-bit, or a variance to learn in continuous time, whose bound has none.
     """
+
+    trains_variance = True
 
     def __init__(self, learns: Learns = everything) -> None:
         super().__init__()
@@ -93,6 +99,7 @@ def _snapped(schedule: Schedule, t: Tensor) -> Tensor:
     return torch.where((t - near).abs() * (schedule.steps or 1) < 1e-3, near, t.double())
 
 
+@LOSSES.register
 class Hybrid(Loss):
     """simple + beta · bound: a reconstruction error plus beta times the KL terms, (B,).
 
@@ -105,6 +112,8 @@ class Hybrid(Loss):
         learns: which part of the prediction the bound trains, `variance_only` or `everything`.
     """
 
+    trains_variance = True
+
     def __init__(self, beta: float = 0.001, simple: Loss | None = None, learns: Learns = variance_only) -> None:
         super().__init__()
         self.beta, self.simple, self.bound = beta, simple or Denoising(), VariationalBound(learns)
@@ -112,6 +121,9 @@ class Hybrid(Loss):
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         total: Tensor = self.simple(denoiser, draw) + self.beta * self.bound(denoiser, draw)
         return total
+
+    def parts(self) -> tuple[Loss, ...]:
+        return (*self.simple.parts(), self.bound)
 
     def offset(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         return self.simple.offset(denoiser, draw)
@@ -127,6 +139,7 @@ class Hybrid(Loss):
         return total
 
 
+@LOSSES.register
 class ScheduleVariance(Loss):
     """The squared estimate of the diffusion term, (B,), (bits/dim)²; it trains nothing but the shape of a learned schedule.
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xhat.networks.layers import Embedding, float32_edge, rms_norm, to_body, zeroed
+from xhat.registry import NETWORKS
 
 
 class Block(nn.Module):
@@ -40,6 +41,7 @@ class Block(nn.Module):
         return out
 
 
+@NETWORKS.named("dit")
 class DiT(nn.Module):
     """Patches as tokens, transformer blocks conditioned by adaLN-zero, a linear map back to pixels, zero at first.
 

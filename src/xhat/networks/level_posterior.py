@@ -12,6 +12,7 @@ from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import X0
 from xhat.networks.layers import float32_edge
 from xhat.networks.unet import UNet
+from xhat.registry import NETWORKS
 
 ROWS = 2048  # pixels at a time: their 256 levels stay in the cache
 BIAS_GAIN = 10.0  # log shares of levels span ten nats; with this gain they are learned in a few hundred steps
@@ -22,6 +23,7 @@ def inverse_alpha(schedule: Schedule, t: Tensor) -> Tensor:
     return 1 / schedule.alpha(t)
 
 
+@NETWORKS.register
 class LevelPosterior(nn.Module):
     """x0_hat = sum_k x_k p(k), p(k) ∝ exp(f·W_k + b_k) · N(z; alpha x_k, sigma²), per pixel, x_k = 2k/255 - 1.
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xhat.networks.layers import Embedding, float32_edge, rms_norm, to_body, zeroed
+from xhat.registry import NETWORKS
 
 
 class Residual(nn.Module):
@@ -31,6 +32,7 @@ class Level(nn.ModuleList):
         return x
 
 
+@NETWORKS.register
 class UNet(nn.Module):
     """Folds `fold` x `fold` pixels into channels, then residual blocks at one size per width, skips added on the way up.
 

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 
 import torch
 
+from xhat.registry import GATES
 from xhat.rng import generator
 
 Gate = Callable[[int, int], float]
 
 
+@GATES.register
 def always(seed: int, step: int) -> float:
     """At every step."""
     return 1.0
 
 
+@GATES.register
 @dataclass(frozen=True)
 class every:
     """At steps 0, n, 2n, ..."""
@@ -37,6 +40,7 @@ class every:
         return float(step % self.n == 0)
 
 
+@GATES.register
 @dataclass(frozen=True)
 class randomly:
     """With probability p, independently at each step."""
@@ -56,6 +60,7 @@ class randomly:
         return float(float(torch.rand((), generator=generator(seed, "gate", self.p, step))) < self.p)
 
 
+@GATES.register
 @dataclass(frozen=True)
 class after:
     """From step n on: a warm-up without the term."""
@@ -66,6 +71,7 @@ class after:
         return float(step >= self.n)
 
 
+@GATES.register
 @dataclass(frozen=True)
 class both:
     """At steps at which both are open, with the product of their factors: both(after(1000), every(4))."""
@@ -77,6 +83,7 @@ class both:
         return float(self.first(seed, step)) * float(self.second(seed, step))
 
 
+@GATES.register
 @dataclass(frozen=True)
 class reweighted:
     """The gate with factor 1/(its share of the steps) where it is open.

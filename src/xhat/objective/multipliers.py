@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xhat.objective.global_batch import world_size
+from xhat.registry import MULTIPLIERS
 
 
 class Multiplier(nn.Module):
@@ -37,6 +38,7 @@ class Multiplier(nn.Module):
         return None
 
 
+@MULTIPLIERS.register
 class DualAscent(Multiplier):
     """ "Keep the mean penalty under `limit`": lambda = mu/|limit|, mu <- max(0, mu + rate · (mean - limit)/|limit|) each step.
 
@@ -116,6 +118,7 @@ class FromGradients(Multiplier):
         raise NotImplementedError(f"{type(self).__name__} must define factors")
 
 
+@MULTIPLIERS.register
 class GradientRatio(FromGradients):
     """lambda such that ‖lambda g_term‖ = share · ‖g_base‖, over all parameters of the denoiser.
 
@@ -153,6 +156,7 @@ class GradientRatio(FromGradients):
         return torch.ones_like(base), self()
 
 
+@MULTIPLIERS.register
 class ConflictFree(FromGradients):
     """Where the gradients disagree, each loses its component along the other (PCGrad, Yu et al. 2020, algorithm 1).
 

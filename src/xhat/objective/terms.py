@@ -66,13 +66,19 @@ class Loss(nn.Module):
             from pure noise does not.
         calls_network: whether it calls the network beyond the shared draw. At steps where it counts the shared call is then
             recomputed in the backward pass, so that never more than one call's activations are in memory.
+        trains_variance: whether it has a gradient in the reverse variance.
     """
 
     at_drawn_time: bool = True
     calls_network: bool = False
+    trains_variance: bool = False
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(denoiser, draw) -> (B,)")
+
+    def parts(self) -> "tuple[Loss, ...]":
+        """The losses that it is a sum of; itself if it is none."""
+        return (self,)
 
     def scale(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         """The weight by noise level that is in the value, (B,); what a penalty's mean is to be divided by."""

@@ -14,6 +14,7 @@ from xhat.diffusion.schedules import Discrete
 from xhat.diffusion.targets import NOISE, X0, Target, V
 from xhat.errors import RunError
 from xhat.networks.layers import float32_edge
+from xhat.registry import NETWORKS, SCHEDULES
 
 TARGETS = {"epsilon": NOISE, "v_prediction": V, "sample": X0}
 
@@ -75,6 +76,7 @@ class DiffusersUNet(nn.Module):
         return out
 
 
+@NETWORKS.register
 def diffusers_unet(
     config_json: str,
     prediction_type: str | None = None,
@@ -105,6 +107,7 @@ def diffusers_unet(
     return net
 
 
+@SCHEDULES.register
 def diffusers_schedule(config_json: str) -> Discrete:
     """The table of a diffusers scheduler, from the text of its scheduler_config.json.
 

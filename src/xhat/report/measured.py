@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xhat.analysis.profile import anatomy, levels
-from xhat.config.config import build_objective
+from xhat.config.build import build_objective
 from xhat.data.images import Images, to_float
 from xhat.evaluation.denoising import LEVELS, reached, summary, x0_errors
 from xhat.evaluation.floor import FloorErrors
@@ -183,12 +183,13 @@ def _bound(trained: TrainedRun, training: Images, real: Images, how: How) -> tup
 
 def _samples(trained: TrainedRun, run: Path, real: Images, how: How) -> tuple[dict[str, float], dict[str, float]]:
     """Numbers of samples, penalties of real images; and a picture of the first samples."""
+    from xhat.config.build import build_sampling
     from xhat.evaluation.fid import distance, features_of, read_digits
     from xhat.evaluation.pictures import save_grid
     from xhat.networks.digits import MNISTFeatures
-    from xhat.sampling.generate import draw
 
-    images, _ = draw(trained.denoiser, trained.config.sampling, trained.shape, how.samples)
+    sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
+    images, _ = sampling.generate(trained.denoiser, trained.shape, how.samples)
     save_grid(images[: GRID_ROWS * GRID_COLUMNS], run / FOLDER / "samples.png", GRID_COLUMNS, zoom=1)
     penalties = {name: penalty_of(text) for name, text in how.penalties.items()}
     found = {name: float(penalty(to_float(images)).mean()) for name, penalty in penalties.items()}
@@ -222,12 +223,12 @@ def penalty_of(text: str) -> Callable[[Tensor], Tensor]:
         ValueError: it stands for nothing, or for one that compares with a clean image.
     """
     from xhat.config.expressions import evaluate
-    from xhat.config.names import LOSSES, SAMPLERS, TARGETS, TIMES, WEIGHTINGS
+    from xhat.config.names import OF_TERMS
     from xhat.losses.image import ImageLoss
     from xhat.losses.penalties import Paired
     from xhat.objective.terms import Loss
 
-    made = evaluate(text, {**WEIGHTINGS, **TARGETS, **TIMES, **SAMPLERS, **LOSSES})
+    made = evaluate(text, OF_TERMS)
     decode = made.decode if isinstance(made, ImageLoss) else None
     penalty = made.penalty if isinstance(made, ImageLoss) else made
     if isinstance(penalty, Paired | Loss) or not callable(penalty):
@@ -246,10 +247,12 @@ def _weightings(trained: TrainedRun) -> dict[str, Line]:
 
 def _pictures(trained: TrainedRun, run: Path) -> list[float]:
     """A picture of x0_hat on the way to the first samples; the times of its columns."""
+    from xhat.config.build import build_sampling
     from xhat.evaluation.pictures import save_grid
     from xhat.sampling.generate import trajectory
 
-    images, times = trajectory(trained.denoiser, trained.config.sampling, trained.shape, CHAINS)
+    sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
+    images, times = trajectory(trained.denoiser, sampling, trained.shape, CHAINS)
     save_grid(images.flatten(0, 1), run / FOLDER / "trajectory.png", len(times), zoom=1)
     return times
 

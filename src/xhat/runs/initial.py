@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from xhat.config.config import Config, DataShape
+from xhat.config.config import Config
+from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
 from xhat.networks.wrappers import named_for

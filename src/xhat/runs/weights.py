@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from xhat.config.config import Config, DataShape, build_denoiser, config_from_dict
+from xhat.config.build import build_denoiser
+from xhat.config.config import Config, config_from_dict
+from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
 from xhat.files import read_tensors, write_bytes

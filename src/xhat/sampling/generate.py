@@ -1,35 +1,40 @@
 """Samples of a trained denoiser as uint8 images."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from xhat import rng as counted
-from xhat.config.config import DataShape, SamplingConfig, build_sampler, build_times
 from xhat.data.images import to_uint8
+from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.sampling.guidance import Guided
 from xhat.sampling.samplers import Sampler, sample
 
 
-def draw(
-    denoiser: Denoiser,
-    how: SamplingConfig,
-    shape: DataShape,
-    n: int,
-    *,
-    seed: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """`generate` as a config says.
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn.
 
-    Raises:
-        ValueError: the sampler, the spacing or the number of steps does not exist.
+    Attributes:
+        sampler: the rule of a step.
+        times: of the steps, from 1 to 0.
+        guidance: classifier-free guidance scale; 1 is none.
     """
-    times = build_times(how.spacing, denoiser.schedule, how.steps)
-    sampler = build_sampler(how.sampler)
-    return generate(denoiser, sampler, shape, n, times=times, guidance=how.guidance, seed=seed, progress=progress)
+
+    sampler: Sampler
+    times: Tensor
+    guidance: float = 1.0
+
+    def generate(
+        self, denoiser: Denoiser, shape: DataShape, n: int, *, seed: int = 0, progress: Callable[[int], None] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`generate` so."""
+        return generate(
+            denoiser, self.sampler, shape, n, times=self.times, guidance=self.guidance, seed=seed, progress=progress
+        )
 
 
 @torch.no_grad()
@@ -81,13 +86,13 @@ def generate(
 
 @torch.no_grad()
 def trajectory(
-    denoiser: Denoiser, how: SamplingConfig, shape: DataShape, n: int, columns: int = 8, seed: int = 0
+    denoiser: Denoiser, how: Sampling, shape: DataShape, n: int, columns: int = 8, seed: int = 0
 ) -> tuple[Tensor, list[float]]:
-    """What the denoiser believes on the way: x0_hat of the first n samples of `draw` at times from 1 on, and the results.
+    """What the denoiser believes on the way: x0_hat of the first n samples of `generate` at times from 1 on, and the results.
 
     Args:
         denoiser: the model.
-        how: as for `draw`.
+        how: sampler, times and guidance.
         shape: of the images.
         n: samples.
         columns: of the picture, at most; the last one is the result, t = 0.
@@ -96,16 +101,16 @@ def trajectory(
     Returns:
         uint8 images (n, K, C, H, W), and the K times.
     """
-    times = build_times(how.spacing, denoiser.schedule, how.steps)
+    times, steps = how.times, len(how.times) - 1
     chain = _Chain(denoiser, shape, how.guidance, 0, n, seed)
-    seen = torch.linspace(0, how.steps, min(columns, how.steps + 1)).round().long().tolist()
+    seen = torch.linspace(0, steps, min(columns, steps + 1)).round().long().tolist()
     believed = [chain.x0_hat(chain.start, times[0])]
 
     def look(step: int, z: Tensor) -> None:
         if step in seen:
-            believed.append(chain.x0_hat(z, times[step]) if step < how.steps else z)
+            believed.append(chain.x0_hat(z, times[step]) if step < steps else z)
 
-    chain.run(build_sampler(how.sampler), times, look)
+    chain.run(how.sampler, times, look)
     return torch.stack([to_uint8(x).cpu() for x in believed], 1), times[seen].clamp(min=0).tolist()
 
 

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from xhat.diffusion.denoiser import Condition, Denoiser, Prediction
 from xhat.diffusion.gaussians import transition
 from xhat.diffusion.schedules import Schedule
+from xhat.registry import SAMPLERS, SPACINGS
 from xhat.tensors import over_images
 
 State = tuple[Tensor, ...]
@@ -47,6 +48,7 @@ class Sampler:
         raise NotImplementedError(f"{type(self).__name__} must define step")
 
 
+@SAMPLERS.register
 @dataclass(frozen=True)
 class DDPM(Sampler):
     """Ancestral sampling from p(z_s | z_t) with the denoiser's reverse variance; no noise into t = 0 (DDPM, algorithm 2)."""
@@ -62,6 +64,7 @@ class DDPM(Sampler):
         return back.sample(over_images((s > 0), z) * noise), state
 
 
+@SAMPLERS.register
 @dataclass(frozen=True)
 class DDIM(Sampler):
     """z_s = alpha_s x0_hat + sqrt(sigma_s² - c²) noise_hat + c noise, c² = eta² beta-tilde.
@@ -88,6 +91,7 @@ class DDIM(Sampler):
         return alpha * p.x0 + rest * p.noise + variance.sqrt() * noise, state
 
 
+@SAMPLERS.register
 @dataclass(frozen=True)
 class Euler(Sampler):
     """Euler's rule for the probability-flow ODE on the straight path.
@@ -102,6 +106,7 @@ class Euler(Sampler):
         return _straight(denoiser.schedule, z, t, s, _velocity(denoiser(z, t, cond))), state
 
 
+@SAMPLERS.register
 @dataclass(frozen=True)
 class Heun(Sampler):
     """Heun's second-order rule on the straight path of `Euler`: two network calls, but one into t = 0.
@@ -122,6 +127,7 @@ class Heun(Sampler):
         return _straight(denoiser.schedule, z, t, s, slope), state
 
 
+@SAMPLERS.named("dpm2m")
 @dataclass(frozen=True)
 class DPMSolver2M(Sampler):
     """DPM-Solver++(2M): second order with one network call a step (Lu et al. 2022, algorithm 2).
@@ -288,3 +294,7 @@ def _straight(schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, velocity: Ten
 def _at(schedule: Schedule, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     wide = t.to(torch.float64)
     return over_images(schedule.alpha(wide), z), over_images(schedule.sigma(wide), z)
+
+
+SPACINGS.add("uniform_times", uniform_times, "uniform")
+SPACINGS.add("karras_times", karras_times, "karras")

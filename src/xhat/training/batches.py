@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from xhat import rng as counted
-from xhat.config.config import Config, DataShape
+from xhat.config.config import Config
 from xhat.data.images import Images, Order, to_float
+from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Condition
 from xhat.rng import Shard
 

@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from xhat.config.config import Config, DataShape
+from xhat.config.config import Config
 from xhat.data.images import Images, to_float
+from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.evaluation.denoising import LEVELS, denoising_error
 

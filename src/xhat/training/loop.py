@@ -10,18 +10,18 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from xhat import rng as counted
-from xhat.config.config import Config, DataShape, build_denoiser, build_objective, build_sampler, build_times
+from xhat.config.build import build_denoiser, build_objective, build_sampling
+from xhat.config.config import Config
 from xhat.data.images import Images
+from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import ConfigError, DataError, RunError
 from xhat.evaluation.pictures import grid_columns, save_grid, save_losses
-from xhat.losses.variational import Hybrid, VariationalBound
 from xhat.objective.multipliers import FromGradients, flat_gradient
 from xhat.rng import Shard
 from xhat.runs.checkpoint import Checkpoint, save_checkpoint
 from xhat.runs.initial import load_into
 from xhat.runs.weights import WEIGHTS, read_weights, save_weights
-from xhat.sampling.generate import draw
 from xhat.training.batches import Batches
 from xhat.training.budget import Budget, Stop
 from xhat.training.ema import power_average
@@ -214,8 +214,7 @@ class Trainer:
                 except (AttributeError, RuntimeError, TypeError) as error:  # of a name that is no penalty, sampler or weight
                     line = str(error).strip().splitlines()[0]
                     raise RunError(f'term "{name}" ({self.config.terms[name].loss}) cannot be computed: {line}') from error
-            build_sampler(self.config.sampling.sampler)
-            build_times(self.config.sampling.spacing, self.denoiser.schedule, self.config.sampling.steps)
+            build_sampling(self.config.sampling, self.denoiser.schedule)
         except ConfigError:
             raise
         except ValueError as error:
@@ -226,7 +225,7 @@ class Trainer:
         self._started = time.perf_counter() - self.seconds
         if self.resumed_from is not None:
             self.log.say(f"going on from {self.resumed_from.path.name}, step {self.step}")
-        trains_variance = any(isinstance(loss, VariationalBound | Hybrid) for loss in self.objective.losses.values())
+        trains_variance = any(term.loss.trains_variance for term in self.objective.terms.values())
         if self.denoiser.variance.outputs > 1 and not trains_variance:
             self.log.say("variance: no term of this objective trains the learned variance; it stays halfway in log scale")
         wanted, device = self.config.compile, self.accelerator.device
@@ -290,7 +289,8 @@ class Trainer:
         how = replace(self.config.sampling, steps=min(self.config.sampling.steps, PICTURE_STEPS))
         columns = grid_columns(self.shape.classes)
         model, training = self.final_weights(), self.denoiser.training
-        images, _ = draw(model.eval(), how, self.shape, PICTURE_IMAGES // columns * columns)
+        sampling = build_sampling(how, self.denoiser.schedule)
+        images, _ = sampling.generate(model.eval(), self.shape, PICTURE_IMAGES // columns * columns)
         model.train(training)
         folder = self.run / "samples"
         folder.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from xhat.registry import SCHEDULES
 from xhat.tensors import PreciseModule
 
 
@@ -119,3 +120,9 @@ def require_falling(logsnr_max: float, logsnr_min: float) -> None:
     """Raise ValueError unless logsnr falls from t = 0 to t = 1."""
     if not logsnr_min < logsnr_max:
         raise ValueError(f"logsnr must fall from t = 0 to 1: got logsnr_max {logsnr_max}, logsnr_min {logsnr_min}")
+
+
+@SCHEDULES.register
+def zero_terminal(schedule: Schedule) -> Schedule:
+    """As `Schedule.rescale_zero_terminal`."""
+    return schedule.rescale_zero_terminal()

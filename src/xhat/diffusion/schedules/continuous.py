@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from xhat.diffusion.schedules.base import Schedule, require_falling
+from xhat.registry import SCHEDULES
 
 
+@SCHEDULES.register
 class Cosine(Schedule):
     """alpha = cos(pi u/2), sigma = sin(pi u/2), u linear in t between the ends set by the logsnr limits.
 
@@ -45,6 +47,7 @@ class Cosine(Schedule):
         return (u - self.u_min) / (self.u_max - self.u_min)
 
 
+@SCHEDULES.named("linear_logsnr")
 class LinearLogSNR(Schedule):
     """logsnr falls linearly from logsnr_max to logsnr_min, variance preserving.
 
@@ -68,6 +71,7 @@ class LinearLogSNR(Schedule):
         return (logsnr - self.logsnr_max) / (self.logsnr_min - self.logsnr_max)
 
 
+@SCHEDULES.register
 class Flow(Schedule):
     """The straight line of flow matching: alpha = 1 - u, sigma = u, u = shift t / (1 + (shift - 1) t).
 
@@ -106,6 +110,7 @@ class Flow(Schedule):
         return self  # alpha(1) = 0 already
 
 
+@SCHEDULES.register
 class VE(Schedule):
     """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t (Song et al. 2021, eq. 30).
 

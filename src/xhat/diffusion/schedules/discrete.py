@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xhat.diffusion.schedules.base import Schedule, float_dtype
+from xhat.registry import SCHEDULES
 
 
 class Discrete(Schedule):
@@ -121,3 +122,7 @@ class Discrete(Schedule):
         right = torch.searchsorted(self.noise_variance, wanted.detach()).clamp(1, self.steps)
         low, high = self.noise_variance[right - 1], self.noise_variance[right]
         return ((right - 1 + ((wanted - low) / (high - low)).clamp(0, 1)) / self.steps).to(float_dtype(logsnr))
+
+
+SCHEDULES.add("Discrete.linear_beta", Discrete.linear_beta, "linear_beta")
+SCHEDULES.add("Discrete.cosine_beta", Discrete.cosine_beta, "cosine_beta")

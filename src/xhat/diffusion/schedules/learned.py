@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from xhat.diffusion.schedules.base import Schedule, require_falling
+from xhat.registry import SCHEDULES
 
 
+@SCHEDULES.register
 class Learned(Schedule):
     """VDM's monotone network for logsnr, variance preserving (Kingma et al. 2021, appendix H).
 

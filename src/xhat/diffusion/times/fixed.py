@@ -7,8 +7,10 @@ from torch import Tensor
 
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.times.base import TimeSampler
+from xhat.registry import TIMES
 
 
+@TIMES.register
 class Stratified(TimeSampler):
     """Uniform times, one in each of n equal strata: the lowest variance of all uniform draws (cf. VDM, appendix I.1)."""
 
@@ -25,12 +27,14 @@ class Stratified(TimeSampler):
         return torch.ones_like(t)  # on any support
 
 
+@TIMES.register
 class Uniform(Stratified):
     """Independent uniform times (DDPM, algorithm 1)."""
 
     stratified = False
 
 
+@TIMES.register
 class OneLevel(Uniform):
     """One uniform time for the whole global batch: each image's gradient is DDPM's, but nothing averages over noise levels."""
 
@@ -38,6 +42,7 @@ class OneLevel(Uniform):
         return super()._quantiles(1, generator).expand(n)
 
 
+@TIMES.register
 class Sequential(Stratified):
     """The whole batch of step n is at the level that follows that of step n - 1, from data to noise: `for t in range(T)`.
 
@@ -65,6 +70,7 @@ class Sequential(Stratified):
         return self._at(torch.full((n,), (step % cycle + 0.5) / cycle, dtype=torch.float64))
 
 
+@TIMES.register
 class LogitNormal(TimeSampler):
     """t = sigmoid(loc + scale N(0, 1)) (Esser et al. 2024, SD3, eq. 19)."""
 
@@ -86,6 +92,7 @@ class LogitNormal(TimeSampler):
         return _normal_density(self._normal(t)) / (self.scale * t * (1 - t))
 
 
+@TIMES.register
 class LogNormalSigma(TimeSampler):
     """ln(sigma/alpha) ~ N(mean, std²) (Karras et al. 2022, EDM, table 1), mapped to t by the schedule."""
 

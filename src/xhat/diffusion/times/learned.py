@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.times.base import TimeSampler
+from xhat.registry import TIMES
 
 LARGEST = 1e150
 """Losses count as this at most, so that their squares and sums are finite."""
@@ -89,6 +90,7 @@ class Binned(TimeSampler):
         return self._probabilities()[self._index(t)] * self.bins / (1 - self._t_min)
 
 
+@TIMES.register
 class LossSecondMoment(Binned):
     """p(t) ∝ sqrt(E[loss²]) over the last `history` losses of each bin (Nichol & Dhariwal 2021, eq. 18).
 
@@ -123,6 +125,7 @@ class LossSecondMoment(Binned):
         self.counts += size.to(self.counts.device)
 
 
+@TIMES.register
 class Adaptive(Binned):
     """p(t) ∝ a moving average of |loss| in each bin, so that every sample contributes equally (Kingma & Gao 2023, app. F).
 
