@@ -3,6 +3,7 @@
 import pytest
 
 from xhat.config.expressions import evaluate
+from xhat.config.names import OF_TERMS
 from xhat.diffusion.schedules import Cosine, Flow
 from xhat.diffusion.targets import V
 from xhat.diffusion.weightings import MinSNR
