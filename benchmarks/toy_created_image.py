@@ -325,7 +325,7 @@ def jensen(out: Path | None) -> None:
         return
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     for axis, (name, rows) in zip(figure.subplots(1, 3), found.items(), strict=True):
-        gate = xhat.high_snr()(torch.tensor(levels))
+        gate = xhat.high_snr()(torch.tensor(levels), xhat.Cosine())
         look = {"color": GREY, "alpha": 0.14, "linewidth": 0, "label": "high_snr(), the default gate"}
         axis.fill_between(levels, 0, gate, transform=axis.get_xaxis_transform(), **look)
         axis.plot(levels, [r["samples"] for r in rows], color=BLUE, linewidth=1.8, label="mean penalty of samples of p(x0 | z)")

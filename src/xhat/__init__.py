@@ -11,7 +11,6 @@ from xhat.bound import DENSITY, DISCRETIZED, SOFTMAX, Bound, BoundEstimate, esti
 from xhat.diffusion import weightings
 from xhat.diffusion.denoiser import Denoiser, Prediction, diffusers_index, log_sigma, time_itself
 from xhat.diffusion.gaussians import DiscretizedGaussian, Gaussian, kl, posterior, softmax_decoder
-from xhat.diffusion.noise_levels import between, high_snr, inverse_posterior_variance
 from xhat.diffusion.schedules import VE, Cosine, Discrete, Flow, Learned, LinearLogSNR, Schedule
 from xhat.diffusion.targets import FLOW, NOISE, POSTERIOR_MEAN, SCALED_NOISE, SCORE, STEP_NOISE, X0, Target, V, decode, edm
 from xhat.diffusion.times import (
@@ -28,14 +27,16 @@ from xhat.diffusion.times import (
 from xhat.diffusion.variances import FIXED_LARGE, FORWARD, LEARNED, POSTERIOR
 from xhat.diffusion.weightings import (
     Weighting,
+    between,
     clipped_velocity,
     constant,
+    convert_weighting,
     debiased,
     elbo,
     from_density,
-    learned_uncertainty,
+    high_snr,
+    inverse_posterior_variance,
     min_snr,
-    moved,
     p2,
     sigmoid,
     truncated_snr,
@@ -59,13 +60,15 @@ from xhat.losses.penalties import (
     total_variation,
     unreadable_digit,
 )
+from xhat.losses.uncertainty import LearnedUncertainty
 from xhat.losses.variational import Hybrid, ScheduleVariance, VariationalBound, everything, variance_only
 from xhat.networks.dit import DiT
 from xhat.networks.unet import UNet
+from xhat.objective.draw import Draw
 from xhat.objective.gates import Gate, after, always, both, every, randomly, reweighted
 from xhat.objective.multipliers import ConflictFree, DualAscent, GradientRatio, Multiplier
 from xhat.objective.objective import Objective
-from xhat.objective.terms import Draw, Loss, Term
+from xhat.objective.terms import Loss, Term
 from xhat.pretrained.diffusers_folder import load_diffusers
 from xhat.rng import Shard
 from xhat.runs.weights import load
@@ -151,7 +154,7 @@ __all__ = [
     "kl",
     "Learned",
     "LEARNED",
-    "learned_uncertainty",
+    "LearnedUncertainty",
     "LinearLogSNR",
     "load",
     "log_sigma",
@@ -160,7 +163,7 @@ __all__ = [
     "Loss",
     "LossSecondMoment",
     "min_snr",
-    "moved",
+    "convert_weighting",
     "NOISE",
     "Objective",
     "ode_likelihood",

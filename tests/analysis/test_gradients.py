@@ -46,7 +46,7 @@ def learned_image(output, terms):
 @pytest.mark.parametrize(("sign", "cosine"), [(1.0, 1.0), (-1.0, -1.0)])
 def test_norms_and_cosines_by_hand(sign, cosine):
     """Output 0.5 against data 0: base gradient 2·0.5/4 in each of 4 pixels; the penalty's is 1/4."""
-    image = ImageLoss(lambda x: sign * bright(x), weight=ALL)
+    image = ImageLoss(lambda x: sign * bright(x), weighting=ALL)
     objective = learned_image(0.5, {"base": Term(Denoising(space=X0), 3.0), "image": Term(image, 0.1)})
     found = gradient_profile(objective, torch.zeros(4, *SHAPE, dtype=torch.float64), logsnr=torch.tensor([-2.0, 0.0, 2.0]))
     close(found.logsnr, [-2.0, 0.0, 2.0])
@@ -59,7 +59,7 @@ def test_norms_and_cosines_by_hand(sign, cosine):
 def test_orthogonal_gradients_and_a_term_with_a_multiplier():
     """The penalty differs between two pixels that the base treats alike; a multiplier's term is no base."""
     columns = torch.tensor([[1.0, -1.0], [1.0, -1.0]], dtype=torch.float64)
-    image = ImageLoss(lambda x: (columns * x).flatten(1).mean(1), weight=ALL)
+    image = ImageLoss(lambda x: (columns * x).flatten(1).mean(1), weighting=ALL)
     objective = learned_image(0.5, {"base": Term(Denoising(space=X0)), "image": Term(image, ConflictFree())})
     found = gradient_profile(objective, torch.zeros(4, *SHAPE, dtype=torch.float64), logsnr=torch.zeros(1))
     close(found.terms["image"].cosine, [0.0])
@@ -67,7 +67,7 @@ def test_orthogonal_gradients_and_a_term_with_a_multiplier():
 
 
 def test_no_gradient_where_the_gate_is_shut():
-    image = ImageLoss(bright, weight=between(1, 3))
+    image = ImageLoss(bright, weighting=between(1, 3))
     objective = learned_image(0.5, {"base": Term(Denoising(space=X0)), "image": Term(image, 0.1)})
     found = gradient_profile(objective, torch.zeros(2, *SHAPE, dtype=torch.float64), logsnr=torch.tensor([0.0, 2.0]))
     assert found.terms["image"].norm[0] == 0

@@ -116,7 +116,7 @@ def test_the_gradient_is_that_of_autograd(schedule, target, times, rng):
         x0 = DATA.sample(20000, rng)
         t = torch.full((len(x0),), result.t[i], dtype=torch.float64)
         draw = objective.draw_at(x0, t, step=0)
-        draw = replace(draw, importance=1 / objective.times.relative_density(t))
+        draw = replace(draw, importance=1 / objective.times.relative_density(objective.denoiser.schedule, t))
         raw = draw.prediction.raw.detach().requires_grad_()
         draw = replace(draw, prediction=type(draw.prediction)(objective.denoiser, draw.z, t, raw, None))
         (gradient,) = torch.autograd.grad(objective.per_image("l0", draw).sum(), raw)
@@ -152,7 +152,7 @@ def test_the_verdicts_of_kingma_and_gao():
         (xhat.Cosine, xhat.NOISE, Denoising()): False,  # sech(logsnr/2)
         (xhat.Cosine, xhat.V, Denoising(xhat.V)): True,  # e^(-logsnr/2)
         (xhat.Flow, xhat.FLOW, Denoising(xhat.FLOW)): True,  # e^(-logsnr/2)
-        (xhat.Cosine, xhat.V, Denoising(weight=sigmoid(2.0))): True,
+        (xhat.Cosine, xhat.V, Denoising(weighting=sigmoid(2.0))): True,
         (xhat.Cosine, xhat.V, Denoising(xhat.X0, min_snr(5))): False,
     }
     for (schedule, target, loss), monotone in expected.items():
@@ -170,7 +170,7 @@ def test_coarse_grids_do_not_spoil_the_verdict(schedule, variance):
     own = found(objective_of(schedule, xhat.V, VariationalBound(), variance=variance))
     assert max(own.effective) > 1.5 * min(own.effective) or variance is xhat.FORWARD
     assert own.constant
-    assert found(objective_of(schedule, xhat.V, Denoising(weight=elbo), variance=variance)).constant
+    assert found(objective_of(schedule, xhat.V, Denoising(weighting=elbo), variance=variance)).constant
     v = found(objective_of(schedule, xhat.V, Denoising(xhat.V), variance=variance))
     assert (v.monotone, v.constant) == (True, False)
 
@@ -180,7 +180,8 @@ def test_where_the_samples_go(schedule, rng):
     """Quartiles and density against many draws."""
     objective = objective_of(SCHEDULES[schedule](), xhat.V, Denoising(xhat.V), times=xhat.LogitNormal(0.5, 0.7))
     result = found(objective)
-    drawn = objective.denoiser.schedule.logsnr(objective.times.sample(200000, rng)[0].double())
+    schedule = objective.denoiser.schedule
+    drawn = schedule.logsnr(objective.times.sample(schedule, 200000, rng)[0].double())
     low, high = drawn.quantile(torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
     assert result.middle_half == pytest.approx((low, high), abs=0.05)
     level = torch.tensor(result.logsnr, dtype=torch.float64)
@@ -223,7 +224,7 @@ def test_an_objective_without_surprises_has_one_fact():
 
 
 @pytest.mark.parametrize(
-    ("loss", "fact"), list(zip([Denoising(weight=elbo), Denoising(xhat.V), Denoising()], PLAIN, strict=True))
+    ("loss", "fact"), list(zip([Denoising(weighting=elbo), Denoising(xhat.V), Denoising()], PLAIN, strict=True))
 )
 def test_one_verdict(loss, fact):
     assert [name for name in said(objective_of(xhat.Cosine(), xhat.V, loss)) if name in PLAIN] == [fact]

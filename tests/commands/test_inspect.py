@@ -34,9 +34,15 @@ def test_inspect_shows_what_is_changed(tmp_path, capsys):
     _, out, _ = xhat("inspect", "vdm-simple", "--picture", picture, "--json", capsys=capsys)
     assert np.allclose(json.loads(out)["effective_weighting"], 1, rtol=1e-4)
     _, out, _ = xhat(
-        "inspect", "mnist", "--picture", picture, "--terms.denoise.loss", "denoising(space=v, weight=constant)", capsys=capsys
+        "inspect",
+        "mnist",
+        "--picture",
+        picture,
+        "--terms.denoise.loss",
+        "denoising(space=v, weighting=constant)",
+        capsys=capsys,
     )
-    assert "weight=constant" in out
+    assert "weighting=constant" in out
     assert "effective weighting" in out
 
 
@@ -46,7 +52,7 @@ def test_one_value_of_a_term_can_be_changed(capsys, tmp_path):
     code, out, _ = xhat("inspect", "min-snr", "--picture", tmp_path / "w.png", *changed, capsys=capsys)
     assert code == 0
     term = json.loads(out)["terms"]["denoise"]
-    assert term == {"loss": "denoising(space=x0, weight=min_snr(5))", "weight": 0.5, "when": "every(2)"}
+    assert term == {"loss": "denoising(space=x0, weighting=min_snr(5))", "weight": 0.5, "when": "every(2)"}
 
 
 def test_inspect_measures_image_losses_with_multipliers(capsys, tmp_path):
@@ -95,7 +101,7 @@ def test_two_recipes_show_what_differs(capsys, tmp_path):
         "terms.simple.loss": ["denoising(space=noise)", "absent"],
         "terms.simple.weight": [1.0, "absent"],
         "terms.simple.when": ["always", "absent"],
-        "terms.denoise.loss": ["absent", "denoising(space=noise, weight=p2(gamma=1, k=1))"],
+        "terms.denoise.loss": ["absent", "denoising(space=noise, weighting=p2(gamma=1, k=1))"],
         "terms.denoise.weight": ["absent", 1.0],
         "terms.denoise.when": ["absent", "always"],
         "sampling.sampler": ["ddpm", "ddim"],

@@ -6,7 +6,7 @@ from xhat.config.expressions import evaluate
 from xhat.config.names import OF_TERMS
 from xhat.diffusion.schedules import Cosine, Flow
 from xhat.diffusion.targets import V
-from xhat.diffusion.weightings import MinSNR
+from xhat.diffusion.weightings import min_snr
 from xhat.errors import ConfigError
 from xhat.registry import SCHEDULES
 
@@ -15,11 +15,11 @@ NAMES = {**OF_TERMS, **SCHEDULES}
 
 def test_reads_names_calls_and_nesting():
     assert evaluate("v", NAMES) is V
-    assert evaluate("min_snr(3)", NAMES) == MinSNR(3)
+    assert evaluate("min_snr(3)", NAMES) == min_snr(3)
     assert isinstance(evaluate("cosine", NAMES), Cosine)
     assert evaluate("flow(shift=3)", NAMES).shift == 3
-    loss = evaluate("denoising(space=x0, weight=min_snr(gamma=2), norm=huber(0.5))", NAMES)
-    assert (loss.space.name, loss.weight.gamma, loss.norm.delta) == ("x0", 2, 0.5)
+    loss = evaluate("denoising(space=x0, weighting=min_snr(gamma=2), norm=huber(0.5))", NAMES)
+    assert (loss.space.name, loss.weighting.gamma, loss.norm.delta) == ("x0", 2, 0.5)
     assert evaluate("zero_terminal(linear_beta(10))", NAMES).steps == 10
 
 

@@ -34,7 +34,7 @@ def setting(name, spread=False):
         schedule = objective.denoiser.schedule
         t = torch.linspace(max(schedule.t_min, 0.002), 0.998, 64, dtype=torch.float64)
         t = t if schedule.steps is None else schedule.time(schedule.index(t))
-        objective.times.sample = lambda n, generator: (t, 1 / objective.times.relative_density(t))
+        objective.times.sample = lambda on, n, generator, step: (t, 1 / objective.times.relative_density(on, t))
     draw = objective.draw(x0, step=3)
     return config, objective, draw
 
@@ -94,7 +94,7 @@ def edm(objective, draw, log_variance=0.0):
 
 
 def edm2(objective, draw):
-    weight = objective.terms["denoise"].loss.weight
+    weight = objective.terms["denoise"].loss
     torch.nn.init.normal_(weight.gains)
     c_noise = torch.log(0.002 * (80 / 0.002) ** draw.t.double()) / 4
     features = math.sqrt(2) * torch.cos(c_noise.unsqueeze(1) * weight.frequencies + weight.phases)
@@ -238,7 +238,7 @@ DENSITIES = {
 def test_preset_draws_the_papers_density(name):
     """The paper's normal variable has its mean and standard deviation."""
     _, objective, _ = setting(name)
-    t, _ = objective.times.sample(20000, torch.Generator().manual_seed(0))
+    t, _ = objective.times.sample(objective.denoiser.schedule, 20000, torch.Generator().manual_seed(0))
     values, loc, scale = DENSITIES[name](t.double().clamp(1e-6, 1 - 1e-6))
     assert values.mean().item() == pytest.approx(loc, abs=0.01)
     assert values.std().item() == pytest.approx(scale, rel=0.01)

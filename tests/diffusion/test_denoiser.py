@@ -72,7 +72,7 @@ def test_every_target_gives_the_same_x0_noise_and_score(name, rng):
         p = exact(MixtureData(), schedule, target)(z, t)
         close(p.x0, x0, rtol=1e-6, atol=1e-7)
         close(p.noise, noise, rtol=1e-6, atol=1e-7)
-        close(p.within(SCORE), -noise / sigma, rtol=1e-6, atol=1e-6)
+        close(p.in_space(SCORE), -noise / sigma, rtol=1e-6, atol=1e-6)
         close(alpha * p.x0 + sigma * p.noise, z, rtol=1e-7, atol=1e-7)
 
 
@@ -83,9 +83,9 @@ def test_views_of_a_prediction_are_consistent(name, draw_of):
     t = inner_times(schedule, 5)
     for target in targets_of(name):
         p = exact(GaussianData(), schedule, target)(z, t)
-        assert p.within(target) is p.raw
+        assert p.in_space(target) is p.raw
         for space in TARGETS:
-            close(p.within(space), space.of(schedule, t, p.x0, p.noise), rtol=1e-7, atol=1e-7)
+            close(p.in_space(space), space.of(schedule, t, p.x0, p.noise), rtol=1e-7, atol=1e-7)
         assert p.x0 is p.x0  # computed once
 
 
@@ -203,7 +203,7 @@ def test_float32_images_stay_float32_whatever_the_dtype_of_t(name):
     t, z = inner_times(schedule, 8), torch.randn(8, *SHAPE)
     p = denoiser(z, t)
     assert {net.seen["z"].dtype, net.seen["t"].dtype} == {torch.float32}
-    assert {p.x0.dtype, p.noise.dtype, p.within(NOISE).dtype, denoiser.reverse(z, t, t - 0.001).mean.dtype} == {torch.float32}
+    assert {p.x0.dtype, p.noise.dtype, p.in_space(NOISE).dtype, denoiser.reverse(z, t, t - 0.001).mean.dtype} == {torch.float32}
 
 
 def test_deepcopy_shares_nothing_and_keeps_the_function(draw_of):

@@ -11,39 +11,33 @@ from scipy import stats
 import xhat
 from oracles import SCHEDULES, GaussianData, ScaledX0
 from xhat import Adaptive, LogitNormal, LogNormalSigma, LossSecondMoment, OneLevel, Sequential, Stratified, Uniform, weightings
-from xhat.diffusion.weightings import on_schedule
 
 
 def warm(times):
     """A learned sampler whose history is full: losses (1 + 3t)(1 + noise)."""
 
-    def make():
+    def make(schedule):
         sampler = times()
-
-        def bind(schedule, bind=sampler.bind):
-            bind(schedule)
-            own = torch.Generator().manual_seed(5)
-            for _ in range(20):
-                n = sampler.bins * 2
-                t = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-                if schedule.steps is None:
-                    t = schedule.t_min + (1 - schedule.t_min) * t
-                else:
-                    t = (t * schedule.steps).floor() / schedule.steps + 1 / schedule.steps
-                sampler.update(t, (1 + 3 * t) * (0.5 + torch.rand(n, generator=own, dtype=torch.float64)))
-
-        sampler.bind = bind
+        own = torch.Generator().manual_seed(5)
+        for _ in range(20):
+            n = (schedule.steps or sampler.bins) * 2
+            t = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+            if schedule.steps is None:
+                t = schedule.t_min + (1 - schedule.t_min) * t
+            else:
+                t = (t * schedule.steps).floor() / schedule.steps + 1 / schedule.steps
+            sampler.update(schedule, t, (1 + 3 * t) * (0.5 + torch.rand(n, generator=own, dtype=torch.float64)))
         return sampler
 
     return make
 
 
 SAMPLERS = {
-    "stratified": Stratified,
-    "uniform": Uniform,
-    "logit_normal": lambda: LogitNormal(0.4, 0.9),
-    "log_normal_sigma": lambda: LogNormalSigma(-0.4, 1.0),
-    "log_normal_beyond": lambda: LogNormalSigma(1.0, 3.0),  # wider than any schedule: truncated and renormalized
+    "stratified": lambda _: Stratified(),
+    "uniform": lambda _: Uniform(),
+    "logit_normal": lambda _: LogitNormal(0.4, 0.9),
+    "log_normal_sigma": lambda _: LogNormalSigma(-0.4, 1.0),
+    "log_normal_beyond": lambda _: LogNormalSigma(1.0, 3.0),  # wider than any schedule: truncated and renormalized
     "second_moment": warm(lambda: LossSecondMoment(history=5, bins=16)),
     "adaptive": warm(lambda: Adaptive(bins=16)),
 }
@@ -57,10 +51,9 @@ WEIGHTINGS = {
 }
 
 
-def bound(sampler, schedule):
-    times, schedule = SAMPLERS[sampler](), SCHEDULES[schedule]()
-    times.bind(schedule)
-    return times, schedule
+def pair(sampler, schedule):
+    schedule = SCHEDULES[schedule]()
+    return SAMPLERS[sampler](schedule), schedule
 
 
 def close(a, b, rtol=1e-9, atol=1e-12):
@@ -85,23 +78,23 @@ def gauss_legendre(f, edges, order=16):
 @pytest.mark.trap(9)
 def test_importance_weighted_mean_is_the_uniform_mean(sampler, schedule, weight):
     """∫ importance w f over the quantiles u = ∫ w f over t between the same ends, both by quadrature: no noise at all."""
-    times, schedule = bound(sampler, schedule)
-    first, last = times._ends()
-    ends = times.icdf(first + (last - first) * torch.tensor([0.02, 0.98], dtype=torch.float64)).detach()
+    times, schedule = pair(sampler, schedule)
+    first, last = times._ends(schedule)
+    ends = times.icdf(schedule, first + (last - first) * torch.tensor([0.02, 0.98], dtype=torch.float64)).detach()
     bins = schedule.t_min + (1 - schedule.t_min) * torch.arange(1, 16, dtype=torch.float64) / 16
     kink = schedule.t_of(torch.tensor([math.log(5)], dtype=torch.float64)).detach()  # of min-SNR
     edges = torch.cat([ends, bins, kink]).clamp(*ends.tolist()).unique()
 
     def f(t):
         logsnr = schedule.logsnr(t)
-        return (on_schedule(WEIGHTINGS[weight], schedule)(logsnr) * torch.sigmoid(logsnr) * (1 + t)).detach()
+        return (WEIGHTINGS[weight](logsnr, schedule) * torch.sigmoid(logsnr) * (1 + t)).detach()
 
     def drawn(u):
-        t = times.icdf(first + (last - first) * u).detach()
-        return f(t) / times.relative_density(t)
+        t = times.icdf(schedule, first + (last - first) * u).detach()
+        return f(t) / times.relative_density(schedule, t)
 
     uniform = gauss_legendre(f, edges) / (1 - schedule.t_min)
-    close(gauss_legendre(drawn, ((times.cdf(edges) - first) / (last - first)).detach()), uniform, rtol=1e-7)
+    close(gauss_legendre(drawn, ((times.cdf(schedule, edges) - first) / (last - first)).detach()), uniform, rtol=1e-7)
 
 
 @pytest.mark.parametrize("schedule", ["linear_beta", "discrete_rescaled"])
@@ -109,12 +102,12 @@ def test_importance_weighted_mean_is_the_uniform_mean(sampler, schedule, weight)
 @pytest.mark.trap(9)
 def test_grid_probabilities_are_sampled_and_corrected_exactly(sampler, schedule):
     """On a grid the importance is uniform/p_i, and stratified draws hit every point n p_i times, give or take two."""
-    times, schedule = bound(sampler, schedule)
+    times, schedule = pair(sampler, schedule)
     grid = torch.arange(1, 101, dtype=torch.float64) / 100
-    p = times.relative_density(grid) / 100
+    p = times.relative_density(schedule, grid) / 100
     assert p.sum().item() == pytest.approx(1, abs=1e-9)
     n = 40_000
-    t, importance = times.sample(n, torch.Generator().manual_seed(0))
+    t, importance = times.sample(schedule, n, torch.Generator().manual_seed(0))
     index = schedule.index(t)
     close(t, (index / 100).float())
     close(importance.double(), 0.01 / p[index - 1], rtol=1e-6)
@@ -127,69 +120,75 @@ def test_grid_probabilities_are_sampled_and_corrected_exactly(sampler, schedule)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_draws_follow_the_density(sampler, schedule):
     """Stratified draws have a Kolmogorov distance of at most 1/n to the cdf; importances are uniform over own density."""
-    times, schedule = bound(sampler, schedule)
+    times, schedule = pair(sampler, schedule)
     n = 2_000
-    t, importance = times.sample(n, torch.Generator().manual_seed(0))
+    t, importance = times.sample(schedule, n, torch.Generator().manual_seed(0))
     assert t.dtype == importance.dtype == torch.float32
     assert (t >= np.float32(schedule.t_min)).all()
     assert (t <= 1).all()
-    first, last = times._ends()
-    u = (times.cdf(t.double().sort().values) - first) / (last - first)
+    first, last = times._ends(schedule)
+    u = (times.cdf(schedule, t.double().sort().values) - first) / (last - first)
     distance = (u.detach() - midpoints(0, 1, n)).abs().max().item()
     # float32 times have 6e-8/t of relative error, which steep densities turn into quantiles
     assert distance <= (1.01 / n if times.stratified else 1.9 / math.sqrt(n))
-    close(importance, (1 / times.relative_density(t.double())).float().detach(), rtol=1e-5)
+    close(importance, (1 / times.relative_density(schedule, t.double())).float().detach(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("schedule", CONTINUOUS_NAMES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_density_is_the_derivative_of_the_cdf_and_icdf_its_inverse(sampler, schedule):
-    times, schedule = bound(sampler, schedule)
+    times, schedule = pair(sampler, schedule)
     t = torch.linspace(0.0531, 0.9427, 41, dtype=torch.float64)
     h = 1e-6
-    close(times.density(t).detach(), ((times.cdf(t + h) - times.cdf(t - h)) / (2 * h)).detach(), rtol=1e-5, atol=1e-7)
-    inside = t[(times.density(t) > 1e-4)]
-    close(times.icdf(times.cdf(inside)).detach(), inside, rtol=1e-6)
+    close(
+        times.density(schedule, t).detach(),
+        ((times.cdf(schedule, t + h) - times.cdf(schedule, t - h)) / (2 * h)).detach(),
+        rtol=1e-5,
+        atol=1e-7,
+    )
+    inside = t[(times.density(schedule, t) > 1e-4)]
+    close(times.icdf(schedule, times.cdf(schedule, inside)).detach(), inside, rtol=1e-6)
     bins = schedule.t_min + (1 - schedule.t_min) * torch.arange(1, 16, dtype=torch.float64) / 16
     ends = torch.sigmoid(torch.linspace(-10, 10, 81, dtype=torch.float64)).clamp(min=schedule.t_min)
     edges = torch.cat([bins, ends]).unique()
-    mass = gauss_legendre(lambda t: times.density(t).detach(), edges)
-    close(mass, (times.cdf(edges[-1:]) - times.cdf(edges[:1])).detach().squeeze(), rtol=1e-8)
+    mass = gauss_legendre(lambda t: times.density(schedule, t).detach(), edges)
+    close(mass, (times.cdf(schedule, edges[-1:]) - times.cdf(schedule, edges[:1])).detach().squeeze(), rtol=1e-8)
 
 
 @pytest.mark.parametrize("n", [1, 7, 64])
 @pytest.mark.parametrize("schedule", ["cosine", "flow"])
 def test_stratified_puts_exactly_one_time_in_each_stratum(n, schedule):
-    times, schedule = bound("stratified", schedule)
-    t, importance = times.sample(n, torch.Generator().manual_seed(3))
+    times, schedule = pair("stratified", schedule)
+    t, importance = times.sample(schedule, n, torch.Generator().manual_seed(3))
     strata = ((t.double() - schedule.t_min) / (1 - schedule.t_min) * n).floor().long()
     assert sorted(strata.tolist()) == list(range(n))
     close(importance, torch.ones(n))
 
 
 def test_strata_are_shuffled_over_the_batch_and_uniform_is_not_stratified():
-    t, _ = bound("stratified", "cosine")[0].sample(64, torch.Generator().manual_seed(3))
+    schedule = SCHEDULES["cosine"]()
+    t, _ = Stratified().sample(schedule, 64, torch.Generator().manual_seed(3))
     assert not torch.equal(t, t.sort().values)
-    t, _ = bound("uniform", "cosine")[0].sample(64, torch.Generator().manual_seed(3))
+    t, _ = Uniform().sample(schedule, 64, torch.Generator().manual_seed(3))
     assert len(set((t * 64).floor().tolist())) < 64
 
 
 def test_stratified_on_a_grid_visits_every_step_once_when_n_is_its_length():
-    times, schedule = bound("stratified", "linear_beta")
-    t, _ = times.sample(100, torch.Generator().manual_seed(1))
+    times, schedule = pair("stratified", "linear_beta")
+    t, _ = times.sample(schedule, 100, torch.Generator().manual_seed(1))
     assert sorted(schedule.index(t).tolist()) == list(range(1, 101))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sampling_is_a_function_of_the_generator(sampler, schedule):
-    times, _ = bound(sampler, schedule)
+    times, schedule = pair(sampler, schedule)
     state = torch.get_rng_state()
-    first, second = (times.sample(9, torch.Generator().manual_seed(4)) for _ in range(2))
+    first, second = (times.sample(schedule, 9, torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
     assert torch.equal(state, torch.get_rng_state())
-    assert not torch.equal(first[0], times.sample(9, torch.Generator().manual_seed(5))[0])
+    assert not torch.equal(first[0], times.sample(schedule, 9, torch.Generator().manual_seed(5))[0])
 
 
 def objective_on(schedule, times):
@@ -212,12 +211,11 @@ def test_a_cycle_of_sequential_times_is_the_grid_in_order(schedule, cycle):
 @pytest.mark.parametrize("schedule", CONTINUOUS_NAMES)
 def test_sequential_times_are_the_midpoints_of_strata_in_continuous_time(schedule):
     schedule, times = SCHEDULES[schedule](), Sequential(levels=50)
-    times.bind(schedule)
-    t = torch.stack([times.sample_at(n, 2)[0] for n in range(150)])
+    t = torch.stack([times.sample(schedule, 2, step=n)[0] for n in range(150)])
     expected = midpoints(schedule.t_min, 1, 50).float().repeat(3)
     close(t, torch.stack([expected, expected], 1), rtol=1e-6)
-    close(times.sample(4)[0], t[:1, 0].expand(4))  # without a step: the first
-    close(Sequential().sample_at(1999, 1)[0], torch.tensor([0.9995]))  # a thousand levels by default
+    close(times.sample(schedule, 4)[0], t[:1, 0].expand(4))  # without a step: the first
+    close(Sequential().sample(xhat.Cosine(), 1, step=1999)[0], torch.tensor([0.9995]))  # a thousand levels by default
 
 
 @pytest.mark.parametrize("schedule", ["linear_beta", "discrete_rescaled"])
@@ -229,7 +227,7 @@ def test_a_cycle_of_sequential_times_has_the_stratified_expectation_exactly(sche
     def loss(draw):
         n = len(draw.t)
         z = one._noisy(x0.expand(n, -1, -1, -1), draw.t, noise.expand(n, -1, -1, -1))
-        error = one.denoiser(z, draw.t).within(xhat.V) - xhat.V.of(schedule, draw.t, x0.expand_as(z), noise.expand_as(z))
+        error = one.denoiser(z, draw.t).in_space(xhat.V) - xhat.V.of(schedule, draw.t, x0.expand_as(z), noise.expand_as(z))
         return (draw.importance * error.square().flatten(1).mean(1)).detach()
 
     cycle = torch.cat([loss(one.draw(x0, step=n)) for n in range(100)])
@@ -256,9 +254,8 @@ def test_a_whole_global_batch_is_at_one_level_on_every_shard(times, schedule):
 def test_one_level_is_uniform_over_batches(schedule):
     """Kolmogorov-Smirnov over 2000 batches; importance 1."""
     schedule, times = SCHEDULES[schedule](), OneLevel()
-    times.bind(schedule)
     own = torch.Generator().manual_seed(0)
-    drawn = [times.sample(4, own) for _ in range(2000)]
+    drawn = [times.sample(schedule, 4, own) for _ in range(2000)]
     assert all(torch.equal(importance, torch.ones(4)) for _, importance in drawn)
     t = torch.stack([t[0] for t, _ in drawn]).double()
     step = 1 / schedule.steps if schedule.steps else 0.0
@@ -266,11 +263,9 @@ def test_one_level_is_uniform_over_batches(schedule):
     assert stats.kstest(u.numpy(), "uniform").statistic < 1.9 / math.sqrt(2000)
 
 
-def test_a_sampler_that_knows_no_step_is_asked_as_before():
-    """A sampler of the user's own, with `sample(n, generator)` alone."""
-
+def test_a_sampler_of_the_users_own():
     class Half(Uniform):
-        def sample(self, n, generator=None):
+        def sample(self, schedule, n, generator=None, *, step=0):
             return torch.full((n,), 0.5), torch.ones(n)
 
     draw = objective_on(SCHEDULES["cosine"](), Half()).draw(torch.zeros(2, 1, 2, 2, dtype=torch.float64), step=5)
@@ -278,25 +273,19 @@ def test_a_sampler_that_knows_no_step_is_asked_as_before():
 
 
 def test_logit_normal_is_sd3s_density():
-    times = LogitNormal(0.5, 0.8)
+    times, schedule = LogitNormal(0.5, 0.8), SCHEDULES["cosine"]()
     t = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
     expected = stats.norm.pdf((torch.logit(t).numpy() - 0.5) / 0.8) / 0.8 / (t * (1 - t)).numpy()
-    close(times.density(t), torch.from_numpy(expected))
+    close(times.density(schedule, t), torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize("schedule", ["ve", "cosine", "flow"])
 def test_log_normal_sigma_draws_edms_noise_levels_on_any_schedule(schedule):
     """ln(sigma/alpha) of the draws is normal with EDM's mean and deviation, up to the schedule's truncation."""
     times, schedule = LogNormalSigma(-1.2, 1.2), SCHEDULES[schedule]()
-    times.bind(schedule)
-    t, _ = times.sample(4_000, torch.Generator().manual_seed(0))
+    t, _ = times.sample(schedule, 4_000, torch.Generator().manual_seed(0))
     level = (-schedule.logsnr(t.double()) / 2).numpy()
     assert stats.kstest(level, stats.norm(-1.2, 1.2).cdf).statistic < 3e-3  # ends cut at 3.9 deviations or later
-
-
-def test_log_normal_sigma_needs_a_schedule():
-    with pytest.raises(ValueError, match="bind"):
-        LogNormalSigma().sample(3)
 
 
 def guided_diffusion_weights(history, uniform):
@@ -312,63 +301,60 @@ def test_second_moment_sampler_is_improved_ddpms():
     """Many updates in random order, several losses of one step at once: the last ten of each step, in order."""
     schedule, own = SCHEDULES["linear_beta"](), np.random.default_rng(0)
     times = LossSecondMoment(history=10, uniform=0.001)
-    times.bind(schedule)
     seen = {i: [] for i in range(100)}
     while min(map(len, seen.values())) < 10:
-        close(times.relative_density(torch.tensor([0.5]).double()), torch.ones(1).double())  # uniform until warm
+        close(times.relative_density(schedule, torch.tensor([0.5]).double()), torch.ones(1).double())  # uniform until warm
         index, loss = own.integers(0, 100, 300), own.exponential(size=300)
         index[:25] = 7  # more of one step than its history holds
         for i, x in zip(index, loss, strict=True):
             seen[i].append(x)
-        times.update(torch.from_numpy((index + 1) / 100), torch.from_numpy(loss))
+        times.update(schedule, torch.from_numpy((index + 1) / 100), torch.from_numpy(loss))
     p = guided_diffusion_weights(np.array([seen[i][-10:] for i in range(100)]), 0.001)
     grid = torch.arange(1, 101, dtype=torch.float64) / 100
-    close(times.relative_density(grid) / 100, torch.from_numpy(p), rtol=1e-9)
+    close(times.relative_density(schedule, grid) / 100, torch.from_numpy(p), rtol=1e-9)
 
 
 @pytest.mark.parametrize("cls", [LossSecondMoment, Adaptive])
 @pytest.mark.trap(15)
 def test_history_survives_a_checkpoint(cls):
     times, schedule = cls(bins=8), SCHEDULES["cosine"]()
-    times.bind(schedule)
     t = midpoints(0, 1, 800)
     for _ in range(3):
-        times.update(t, 1 + t**2)
+        times.update(schedule, t, 1 + t**2)
     other = cls(bins=8)
-    other.bind(schedule)
     other.load_state_dict(times.state_dict())
-    times.update(t, 2 + t), other.update(t, 2 + t)
-    close(other.density(t), times.density(t), rtol=0, atol=0)
-    assert times.density(t).std() > 0.01
+    times.update(schedule, t, 2 + t), other.update(schedule, t, 2 + t)
+    close(other.density(schedule, t), times.density(schedule, t), rtol=0, atol=0)
+    assert times.density(schedule, t).std() > 0.01
 
 
 @pytest.mark.parametrize("cls", [LossSecondMoment, Adaptive])
 @pytest.mark.trap(6)
 def test_history_survives_a_cast_of_the_model(cls):
     times = cls(bins=4)
-    times.bind(SCHEDULES["cosine"]())
+    schedule = SCHEDULES["cosine"]()
     times.to(torch.bfloat16)
     t = midpoints(0, 1, 400)
-    times.update(t, 1 + t)
-    assert torch.isfinite(times.density(t)).all()
+    times.update(schedule, t, 1 + t)
+    assert torch.isfinite(times.density(schedule, t)).all()
 
 
 def test_adaptive_follows_the_mean_loss_without_start_up_bias():
     """After any number of updates with the same losses p ∝ their mean per bin; a bin not drawn keeps its own."""
     times = Adaptive(decay=0.9, uniform=0.1, bins=4)
-    times.bind(SCHEDULES["cosine"]())
+    schedule = SCHEDULES["cosine"]()
     t, loss = midpoints(0, 1, 8), torch.tensor([1.0, 3, 4, 4, 6, 10, 1, 1], dtype=torch.float64)
     expected = 0.9 * torch.tensor([2, 4, 8, 1]).double() / 15 + 0.1 / 4
     for _ in range(3):
-        times.update(t, loss)
-        close(times.density(t[::2]) / 4, expected)
-    times.update(t[:2], loss[:2])
-    close(times.density(t[::2]) / 4, expected)
+        times.update(schedule, t, loss)
+        close(times.density(schedule, t[::2]) / 4, expected)
+    times.update(schedule, t[:2], loss[:2])
+    close(times.density(schedule, t[::2]) / 4, expected)
 
 
 @pytest.mark.parametrize("cls", [LossSecondMoment, Adaptive])
-def test_learned_samplers_without_a_schedule_are_uniform(cls):
-    t, importance = cls().sample(16, torch.Generator().manual_seed(0))
+def test_learned_samplers_that_know_nothing_are_uniform(cls):
+    t, importance = cls().sample(SCHEDULES["cosine"](), 16, torch.Generator().manual_seed(0))
     close(importance, torch.ones(16))
     assert len(set((t * 16).floor().tolist())) == 16
 
@@ -376,10 +362,10 @@ def test_learned_samplers_without_a_schedule_are_uniform(cls):
 def test_learned_importance_is_bounded_by_the_uniform_share():
     """A loss of zero somewhere must not give infinite importances: at most 1/uniform."""
     times = Adaptive(uniform=0.05, bins=10)
-    times.bind(SCHEDULES["cosine"]())
+    schedule = SCHEDULES["cosine"]()
     t = midpoints(0, 1, 100)
-    times.update(t, (t > 0.5).double())
-    _, importance = times.sample(1000, torch.Generator().manual_seed(0))
+    times.update(schedule, t, (t > 0.5).double())
+    _, importance = times.sample(schedule, 1000, torch.Generator().manual_seed(0))
     assert importance.max().item() <= 1 / 0.05 * (1 + 1e-6)
 
 
@@ -398,11 +384,14 @@ def test_bad_input_is_refused(make, match):
         make()
 
 
-def test_a_sampler_serves_one_schedule():
-    times = xhat.Stratified()
-    times.bind(SCHEDULES["flow"]())
-    with pytest.raises(ValueError, match="another schedule"):
-        times.bind(SCHEDULES["flow"]())
+def test_a_sampler_serves_any_schedule_and_a_learned_one_those_of_as_many_cells():
+    times, t = Adaptive(bins=4), torch.tensor([0.3]).double()
+    one, other, grid = SCHEDULES["flow"](), SCHEDULES["cosine"](), SCHEDULES["linear_beta"]()
+    assert len(times.sample(grid, 3)[0]) == len(times.sample(one, 3)[0]) == 3
+    times.update(one, t, 1 + t)
+    close(times.density(other, t), torch.ones(1).double())
+    with pytest.raises(ValueError, match="learned on a schedule of 4 cells, this one has 100: make a new one"):
+        times.sample(grid, 3)
 
 
 ANY_LOSS = strategies.floats(allow_nan=True, allow_infinity=True, width=64)
@@ -415,16 +404,15 @@ ANY_LOSS = strategies.floats(allow_nan=True, allow_infinity=True, width=64)
 def test_whatever_the_losses_every_level_keeps_its_share_and_the_importance_is_1_on_average(sampler, schedule, losses, seed):
     """Negative, huge, tiny, NaN and infinite ones: p >= uniform/bins, sum p = 1, E[importance] = sum p (1/(bins p)) = 1."""
     times, schedule = sampler(), xhat.Discrete.linear_beta(8) if schedule == "linear_beta" else xhat.Cosine()
-    times.bind(schedule)
     levels = (torch.arange(8, dtype=torch.float64) + (1.0 if schedule.steps else 0.5)) / 8
     own = torch.Generator().manual_seed(seed)
     for _ in range(2):  # every level is known
-        times.update(levels, torch.randn(8, generator=own, dtype=torch.float64))
-    times.update(levels[torch.randint(8, (len(losses),), generator=own)], torch.tensor(losses, dtype=torch.float64))
-    p = times.relative_density(levels) / 8
+        times.update(schedule, levels, torch.randn(8, generator=own, dtype=torch.float64))
+    times.update(schedule, levels[torch.randint(8, (len(losses),), generator=own)], torch.tensor(losses, dtype=torch.float64))
+    p = times.relative_density(schedule, levels) / 8
     assert p.min() >= times.uniform / 8 * (1 - 1e-9)
     assert p.sum().item() == pytest.approx(1, abs=1e-9)
-    t, importance = times.sample(4096, own)
+    t, importance = times.sample(schedule, 4096, own)
     assert torch.isfinite(t).all()
     assert importance.double().mean().item() == pytest.approx(1, abs=8 * 20 / 4096)  # a stratum at each edge of a bin
 
@@ -434,18 +422,17 @@ def test_whatever_the_losses_every_level_keeps_its_share_and_the_importance_is_1
 def test_a_learned_uncertainty_draws_where_the_balanced_loss_is_not_where_its_offset_is(times):
     """The value is exp(-u) error + u: times follow the first summand, the only one with a gradient for the network."""
     schedule = SCHEDULES["linear_beta"]()
-    weight = weightings.learned_uncertainty(features=4)
-    torch.nn.init.constant_(weight.gains, -3.0)
-    loss = xhat.Denoising(weight=weight)
+    loss = xhat.LearnedUncertainty(xhat.Denoising(), features=4)
+    torch.nn.init.constant_(loss.gains, -3.0)
     objective = xhat.Objective(
         xhat.Denoiser(ScaledX0(schedule, xhat.NOISE), schedule, xhat.NOISE), {"d": xhat.Term(loss)}, times(uniform=0.01)
     )
     seen, update = [], objective.times.update
-    objective.times.update = lambda t, value: (seen.append((t, value)), update(t, value))
+    objective.times.update = lambda on, t, value: (seen.append((t, value)), update(on, t, value))
     x0 = GaussianData().sample(50, torch.Generator().manual_seed(0))
     objective(x0, step=3)
     draw = objective.draw(x0, step=3)
-    u = weight.offset(schedule.logsnr(draw.t))
+    u = loss.uncertainty(schedule.logsnr(draw.t))
     assert u.abs().min() > 0.01
     (_, learned), value = seen[0], objective.per_image("d", draw) / draw.importance
     close(learned, (value - u).detach().double(), rtol=1e-5, atol=1e-6)

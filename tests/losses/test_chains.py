@@ -66,7 +66,7 @@ def make(image, target=V, schedule="flow", terms=None, rows=3, weight=ALL):
     """A denoiser, an objective of one image loss and images."""
     made = SCHEDULES[schedule]()
     denoiser = Denoiser(Wave(), made, target)
-    loss = ImageLoss(penalty, image, weight=weight if image.at_drawn_time else None)
+    loss = ImageLoss(penalty, image, weighting=weight if image.at_drawn_time else None)
     x0 = torch.randn(rows, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).clamp(-1, 1)
     return denoiser, Objective(denoiser, terms or {"i": Term(loss)}, seed=5), x0
 
@@ -329,8 +329,8 @@ def test_the_shared_call_is_recomputed_where_a_chain_counts():
         (lambda: FullChain(DDIM(), 0), "steps >= 1"),
         (lambda: ImageLoss(3), "a penalty is a function"),
         (lambda: ImageLoss(penalty, DDIM()), "image must be OneStep"),
-        (lambda: ImageLoss(penalty, weight=0.1), "where on the noise axis"),
-        (lambda: ImageLoss(penalty, FullChain(), weight=ALL), "leave weight out"),
+        (lambda: ImageLoss(penalty, weighting=0.1), "at which noise levels"),
+        (lambda: ImageLoss(penalty, FullChain(), weighting=ALL), "leave weighting out"),
         (lambda: ImageLoss(Paired(lambda a, b: a.flatten(1).mean(1)), FullChain()), "compares with the clean image"),
     ],
 )
@@ -341,7 +341,7 @@ def test_what_cannot_be_is_refused(build, message):
 
 def test_uniform_weight_is_warned_about():
     with pytest.warns(UserWarning, match="blurred mean"):
-        ImageLoss(penalty, OneStep(), weight=weightings.constant)
+        ImageLoss(penalty, OneStep(), weighting=weightings.constant)
 
 
 @pytest.mark.parametrize(
@@ -363,6 +363,6 @@ def test_a_bad_penalty_is_named(bad, message):
 
 def test_a_paired_penalty_sees_the_decoded_clean_image():
     denoiser, objective, x0 = make(OneStep())
-    loss = ImageLoss(Paired(lambda a, b: ((a - b) ** 2).flatten(1).mean(1)), weight=ALL, decode=lambda x: 3 * x)
+    loss = ImageLoss(Paired(lambda a, b: ((a - b) ** 2).flatten(1).mean(1)), weighting=ALL, decode=lambda x: 3 * x)
     draw = objective.draw(x0, step=0)
     close(loss(denoiser, draw), 9 * ((draw.prediction.x0 - x0) ** 2).flatten(1).mean(1))

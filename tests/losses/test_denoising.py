@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 import xhat
 from oracles import SCHEDULES, SHAPE, STEP_TARGETS, TARGETS, GaussianData, ScaledX0, exact
@@ -95,23 +94,13 @@ def test_debiased_noise_loss_equals_its_v_form(images):
     close(in_noise, snr.sqrt() / (snr + 1) * Denoising(V)(denoiser, draw), rtol=2e-4)
 
 
-def test_learned_uncertainty_adds_its_offset(images):
-    """loss e^-u + u (EDM2, eq. 14)."""
-    denoiser, u = on("cosine"), weightings.learned_uncertainty()
-    nn.init.constant_(u.gains, 0.1)
-    draw = Objective(denoiser, {"d": Term(Denoising())}).draw(images, step=1)
-    offset = u.offset(denoiser.schedule.logsnr(draw.t))
-    expected = Denoising()(denoiser, draw) * torch.exp(-offset) + offset
-    close(Denoising(weight=u)(denoiser, draw), expected)
-
-
 @pytest.mark.parametrize("schedule", ["cosine", "flow", "ve", "linear_beta", "discrete_rescaled"])
 def test_the_exact_denoiser_minimizes_every_weighted_squared_loss(schedule, rng):
     """x0_hat + c has a larger loss for either sign of c, by about c² (the first order vanishes), in each space."""
     data, on_schedule = GaussianData(), SCHEDULES[schedule]()
     objective = Objective(exact(data, on_schedule), {"d": Term(Denoising(X0, weightings.min_snr(5)))})
     draw = objective.draw(data.sample(20_000, rng), step=0)
-    error = (draw.x0 - draw.prediction.x0) * weightings.min_snr(5)(on_schedule.logsnr(draw.t)).reshape(-1, 1, 1, 1)
+    error = (draw.x0 - draw.prediction.x0) * weightings.min_snr(5)(on_schedule.logsnr(draw.t), on_schedule).reshape(-1, 1, 1, 1)
     for direction in (torch.ones_like(error), draw.z, draw.prediction.x0**2):
         product = (error * direction).flatten(1).mean(1)
         assert abs(product.mean()) < 5 * product.std() / len(product) ** 0.5

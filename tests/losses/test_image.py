@@ -77,16 +77,16 @@ def test_the_value_is_the_penalty_of_x0_hat_times_the_weight(drawn):
     denoiser, draw = drawn
     snr = denoiser.schedule.logsnr(draw.t).exp().double()
     expected = total_variation(draw.prediction.x0)
-    close(ImageLoss(total_variation, weight=EVERYWHERE)(denoiser, draw), expected)
+    close(ImageLoss(total_variation, weighting=EVERYWHERE)(denoiser, draw), expected)
     close(ImageLoss(total_variation)(denoiser, draw), snr**2 / (snr**2 + math.exp(6)) * expected)
     close(ImageLoss(total_variation, OneStep())(denoiser, draw), snr**2 / (snr**2 + math.exp(6)) * expected)
-    close(ImageLoss(total_variation, weight=weightings.truncated_snr)(denoiser, draw), snr.clamp(min=1) * expected)
+    close(ImageLoss(total_variation, weighting=weightings.truncated_snr)(denoiser, draw), snr.clamp(min=1) * expected)
     assert (expected - total_variation(draw.z)).abs().max() > 0.05
 
 
 def test_decode_comes_before_the_penalty(drawn):
     denoiser, draw = drawn
-    loss = ImageLoss(total_variation, weight=EVERYWHERE, decode=nn.Upsample(scale_factor=2, mode="nearest"))
+    loss = ImageLoss(total_variation, weighting=EVERYWHERE, decode=nn.Upsample(scale_factor=2, mode="nearest"))
     close(loss(denoiser, draw), total_variation(draw.prediction.x0.repeat_interleave(2, -1).repeat_interleave(2, -2)))
 
 
@@ -97,7 +97,7 @@ def test_the_gradient_is_the_chain_rule_through_x0_hat(drawn):
     image = draw.prediction.x0.detach().requires_grad_()
     (slope,) = torch.autograd.grad(out_of_range(5 * image).sum(), image)
     (grad,) = torch.autograd.grad(
-        ImageLoss(lambda x: out_of_range(5 * x), weight=EVERYWHERE)(denoiser, draw).sum(), denoiser.net.scale
+        ImageLoss(lambda x: out_of_range(5 * x), weighting=EVERYWHERE)(denoiser, draw).sum(), denoiser.net.scale
     )
     close(grad, (slope * draw.z).sum(), rtol=1e-5)
 
@@ -166,15 +166,15 @@ def test_only_images_that_count_are_decoded(drawn):
     logsnr = denoiser.schedule.logsnr(draw.t)
     middle = float(logsnr.sort().values[2:4].mean())
     decoder, gate = Decoder().eval(), between(middle, math.inf)
-    loss = ImageLoss(total_variation, weight=gate, decode=decoder)
+    loss = ImageLoss(total_variation, weighting=gate, decode=decoder)
     value = loss(denoiser, draw)
     assert decoder.rows == [1, 3]  # one clean image for its range, then the three that count
-    expected = total_variation(draw.prediction.x0.repeat_interleave(2, -1)) * gate(logsnr)
+    expected = total_variation(draw.prediction.x0.repeat_interleave(2, -1)) * gate(logsnr, denoiser.schedule)
     close(value, expected)
     (grad,) = torch.autograd.grad(value.sum(), denoiser.net.scale, retain_graph=True)
     (wanted,) = torch.autograd.grad(expected.sum(), denoiser.net.scale, retain_graph=True)
     close(grad, wanted)
-    none = ImageLoss(total_variation, weight=between(1e3, math.inf), decode=decoder)(denoiser, draw)
+    none = ImageLoss(total_variation, weighting=between(1e3, math.inf), decode=decoder)(denoiser, draw)
     (grad,) = torch.autograd.grad(none.sum(), denoiser.net.scale)
     assert decoder.rows == [1, 3, 1]
     assert (none.abs().sum() + grad.abs()).item() == 0
@@ -237,6 +237,6 @@ def test_a_trained_penalty_has_a_gradient_also_where_nothing_counts(drawn):
         def forward(self, images):
             return self.w * images.flatten(1).mean(1)
 
-    loss = ImageLoss(Trained(), weight=between(1e3, math.inf), decode=lambda z: z)
+    loss = ImageLoss(Trained(), weighting=between(1e3, math.inf), decode=lambda z: z)
     loss(denoiser, draw).sum().backward()
     assert loss.penalty.w.grad.item() == 0

@@ -68,7 +68,7 @@ def test_the_expected_loss_is_step_noise_and_what_is_irreducible(name, index, rn
     denoiser, draw = draw_at(schedule, index, rng)
     with pytest.warns(UserWarning, match="written for the noise loss"):
         drawn, known = Increment(weight), Denoising(STEP_NOISE, weight)
-    t, factor = draw.t[:1], weight(schedule.logsnr(draw.t[:1]))
+    t, factor = draw.t[:1], weight(schedule.logsnr(draw.t[:1]), schedule)
     bar, beta = schedule.alpha_bar, betas(name)[index - 1]
     by_hand = beta * (1 - beta) * (1 - bar[index - 1]) / (1 - bar[index])
     close(Increment.irreducible(schedule, t), by_hand.reshape(1), rtol=1e-9, atol=1e-15)

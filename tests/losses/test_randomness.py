@@ -38,6 +38,7 @@ def image(estimate):
 
 LOSSES = {
     "denoising": (CONTINUOUS, Denoising),
+    "uncertainty": (CONTINUOUS, lambda: xhat.LearnedUncertainty(Denoising())),
     "bound": (CONTINUOUS, VariationalBound),
     "bound on a grid": (GRID, VariationalBound),
     "hybrid": (GRID, lambda: Hybrid(learns=xhat.everything)),
@@ -90,7 +91,7 @@ def test_a_terms_own_noise_is_another_for_each_seed_purpose_step_and_number():
     assert all((other != own.uniform(3, "a")).all() for other in numbers)
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"denoising", "one step", "schedule variance"}))
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"denoising", "uncertainty", "one step", "schedule variance"}))
 def test_a_loss_with_draws_of_its_own_takes_others_at_another_step(name):
     """Same x0, t, noise and prediction: only the step differs. On a grid the bound draws nothing beside the shared noise."""
     make, loss = LOSSES[name]

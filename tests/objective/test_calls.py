@@ -189,7 +189,9 @@ def test_copies_of_network_denoiser_and_objective_are_the_same(images, target, c
     denoiser = xhat.Denoiser(OwnTarget(target), schedule, target)
     xhat.Denoiser(of(denoiser.net), schedule, target)  # accepted with the target that it has
     terms = {
-        "d": Term(Denoising(target, weight=xhat.moved(xhat.min_snr(5), X0, target)), when=xhat.reweighted(every(1))),
+        "d": Term(
+            Denoising(target, weighting=xhat.convert_weighting(xhat.min_snr(5), X0, target)), when=xhat.reweighted(every(1))
+        ),
         "i": Term(xhat.ImageLoss(xhat.total_variation), DualAscent(0.1), xhat.both(every(1), xhat.after(0))),
     }
     objective = Objective(denoiser, terms, xhat.Adaptive(bins=4))
@@ -198,4 +200,4 @@ def test_copies_of_network_denoiser_and_objective_are_the_same(images, target, c
     assert other.denoiser.target == target
     assert losses(other, ((images,), {})) == losses(objective, ((images,), {}))
     draw = other.draw(images, step=0)
-    assert draw.prediction.within(target) is draw.prediction.raw
+    assert draw.prediction.in_space(target) is draw.prediction.raw

@@ -17,9 +17,9 @@ def shares(made):
     return effective_shares(made.terms, made.times, made.denoiser.schedule)
 
 
-def objective(times, weight=None, schedule=None, space=FLOW):
+def objective(times, weight=None, schedule=None, space=FLOW, loss=None):
     schedule = schedule or Flow()
-    term = Term(Denoising(space, weight or weightings.constant))
+    term = Term(loss or Denoising(space, weight or weightings.constant))
     return Objective(Denoiser(ScaledX0(schedule, space), schedule, space), {"d": term}, times)
 
 
@@ -27,8 +27,7 @@ def test_the_share_is_that_of_the_samples_drawn():
     """(Σw)²/(n Σw²), n = 1/share equal ones: against random samples of a density whose tails are fat enough."""
     times = LogitNormal(0.0, 1.8)
     schedule = Flow()
-    times.bind(schedule)
-    w = times.sample(2**16, torch.Generator().manual_seed(5))[1].double()
+    w = times.sample(schedule, 2**16, torch.Generator().manual_seed(5))[1].double()
     assert effective_share(times, schedule) == pytest.approx(float(w.sum() ** 2 / (len(w) * w.square().sum())), rel=0.05)
 
 
@@ -49,13 +48,13 @@ def test_the_constructor_says_that_a_density_wastes_samples_and_names_the_way_ou
         objective(times(), schedule=schedule(), space=space)
     with warnings.catch_warnings():  # the density as the weighting, alone or among others: each sample counts once
         warnings.simplefilter("error")
-        for weight in (
-            from_density(times()),
-            weightings.product(weightings.constant, from_density(times())),
-            weightings.learned_uncertainty(None, from_density(times())),
-            weightings.moved(from_density(times()), space, space),
+        for loss in (
+            Denoising(space, from_density(times())),
+            Denoising(space, weightings.product(weightings.constant, from_density(times()))),
+            xhat.LearnedUncertainty(Denoising(space), from_density(times())),
+            Denoising(space, weightings.convert_weighting(from_density(times()), space, space)),
         ):
-            made = objective(times(), weight, schedule(), space)
+            made = objective(times(), None, schedule(), space, loss)
             assert shares(made)["d"] == pytest.approx(1)
 
 

@@ -41,7 +41,7 @@ def make(weight, penalty=bright, where=ALL, when=None, output=0.5, base_weight=1
     """X0 network of one learned image; base E‖x0 - output‖²/pixels, and a penalty of the output."""
     schedule = SCHEDULES["cosine"]()
     net = Constant(torch.full((1, *SHAPE), output, dtype=torch.float64))
-    image = Term(ImageLoss(penalty, weight=where), weight, **({"when": when} if when else {}))
+    image = Term(ImageLoss(penalty, weighting=where), weight, **({"when": when} if when else {}))
     objective = Objective(Denoiser(net, schedule, X0), {"base": Term(Denoising(space=X0), base_weight), "image": image}, seed=3)
     return objective.train(), net
 
@@ -87,7 +87,7 @@ class TestDualAscent:
     def test_lambda_makes_up_for_a_weight_that_leaves_few_levels(self):
         """lambda E[w] is the same for a gate that is a tenth everywhere as for none."""
         plain, _ = make(DualAscent(limit=0.1, rate=0.1))
-        gated, _ = make(DualAscent(limit=0.1, rate=0.1), where=lambda logsnr: torch.full_like(logsnr, 0.1))
+        gated, _ = make(DualAscent(limit=0.1, rate=0.1), where=lambda logsnr, schedule: torch.full_like(logsnr, 0.1))
         plain(data()), gated(data())
         close(gated.multipliers["image"]() * 0.1, plain.multipliers["image"](), rtol=1e-6)
 
@@ -137,7 +137,7 @@ class TestDualAscent:
         multiplier = DualAscent(limit=0.1, patience=5)
         for step in range(200):
             multiplier.observe(torch.tensor(max(0.05, 1.0 - 0.02 * step)), torch.tensor(1.0))
-            assert multiplier.complaint() is None
+            assert multiplier.warning_message() is None
 
     @pytest.mark.parametrize("build", [lambda: DualAscent(0.0), lambda: DualAscent(math.nan), lambda: DualAscent(1.0, rate=0)])
     def test_meaningless_ones_are_refused(self, build):

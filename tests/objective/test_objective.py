@@ -29,8 +29,9 @@ from xhat import (
     between,
     weightings,
 )
+from xhat.objective.draw import Draw
 from xhat.objective.gates import every, randomly
-from xhat.objective.objective import Draw, Loss
+from xhat.objective.terms import Loss
 from xhat.tensors import over_images
 
 EVERYWHERE = between(-math.inf, math.inf)
@@ -70,16 +71,18 @@ def test_weight_and_error_of_different_images_never_meet(width):
     x0 = torch.zeros(2, 1, 2, width, dtype=torch.float64)
     x0[1] = 1.0
     denoiser = Denoiser(Constant(torch.zeros(1, 1, 2, width, dtype=torch.float64)), schedule, X0)
-    objective = Objective(denoiser, {"d": Term(Denoising(space=X0, weight=lambda logsnr: logsnr.new_tensor([1.0, 0.0])))})
+    objective = Objective(
+        denoiser, {"d": Term(Denoising(space=X0, weighting=lambda logsnr, schedule: logsnr.new_tensor([1.0, 0.0])))}
+    )
     assert objective(x0)["loss"].item() == 0
-    objective.terms["d"].loss.weight = lambda logsnr: logsnr.new_tensor([0.0, 1.0])
+    objective.terms["d"].loss.weighting = lambda logsnr, schedule: logsnr.new_tensor([0.0, 1.0])
     assert objective(x0)["loss"].item() == pytest.approx(0.5)
 
 
 @pytest.mark.trap(8)
 def test_importance_and_loss_of_different_images_never_meet():
     class Skewed(Stratified):
-        def sample(self, n, generator=None):
+        def sample(self, schedule, n, generator=None, *, step=0):
             return torch.full((n,), 0.5), torch.tensor([1.0, 0.0])
 
     assert simple(terms={"d": Term(Fixed(0.0, 1.0))}, times=Skewed())(torch.zeros(2, *SHAPE).double())["loss"].item() == 0
@@ -160,7 +163,7 @@ def test_input_perturbation_teaches_the_same_in_every_space(space):
     """On data 0 the network sees sigma (noise + gamma xi): the best k is 1/(1 + gamma²) in any space."""
     schedule, gamma = SCHEDULES["cosine"](), 0.5
     net = NoiseTimesK(schedule)
-    weight = weightings.moved(weightings.constant, NOISE, space)
+    weight = weightings.convert_weighting(weightings.constant, NOISE, space)
     objective = Objective(
         Denoiser(net, schedule, NOISE), {"d": Term(Denoising(space, weight))}, input_perturbation=gamma
     ).eval()
@@ -181,7 +184,7 @@ def test_input_perturbation_teaches_the_same_in_every_space(space):
 def test_a_moved_weighting_is_the_same_loss_under_input_perturbation(images, space, target):
     a, b = (
         simple(target=target, terms={"d": Term(Denoising(s, w))}, input_perturbation=0.4)(images, step=0)["loss"]
-        for s, w in ((NOISE, weightings.constant), (space, weightings.moved(weightings.constant, NOISE, space)))
+        for s, w in ((NOISE, weightings.constant), (space, weightings.convert_weighting(weightings.constant, NOISE, space)))
     )
     close(a, b, rtol=1e-6)
 
@@ -195,9 +198,9 @@ def test_x0_hat_far_outside_the_range_keeps_its_gradient():
     denoiser = Denoiser(net, schedule, X0)
     loss = Objective(denoiser, {"d": Term(Denoising(space=X0))})(x0)["loss"]
     close(torch.autograd.grad(loss, net.output)[0], torch.full((1, *SHAPE), 2 * 50 / 4).double())
-    loss = Objective(denoiser, {"i": Term(ImageLoss(lambda image: image.square().flatten(1).sum(1), weight=EVERYWHERE))})(x0)[
-        "loss"
-    ]
+    loss = Objective(denoiser, {"i": Term(ImageLoss(lambda image: image.square().flatten(1).sum(1), weighting=EVERYWHERE))})(
+        x0
+    )["loss"]
     close(torch.autograd.grad(loss, net.output)[0], torch.full((1, *SHAPE), 2 * 50.0).double())
 
 
@@ -363,8 +366,8 @@ def test_an_undefined_loss_says_so(images):
 
 def test_losses_with_parameters_are_the_objectives(images):
     """A learned weighting, a penalty network and a learned schedule are all reached by one optimizer."""
-    u, penalty = weightings.learned_uncertainty(), nn.Sequential(nn.Flatten(), nn.Linear(4, 1), nn.Flatten(0)).double()
-    objective = simple("learned", terms={"d": Term(Denoising(weight=u)), "i": Term(ImageLoss(penalty))})
+    u, penalty = xhat.LearnedUncertainty(Denoising()), nn.Sequential(nn.Flatten(), nn.Linear(4, 1), nn.Flatten(0)).double()
+    objective = simple("learned", terms={"d": Term(u), "i": Term(ImageLoss(penalty))})
     objective(images)["loss"].backward()
     names = {n: p for n, p in objective.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert any(p is u.gains for p in names.values())
@@ -378,7 +381,7 @@ def test_losses_with_parameters_are_the_objectives(images):
         ("cosine", V, NOISE, weightings.constant),
         ("linear_beta", NOISE, NOISE, weightings.p2()),
         ("flow", FLOW, FLOW, weightings.from_density(LogitNormal())),
-        ("ve", xhat.edm(0.5), X0, weightings.edm(xhat.edm(0.5))),
+        ("ve", xhat.edm(0.5), X0, weightings.edm_weight(xhat.edm(0.5))),
         ("discrete_rescaled", V, V, weightings.constant),
     ],
     ids=str,
@@ -386,9 +389,7 @@ def test_losses_with_parameters_are_the_objectives(images):
 @pytest.mark.parametrize("times", [Stratified, lambda: LogNormalSigma(0.0, 1.5)], ids=["uniform", "log_normal"])
 def test_gradients_by_finite_differences(images, schedule, target, space, weight, times):
     """d loss/d scale of the whole objective, an image term included."""
-    if isinstance(weight, weightings.FromDensity):
-        weight = weightings.from_density(LogitNormal())  # one owner each
-    terms = {"d": Term(Denoising(space=space, weight=weight)), "i": Term(ImageLoss(xhat.total_variation), weight=0.1)}
+    terms = {"d": Term(Denoising(space=space, weighting=weight)), "i": Term(ImageLoss(xhat.total_variation), weight=0.1)}
     objective = simple(schedule, target, terms, times=times()).eval()  # the same draw at each call
     scale = objective.denoiser.net.scale
     (grad,) = torch.autograd.grad(objective(images, step=2)["loss"], scale)
@@ -425,13 +426,13 @@ COSINE = xhat.Cosine(-math.inf, math.inf)
         # the flow loss: e^{-l/2} (Kingma & Gao, table 1: "FM-OT" has the weight of v on cosine, e^{-l/2})
         (xhat.Flow(), FLOW, Denoising(space=FLOW), torch.exp(-LOGSNR / 2)),
         # the bound itself and the sigmoid weighting
-        (COSINE, V, Denoising(weight=weightings.elbo), torch.ones_like(SNR)),
-        (xhat.Flow(), FLOW, Denoising(weight=weightings.sigmoid(2.0)), torch.sigmoid(2 - LOGSNR)),
+        (COSINE, V, Denoising(weighting=weightings.elbo), torch.ones_like(SNR)),
+        (xhat.Flow(), FLOW, Denoising(weighting=weightings.sigmoid(2.0)), torch.sigmoid(2 - LOGSNR)),
         # EDM: N(l; 2.4, 2.4²) (1 + 4 e^-l), its density in l = -2 ln sigma and weight per noise error; 2 is the bound's ½
         (
             xhat.VE(1e-4, 1e4),
             xhat.edm(0.5),
-            Denoising(X0, weightings.product(weightings.from_density(LogNormalSigma()), weightings.edm(xhat.edm(0.5)))),
+            Denoising(X0, weightings.product(weightings.from_density(LogNormalSigma()), weightings.edm_weight(xhat.edm(0.5)))),
             torch.exp(-0.5 * ((LOGSNR - 2.4) / 2.4) ** 2) / (2.4 * math.sqrt(2 * math.pi)) * (1 + 4 / SNR) * 2,
         ),
     ],
@@ -457,7 +458,7 @@ def test_effective_weighting_adds_terms_and_ignores_what_is_no_squared_error():
 def test_effective_weighting_describes_the_actual_loss(name, space, rng):
     """½ ∫ w(l) |dl/dt| ‖noise error‖² dt equals the objective of the exact Gaussian denoiser, whose error is known."""
     schedule, data, weight = SCHEDULES[name](), GaussianData(), weightings.min_snr(5)
-    objective = Objective(exact(data, schedule), {"d": Term(Denoising(space, weightings.moved(weight, X0, space)))})
+    objective = Objective(exact(data, schedule), {"d": Term(Denoising(space, weightings.convert_weighting(weight, X0, space)))})
     t = schedule.t_min + (1 - schedule.t_min) * (torch.arange(400, dtype=torch.float64) + 0.5) / 400
     logsnr = schedule.logsnr(t)
     error = data.x0_error(schedule.alpha(t), schedule.sigma(t)) * logsnr.exp()
@@ -500,10 +501,10 @@ def test_zero_terminal_loss_and_gradient_are_finite(name, target, space):
     """Every image at t = 1, where alpha = 0, in float32 and under the weightings that people use."""
 
     class AtOne(Stratified):
-        def sample(self, n, generator=None):
+        def sample(self, schedule, n, generator=None, *, step=0):
             return torch.ones(n), torch.ones(n)
 
-    for weight in (weightings.constant, weightings.moved(weightings.min_snr(5), X0, space)):
+    for weight in (weightings.constant, weightings.convert_weighting(weightings.min_snr(5), X0, space)):
         net = Constant(torch.full((1, *SHAPE), 0.3))
         objective = Objective(Denoiser(net, SCHEDULES[name](), target), {"d": Term(Denoising(space, weight))}, AtOne())
         loss = objective(torch.randn(4, *SHAPE))["loss"]
@@ -524,11 +525,11 @@ def test_weights_written_for_noise_stay_finite_where_there_is_no_signal(name, sp
     """A discrete schedule draws t = 1 once in T samples: an infinite weight on a vanishing error must not give NaN."""
 
     class AtOne(Stratified):
-        def sample(self, n, generator=None):
+        def sample(self, schedule, n, generator=None, *, step=0):
             return torch.ones(n), torch.ones(n)
 
     net = Constant(torch.full((1, *SHAPE), 0.3))
-    loss = Denoising(space, weight if space is NOISE else weightings.moved(weight, NOISE, space))
+    loss = Denoising(space, weight if space is NOISE else weightings.convert_weighting(weight, NOISE, space))
     value = Objective(Denoiser(net, SCHEDULES[name](), V), {"d": Term(loss)}, AtOne())(torch.ones(4, *SHAPE))["loss"]
     (grad,) = torch.autograd.grad(value, net.output)
     assert torch.isfinite(value)

@@ -81,7 +81,7 @@ def cliff() -> Contents:
 
 def _entry(i: int, name: str) -> Entry:
     config = {"data": "mnist", "schedule": "cosine", "batch_size": "128", "target": ("noise", "v", "x0", "flow")[i % 4]}
-    config["terms.denoise.loss"] = f"denoising(space={config['target']}, weight={('constant', 'min_snr(5)')[i % 2]})"
+    config["terms.denoise.loss"] = f"denoising(space={config['target']}, weighting={('constant', 'min_snr(5)')[i % 2]})"
     environment = {"device": "NVIDIA H100" if i % 3 else "NVIDIA H200", "torch": "2.13.0", "python": "3.11.7"}
     if name == "failed run":
         failures = ["seed 1: the loss is not finite at step 1234: lower the learning rate", "seed 2: out of memory <b>here</b>"]

@@ -87,7 +87,7 @@ def test_mappings_merge_and_values_replace():
             ("--terms.smooth.loss", "image_loss(total_variation)", "--terms.smooth.when", "reweighted(always)"),
             "reweighted takes",
         ),
-        (("--terms.smooth.loss", "image_loss(total_variation, weight=0.1)"), "where on the noise axis"),
+        (("--terms.smooth.loss", "image_loss(total_variation, weighting=0.1)"), "where on the noise axis"),
         (("--terms.smooth.loss", "image_loss(lpips, one_step)"), "torchvision"),
         (("--terms.smooth.loss", "image_loss(high_frequencies)"), 'term "smooth" (image_loss(high_frequencies)) cannot be'),
     ],

@@ -14,7 +14,7 @@ STUDIES = {path.stem: yaml.safe_load(path.read_text()) for path in Path(__file__
 OWN = [name for name, study in STUDIES.items() if "init" not in study["common"]]  # the others start from the demo's run
 LOSS = "terms.denoise.loss"
 NOISE_LEVELS = {"high_snr", "between", "inverse_posterior_variance"}  # of image losses
-COMBINED = {"moved"}  # another writing of the same weight
+COMBINED = {"convert_weighting"}  # another writing of the same weight
 
 
 def said(study, key):
@@ -49,7 +49,7 @@ def test_the_changes_of_a_study_differ_and_share_budget_and_schedule(name):
 
 def test_every_target_is_compared_on_one_loss():
     assert names_in(said("targets", "target")) >= set(TARGETS)
-    assert set(said("targets", LOSS)) == {"denoising(space=x0, weight=min_snr(1))"}
+    assert set(said("targets", LOSS)) == {"denoising(space=x0, weighting=min_snr(1))"}
 
 
 def test_every_weighting_of_the_denoising_loss_is_compared():

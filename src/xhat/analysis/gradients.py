@@ -11,9 +11,9 @@ from xhat.diffusion.denoiser import Condition
 from xhat.losses.chains import FullChain
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Paired
+from xhat.objective.draw import Draw
 from xhat.objective.multipliers import Multiplier, flat_gradient
 from xhat.objective.objective import Objective
-from xhat.objective.terms import Draw
 from xhat.sampling.samplers import DDIM, sample, uniform_times
 
 LEVELS = 9

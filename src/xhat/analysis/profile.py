@@ -94,7 +94,7 @@ def anatomy(objective: Objective, logsnr: Tensor, second_moment: float) -> Anato
     spaces = {s.name: s for s in (*SPACES, *(STEP_SPACES if schedule.steps else ()), denoiser.target)}
     # e^logsnr takes the weight from noise to x0, one over the gain from x0 to the space
     weights = {n: noise_weight * torch.exp(logsnr) / s.gain_at(schedule, logsnr) for n, s in spaces.items()}
-    relative = objective.times.relative_density(t)
+    relative = objective.times.relative_density(schedule, t)
     output = weights[denoiser.target.name]
     effective = objective.effective_weighting(logsnr)
     readings = [effective]
@@ -165,7 +165,7 @@ def _middle_half(objective: Objective, cells: int = 8192) -> tuple[float, float]
     n = schedule.steps or cells
     middle = torch.arange(n, dtype=torch.float64, device=schedule.device) + (1.0 if schedule.steps else 0.5)
     t = middle / n if schedule.steps else schedule.t_min + (1 - schedule.t_min) * middle / n
-    share = objective.times.relative_density(t).cumsum(0)
+    share = objective.times.relative_density(schedule, t).cumsum(0)
     quartiles = torch.searchsorted(share, share[-1] * torch.tensor([0.75, 0.25], dtype=share.dtype, device=share.device))
     low, high = schedule.logsnr(t[quartiles]).tolist()
     return low, high

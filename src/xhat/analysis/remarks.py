@@ -7,10 +7,9 @@ from torch import Tensor
 
 from xhat.analysis.profile import Anatomy
 from xhat.diffusion.targets import SCALED_NOISE, STEP_NOISE, Target, forward_step
-from xhat.diffusion.times import Binned
-from xhat.diffusion.weightings import LearnedUncertainty
 from xhat.losses.denoising import Denoising, squared
 from xhat.losses.increment import Increment
+from xhat.losses.uncertainty import LearnedUncertainty
 from xhat.objective.multipliers import Multiplier
 from xhat.objective.objective import Objective
 
@@ -147,7 +146,7 @@ def sampler_moves_samples(anatomy: Anatomy, objective: Objective) -> str | None:
     """Times that are not uniform."""
     low, high = anatomy.middle_half
     name = type(objective.times).__name__
-    if isinstance(objective.times, Binned):
+    if objective.times.learns:
         return f"{name} draws more samples where the loss is large, and divides by the density: what is learned stays the same."
     if max(anatomy.importance) <= 1.001 * min(anatomy.importance):
         return None
@@ -172,7 +171,7 @@ def other_minimum(anatomy: Anatomy, objective: Objective) -> str | None:
 
 def balanced_later(anatomy: Anatomy, objective: Objective) -> str | None:
     """A learned uncertainty divides by the loss it finds."""
-    names = [name for name, loss in _denoising(objective) if isinstance(loss.weight, LearnedUncertainty)]
+    names = [name for name, term in objective.terms.items() if isinstance(term.loss, LearnedUncertainty)]
     if not names:
         return None
     return (

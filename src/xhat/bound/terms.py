@@ -66,7 +66,7 @@ def rate_term(denoiser: Denoiser, prediction: Prediction, x0: Tensor, noise: Ten
     """½ (-d logsnr/dt) ‖noise - noise_hat‖², (B,): the bound per unit of t in continuous time (Kingma et al. 2021, eq. 17)."""
     logsnr = denoiser.schedule.logsnr(t)
     error = _x0_error(denoiser, prediction, x0, noise, t) * over_images(torch.exp(logsnr / 2), x0.double())
-    return elbo.on(denoiser.schedule)(logsnr) * image_sum(error**2)
+    return elbo(logsnr, denoiser.schedule) * image_sum(error**2)
 
 
 def _x0_error(denoiser: Denoiser, prediction: Prediction, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -76,7 +76,8 @@ def build_objective(config: Config, denoiser: Denoiser) -> Objective:
     Raises:
         ConfigError: as for `build_denoiser`.
     """
-    names = ChainMap({"target": denoiser.target}, OF_TERMS)  # type: ignore[arg-type]
+    times: TimeSampler = _make("times", config.times, TIMES, TimeSampler)
+    names = ChainMap({"target": denoiser.target, "times": times}, OF_TERMS)  # type: ignore[arg-type]
     terms = {}
     for name, term in config.terms.items():
         if not term.loss:
@@ -94,8 +95,7 @@ def build_objective(config: Config, denoiser: Denoiser) -> Objective:
             weight = _make(f"terms.{name}.weight", weight, MULTIPLIERS, Multiplier)
         terms[name] = Term(loss, weight, when)
     try:
-        times_ = _make("times", config.times, TIMES, TimeSampler)
-        return Objective(denoiser, terms, times_, seed=config.seed, input_perturbation=config.input_perturbation)
+        return Objective(denoiser, terms, times, seed=config.seed, input_perturbation=config.input_perturbation)
     except ConfigError:
         raise
     except ValueError as error:

@@ -13,7 +13,7 @@ class TermConfig:
     """One term of the objective.
 
     Args:
-        loss: for example denoising(space=x0, weight=min_snr(5)) or image_loss(total_variation).
+        loss: for example denoising(space=x0, weighting=min_snr(5)) or image_loss(total_variation).
         weight: factor in the sum; or dual_ascent(limit), gradient_ratio(0.1), conflict_free(1.0).
         when: always, every(n), randomly(p), after(n), reweighted(every(n)), both(after(n), every(m)).
     """

@@ -10,6 +10,7 @@ import xhat.losses.chains
 import xhat.losses.image
 import xhat.losses.increment
 import xhat.losses.penalties
+import xhat.losses.uncertainty
 import xhat.losses.variational
 import xhat.networks.dit
 import xhat.networks.level_posterior

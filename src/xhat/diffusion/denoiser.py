@@ -78,7 +78,7 @@ class Prediction:
         s = (self.t - 1 / schedule.steps) if schedule.steps else torch.full_like(self.t, schedule.t_min)
         return self._denoiser.variance.log_variance(schedule, self.z, self.t, s, self.variance_logits)
 
-    def within(self, space: Target) -> Tensor:
+    def in_space(self, space: Target) -> Tensor:
         """The prediction as a value of any target, (B, C, H, W)."""
         if space == self._denoiser.target:
             return self.raw

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xhat.diffusion.denoiser import Denoiser, Prediction
 from xhat.diffusion.schedules import Schedule
-from xhat.objective.terms import Draw
+from xhat.objective.draw import Draw
 from xhat.registry import GRADIENTS
 from xhat.sampling.samplers import Sampler, State, sample, sampler_step
 from xhat.tensors import over_images

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from xhat.diffusion.denoiser import Denoiser
 from xhat.losses.backward import Backward, Last
-from xhat.objective.terms import Draw
+from xhat.objective.draw import Draw
 from xhat.registry import ESTIMATES
 from xhat.sampling.samplers import DDIM, Sampler, rollout_times, uniform_times
 

@@ -1,4 +1,4 @@
-"""The denoising loss: weight(logsnr) · norm(y - y_hat), y in any space."""
+"""The denoising loss: weighting(logsnr) · norm(y - y_hat), y in any space."""
 
 import warnings
 from collections.abc import Callable
@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from xhat.diffusion.denoiser import Denoiser
+from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import NOISE, Target
-from xhat.diffusion.weightings import LearnedUncertainty, ScheduleWeighting, Weighting, constant, on_schedule, space_of
-from xhat.objective.terms import Draw, Loss
+from xhat.diffusion.weightings import Weighting, constant, density_part, name_of, require_weighting, space_of
+from xhat.objective.draw import Draw
+from xhat.objective.terms import Loss
 from xhat.registry import LOSSES, NORMS
 from xhat.tensors import image_mean
 
@@ -49,49 +51,59 @@ class huber:
 
 @LOSSES.register
 class Denoising(Loss):
-    """weight(logsnr(t)) · norm(y - y_hat), with y = a x0 + b noise in `space`, whatever the network itself predicts.
+    """weighting(logsnr(t)) · norm(y - y_hat), with y = a x0 + b noise in `space`, whatever the network itself predicts.
 
     The prediction is moved into the space by the linear map of `targets.decode`; no clamp. Mean over pixels, (B,).
 
     Args:
         space: in which the error is measured.
-        weight: function of logsnr, or a weighting that needs the schedule (`elbo`, `sigmoid(b)`, `from_density(...)`).
-            It multiplies as it stands; one that is written for another space is warned about, see `weightings.moved`.
+        weighting: of the noise levels, called with (logsnr, schedule). It multiplies as it stands; one that is written for
+            another space is warned about, see `weightings.convert_weighting`.
         norm: squared, absolute, huber(d) or euclidean.
+
+    Raises:
+        ValueError: the weighting cannot be called so.
     """
 
-    def __init__(self, space: Target = NOISE, weight: Weighting | ScheduleWeighting = constant, norm: Norm = squared) -> None:
+    def __init__(self, space: Target = NOISE, weighting: Weighting = constant, norm: Norm = squared) -> None:
         super().__init__()
         if not isinstance(space, Target):
             raise TypeError(f"space must be a target such as X0 or V, got {space!r}")
-        written_for = space_of(weight)
+        if isinstance(weighting, Loss):
+            name = type(weighting).__name__
+            raise ValueError(f"{name} is a loss, no weighting: put it around this one, {name}(Denoising(...))")
+        require_weighting(weighting)
+        written_for = space_of(weighting)
         if written_for is not None and written_for.name != space.name:
+            other = written_for.name.upper()
             warnings.warn(
-                f"{type(weight).__name__} is written for the {written_for.name} loss, this one is in {space.name} space: "
-                f"use space={written_for.name.upper()}, or weightings.moved(weight, {written_for.name.upper()}, space)",
+                f"{name_of(weighting)} is written for the {written_for.name} loss, this one is in {space.name} space: "
+                f"use space={other}, or convert_weighting(weighting, {other}, space)",
                 stacklevel=2,
             )
-        self.space, self.weight, self.norm = space, weight, norm
+        self.space, self.weighting, self.norm = space, weighting, norm
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
-        schedule = denoiser.schedule
-        error = draw.prediction.within(self.space) - self.space.of(schedule, draw.t, draw.x0, draw.noise)
-        loss: Tensor = self.norm(error)
-        if self.weight == constant:
-            return loss
-        loss = on_schedule(self.weight, schedule)(schedule.logsnr(draw.t)) * loss
-        return loss + self.offset(denoiser, draw) if isinstance(self.weight, LearnedUncertainty) else loss
+        return self.weighted(denoiser, draw, self.weighting)
 
-    def offset(self, denoiser: Denoiser, draw: Draw) -> Tensor:
-        if not isinstance(self.weight, LearnedUncertainty):
-            return super().offset(denoiser, draw)
+    def weighted(self, denoiser: Denoiser, draw: Draw, weighting: Weighting) -> Tensor:
+        """As `forward`, with another weighting."""
         schedule = denoiser.schedule
-        return self.weight.offset_on(schedule)(schedule.logsnr(draw.t))
+        error = draw.prediction.in_space(self.space) - self.space.of(schedule, draw.t, draw.x0, draw.noise)
+        loss: Tensor = self.norm(error)
+        return loss if weighting == constant else weighting(schedule.logsnr(draw.t), schedule) * loss
+
+    def density_part(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return density_part(self.weighting, schedule, t)
 
     def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:
+        return self.noise_weight_with(denoiser, logsnr, self.weighting)
+
+    def noise_weight_with(self, denoiser: Denoiser, logsnr: Tensor, weighting: Weighting) -> Tensor | None:
+        """As `noise_weight`, with another weighting."""
         if self.norm is not squared:
             return None
         schedule = denoiser.schedule
         # gain takes the error from x0 to the space; exp(logsnr) takes it from x0 to noise
         factor = self.space.gain_at(schedule, logsnr) * torch.exp(-logsnr)
-        return on_schedule(self.weight, schedule)(logsnr) * factor
+        return weighting(logsnr, schedule) * factor

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from xhat.diffusion.denoiser import Denoiser
-from xhat.diffusion.noise_levels import high_snr
-from xhat.diffusion.weightings import ScheduleWeighting, Weighting, constant, on_schedule, refuse_learned
+from xhat.diffusion.schedules import Schedule
+from xhat.diffusion.weightings import Weighting, constant, density_part, high_snr, require_weighting
 from xhat.losses.penalties import Paired, Penalty
-from xhat.objective.terms import FAR, Draw, Loss
+from xhat.objective.draw import FAR, Draw
+from xhat.objective.terms import Loss
 from xhat.registry import ESTIMATES, LOSSES
 
 
@@ -44,13 +45,13 @@ class OneStep:
 
 @LOSSES.register
 class ImageLoss(Loss):
-    """weight(logsnr) · penalty(image), with the image estimated from the shared draw; the penalty never sees z.
+    """weighting(logsnr) · penalty(image), with the image estimated from the shared draw; the penalty never sees z.
 
     Args:
         penalty: images (B, C, H, W) -> (B,), or a `Paired` one that also sees the clean image. A bare nn.Module is trained
             along with the denoiser; `frozen(module)` is not.
         image: how the image is estimated: OneStep(), Rollout(...) or FullChain(...).
-        weight: where on the noise axis the penalty counts; by default `high_snr()`. A chain from pure noise has none.
+        weighting: where on the noise axis the penalty counts; by default `high_snr()`. A chain from pure noise has none.
         decode: applied to the estimate first, for latent models whose penalty should see pixels; only to images whose weight
             is not 0. It stays the caller's: not saved, moved, trained or put in training mode with this loss; freeze it.
         expect: the range that clean images, decoded ones too, are to be in, within a factor of ten; None for fields and latents
@@ -61,11 +62,13 @@ class ImageLoss(Loss):
             from no image's noise level; when called: a penalty that returns another shape than (B,), or has no gradient.
     """
 
+    is_penalty = True
+
     def __init__(
         self,
         penalty: Penalty | Paired,
         image: ImageEstimate | None = None,
-        weight: Weighting | ScheduleWeighting | None = None,
+        weighting: Weighting | None = None,
         decode: Callable[[Tensor], Tensor] | None = None,
         expect: tuple[float, float] | None = (-1.0, 1.0),
     ) -> None:
@@ -74,28 +77,28 @@ class ImageLoss(Loss):
             raise ValueError(f"a penalty is a function of images, got {penalty!r}")
         if image is not None and not (callable(image) and hasattr(image, "at_drawn_time")):
             raise ValueError(f"image must be OneStep(), Rollout(...) or FullChain(...), got {image!r}")
-        if weight is not None and not (callable(weight) or hasattr(weight, "on")):
-            raise ValueError(f"weight says where on the noise axis the penalty counts, for example high_snr(), got {weight!r}")
+        if weighting is not None and not callable(weighting):
+            raise ValueError(f"weighting says at which noise levels the penalty counts, as high_snr() does, got {weighting!r}")
         if expect is not None and not expect[0] < expect[1]:
             raise ValueError(f"expect is (low, high) of the images that the penalty sees, or None, got {expect}")
         self.penalty, self.image, self.expect = penalty, image or OneStep(), expect
         self._decode = (decode,)  # a module in a tuple is no submodule
         self.at_drawn_time, self.calls_network = self.image.at_drawn_time, getattr(self.image, "calls_network", False)
-        if not self.at_drawn_time and weight is not None:
-            raise ValueError(f"{type(self.image).__name__} starts from pure noise, at no drawn noise level: leave weight out")
+        if not self.at_drawn_time and weighting is not None:
+            raise ValueError(f"{type(self.image).__name__} starts from pure noise, at no noise level: leave weighting out")
         if not self.at_drawn_time and isinstance(penalty, Paired):
             raise ValueError(
                 f"this penalty compares with the clean image, but {type(self.image).__name__} starts from pure noise: "
                 "use OneStep() or Rollout(...)"
             )
-        if weight == constant:
+        if weighting == constant:
             warnings.warn(
                 "an image loss with the same weight at all noise levels: at high noise x0_hat is the blurred mean of many "
-                "images, whose penalty says little of a sample's and pulls the mean away; leave weight out for high_snr()",
+                "images, whose penalty says little of a sample's and pulls the mean away; leave weighting out for high_snr()",
                 stacklevel=2,
             )
-        self.weight = high_snr() if weight is None else weight
-        refuse_learned(self.weight)
+        self.weighting = high_snr() if weighting is None else weighting
+        require_weighting(self.weighting)
         self._checked = expect is None
 
     @property
@@ -141,7 +144,10 @@ class ImageLoss(Loss):
     def scale(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         if not self.at_drawn_time:
             return torch.ones_like(draw.t)
-        return on_schedule(self.weight, denoiser.schedule)(denoiser.schedule.logsnr(draw.t))
+        return self.weighting(denoiser.schedule.logsnr(draw.t), denoiser.schedule)
+
+    def density_part(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return density_part(self.weighting, schedule, t)
 
     @torch.no_grad()
     def _require_range(self, x0: Tensor) -> None:

@@ -8,37 +8,37 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.gaussians import posterior, transition
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import STEP_NOISE, forward_step
-from xhat.diffusion.weightings import ScheduleWeighting, Weighting, constant
+from xhat.diffusion.weightings import Weighting, constant
 from xhat.losses.denoising import Denoising
-from xhat.objective.terms import Draw
+from xhat.objective.draw import Draw
 from xhat.registry import LOSSES
 from xhat.tensors import over_images
 
 
 @LOSSES.register
 class Increment(Denoising):
-    """weight(logsnr(t)) · mean over pixels of (z_t - (alpha_t/alpha_s) z_s - y_hat)², s = t - 1/T, (B,): the step as drawn.
+    """weighting(logsnr(t)) · mean over pixels of (z_t - (alpha_t/alpha_s) z_s - y_hat)², s = t - 1/T, (B,): the step as drawn.
 
     z_s is drawn from q(z_s | z_t, x0) (Ho et al. 2020, eq. 6-7), so that (x0, z_s, z_t) are distributed as in the forward
     process, and y_hat is the prediction in STEP_NOISE space. Given z_t and x0 the increment's mean is STEP_NOISE: the
-    expectation is that of Denoising(STEP_NOISE, weight) plus weight · `irreducible`, and the gradient's expectation is the
-    same; only its variance is larger. Discrete schedules only.
+    expectation is that of Denoising(STEP_NOISE, weighting) plus weighting · `irreducible`, and so is
+    the gradient's; only its variance is larger. Discrete schedules only.
 
     Args:
-        weight: as in `Denoising`.
+        weighting: as in `Denoising`.
 
     Raises:
         ValueError: when called: the schedule is continuous and has no step.
     """
 
-    def __init__(self, weight: Weighting | ScheduleWeighting = constant) -> None:
-        super().__init__(STEP_NOISE, weight)
+    def __init__(self, weighting: Weighting = constant) -> None:
+        super().__init__(STEP_NOISE, weighting)
 
-    def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
+    def weighted(self, denoiser: Denoiser, draw: Draw, weighting: Weighting) -> Tensor:
         _, added = last_step(denoiser.schedule, draw)
         _, per_noise = STEP_NOISE.coefficients(denoiser.schedule, draw.t.double())
         # Denoising's target is per_noise · noise: this is the noise that makes it the increment
-        return super().forward(denoiser, replace(draw, noise=added / over_images(per_noise, added)))
+        return super().weighted(denoiser, replace(draw, noise=added / over_images(per_noise, added)), weighting)
 
     @staticmethod
     def irreducible(schedule: Schedule, t: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class Increment(Denoising):
 def last_step(schedule: Schedule, draw: Draw) -> tuple[Tensor, Tensor]:
     """z_s ~ q(z_s | z_t, x0), s = t - 1/T, and the noise added from there, z_t - (alpha_t/alpha_s) z_s; both as x0.
 
-    z_t is made of the draw's clean noise: input perturbation is for the network's eyes alone.
+    z_t is made of the draw's clean noise: input perturbation affects only the network's input.
     """
     ratio, t, s = _step(schedule, draw.t)
     x0 = draw.x0

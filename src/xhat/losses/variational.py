@@ -14,7 +14,8 @@ from xhat.diffusion.schedules import Learned, Schedule
 from xhat.diffusion.variances import Learned as LearnedVariance
 from xhat.diffusion.weightings import elbo
 from xhat.losses.denoising import Denoising
-from xhat.objective.terms import Draw, Loss
+from xhat.objective.draw import Draw
+from xhat.objective.terms import Loss
 from xhat.registry import LOSSES
 from xhat.tensors import over_images
 
@@ -83,7 +84,7 @@ class VariationalBound(Loss):
         schedule = denoiser.schedule
         if schedule.steps is None:
             drawn = schedule.t_of(logsnr.double()) >= default_decoder(schedule).lowest(schedule)
-            return (1 - schedule.t_min) * elbo.on(schedule)(logsnr) * drawn / math.log(2)
+            return (1 - schedule.t_min) * elbo(logsnr, schedule) * drawn / math.log(2)
         # T ½ (from_x0 sigma/alpha)²/variance; the decoder's step as if it were a density
         t = _snapped(schedule, schedule.t_of(logsnr.double()).clamp(min=schedule.t_min))
         s = torch.where(t > schedule.t_min, (t - 1 / schedule.steps).clamp(min=schedule.t_min), torch.zeros_like(t))
@@ -127,6 +128,9 @@ class Hybrid(Loss):
 
     def offset(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         return self.simple.offset(denoiser, draw)
+
+    def density_part(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return self.simple.density_part(schedule, t)
 
     def noise_weight(self, denoiser: Denoiser, logsnr: Tensor) -> Tensor | None:
         simple = self.simple.noise_weight(denoiser, logsnr)

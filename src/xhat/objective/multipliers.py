@@ -33,7 +33,7 @@ class Multiplier(nn.Module):
         """What is logged and plotted beside the term."""
         return {"lambda": self().detach().clone()}
 
-    def complaint(self) -> str | None:
+    def warning_message(self) -> str | None:
         """What the user should know, once."""
         return None
 
@@ -88,7 +88,7 @@ class DualAscent(Multiplier):
     def report(self) -> dict[str, Tensor]:
         return {**super().report(), "mean": self.mean.nan_to_num(0.0)}
 
-    def complaint(self) -> str | None:
+    def warning_message(self) -> str | None:
         if float(self.idle) != self.patience:  # said once, not at each step from then on
             return None
         return (

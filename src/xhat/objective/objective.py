@@ -8,18 +8,18 @@ from typing import SupportsInt
 import torch
 from torch import Tensor, nn
 
-from xhat import rng as counted
+from xhat import rng
 from xhat.diffusion.denoiser import Condition, Denoiser
-from xhat.diffusion.times import Binned, Stratified, TimeSampler
+from xhat.diffusion.times import Stratified, TimeSampler
+from xhat.objective.balance import Balancer
 from xhat.objective.calls import Calls, whole_number
+from xhat.objective.draw import FAR, Draw
 from xhat.objective.effective_samples import warn_of_waste
-from xhat.objective.global_batch import GlobalBatch, whole_batch
-from xhat.objective.multipliers import FromGradients, Multiplier, flat_gradient
-from xhat.objective.terms import FAR, Draw, Loss, Term
+from xhat.objective.global_batch import whole_batch
+from xhat.objective.multipliers import Multiplier
+from xhat.objective.terms import Term
 from xhat.rng import Shard
 from xhat.tensors import over_images
-
-__all__ = ["Draw", "Loss", "Objective", "Term"]
 
 
 class Objective(nn.Module):
@@ -28,7 +28,7 @@ class Objective(nn.Module):
     Args:
         denoiser: what is trained.
         terms: name -> Term.
-        times: where the samples go; bound here to the denoiser's schedule.
+        times: the timestep sampling distribution, `Stratified()` by default.
         seed: of all draws; sample k of step n depends on (seed, n, k) alone.
         input_perturbation: gamma of Ning et al. 2023 (Input perturbation reduces exposure bias, algorithm 1): the network
             is shown alpha x0 + sigma (noise + gamma xi) instead of z. All else is as without: z, the noise, and x0_hat, which
@@ -56,17 +56,12 @@ class Objective(nn.Module):
         self.denoiser, self.terms, self.seed = denoiser, dict(terms), seed
         self.input_perturbation = input_perturbation
         self.times = times if times is not None else Stratified()
-        self.times.bind(denoiser.schedule)
         self.losses = nn.ModuleDict({name: term.loss for name, term in terms.items()})
-        found = {name: term.weight for name, term in terms.items() if isinstance(term.weight, Multiplier)}
-        self.multipliers = nn.ModuleDict(found)
-        if any(isinstance(m, FromGradients) for m in found.values()) and len(found) == len(terms):
-            raise ValueError("GradientRatio and ConflictFree compare with a base term: give one term a number as its weight")
+        self.balancer = Balancer(self.terms)
+        self.multipliers = nn.ModuleDict(self.balancer.multipliers)
         self.calls = Calls()
         warn_of_waste(self.terms, self.times, denoiser.schedule)
-        self._batch = GlobalBatch()
         self._looked = False
-        self._found: tuple[dict[str, float | Tensor], Tensor | None] = {}, None
 
     def forward(
         self,
@@ -106,20 +101,17 @@ class Objective(nn.Module):
         draw = self.draw(x0, step=step, cond=cond, generator=generator, shard=shard, checkpoint=chains)
         each = {name: self.per_image(name, draw) for name, gate in gates.items() if gate}
         values = {name: value.mean() for name, value in each.items()}
-        factors, of_base = self._factors(values, gates, step, first=first)
-        total = sum((factors[name] * value for name, value in values.items()), start=x0.new_zeros(()))
-        if of_base is not None:
-            numbers = (factors[name] * value for name, value in values.items() if name not in self.multipliers)
-            total = total + (of_base - 1) * sum(numbers, start=x0.new_zeros(()))
+        balance = self.balancer.balance(self.denoiser, values, gates, step, first=first, measure=self.training)
+        total = self.balancer.total(balance, values, x0.new_zeros(()))
         if self.training:
-            self._learn(draw, each, factors, shard)
+            self.balancer.learn(self.denoiser, self.times, draw, each, balance, shard.total)
         if not values:
             total = 0 * draw.prediction.raw.sum()  # no gate is open: a gradient of zero, not none
         for name in gates.keys() - values.keys():
             # parameters of the term's own (a learned uncertainty) get a gradient of 0, which DDP waits for
             total = total + sum((0 * p.sum() for p in self.terms[name].loss.parameters()), start=x0.new_zeros(()))
         seen = {name: value.detach() for name, value in values.items()}  # kept in a list, a graph would be a leak
-        learned = {name: m for name, m in self._multipliers() if name in values}
+        learned = {name: m for name, m in self.balancer.multipliers.items() if name in values}
         return {"loss": total, **seen, **{f"{n}.{k}": v for n, m in learned.items() for k, v in m.report().items()}}
 
     def draw(
@@ -142,11 +134,12 @@ class Objective(nn.Module):
         own = slice(shard.first, shard.first + x0.shape[0])
         if generator is None:
             later = (shard.before,) if shard.before else ()
-            time_generator = counted.generator(self.seed, "times", step, *later)
+            time_generator = rng.generator(self.seed, "times", step, *later)
         else:  # times are drawn on the CPU, the given generator may live elsewhere
             start = torch.randint(2**62, (), generator=generator, device=generator.device)
             time_generator = torch.Generator().manual_seed(int(start))
-        t, importance = (x[own].to(x0.device) for x in self.times.sample_at(step, shard.total, time_generator))
+        drawn = self.times.sample(self.denoiser.schedule, shard.total, time_generator, step=step)
+        t, importance = (x[own].to(x0.device) for x in drawn)
         noise = self._normal(x0, "noise", step, shard.number, generator)
         z, shown = self._noisy(x0, t, noise), None
         if self.input_perturbation:
@@ -207,7 +200,7 @@ class Objective(nn.Module):
     def _normal(self, x0: Tensor, purpose: str, step: int, first: int, generator: torch.Generator | None) -> Tensor:
         if generator is not None:
             return torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
-        return counted.normal(tuple(x0.shape), self.seed, purpose, step, first=first, device=x0.device).to(x0.dtype)
+        return rng.normal(tuple(x0.shape), self.seed, purpose, step, first=first, device=x0.device).to(x0.dtype)
 
     def per_image(self, name: str, draw: Draw) -> Tensor:
         """A term's values, importance-weighted, (B,).
@@ -227,68 +220,3 @@ class Objective(nn.Module):
             )
         assert isinstance(value, Tensor)
         return value * draw.importance if loss.at_drawn_time else value
-
-    def _factors(
-        self, values: dict[str, Tensor], gates: dict[str, float], step: int, *, first: bool
-    ) -> tuple[dict[str, float | Tensor], Tensor | None]:
-        """What each term is multiplied with, and what the sum of those with numbers is multiplied with, if not with 1."""
-        factors: dict[str, float | Tensor] = {}
-        for name in values:
-            weight = self.terms[name].weight
-            factors[name] = gates[name] * (
-                weight().to(values[name]).nan_to_num(0.0) if isinstance(weight, Multiplier) else weight
-            )
-        base = [factors[name] * value for name, value in values.items() if name not in self.multipliers]
-        due = [
-            (name, m) for name, m in self.multipliers.items() if name in values and isinstance(m, FromGradients) and m.due(step)
-        ]
-        if not (due and base and self.training and torch.is_grad_enabled()):
-            return factors, None
-        if not first:  # as on the step's first micro-batch
-            return {**factors, **self._found[0]}, self._found[1]
-        parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
-        of_base = flat_gradient(sum(base, start=torch.zeros_like(base[0])), parameters, keep=True)
-        change = torch.zeros_like(base[0])
-        for name, multiplier in due:
-            own = flat_gradient(values[name], parameters, keep=True)
-            both, mine = multiplier.factors(of_base @ of_base, of_base @ own, own @ own, gates[name])
-            factors[name], change = gates[name] * mine.to(own), change + both.to(own) - 1
-        self._found = {name: factors[name] for name, _ in due}, 1 + change
-        return factors, 1 + change
-
-    def _learn(self, draw: Draw, each: dict[str, Tensor], factors: dict[str, float | Tensor], shard: Shard) -> None:
-        """Hand the time sampler and the multipliers what they learn from: the whole global batch, once, equal on every rank."""
-        observing = [name for name in self.multipliers if name in each]
-        if not isinstance(self.times, Binned) and not observing:
-            return
-        with torch.no_grad():
-            at_time = [n for n in each if self.terms[n].loss.at_drawn_time]
-            offset = {n: self.terms[n].loss.offset(self.denoiser, draw) for n in at_time}
-            weighted = sum(
-                (factors[n] * (each[n] / draw.importance - offset[n]) for n in at_time), start=torch.zeros_like(draw.importance)
-            )
-            rows = [draw.t.to(weighted), weighted]
-            for name in observing:
-                loss = self.terms[name].loss
-                scale = loss.scale(self.denoiser, draw).to(weighted)
-                rows += [each[name], scale * draw.importance if loss.at_drawn_time else scale]
-            whole = self._batch.collect(draw.step, torch.stack(rows), shard.total)
-        if whole is None:
-            return
-        if isinstance(self.times, Binned):
-            self.times.update(whole[0], whole[1])
-        for i, name in enumerate(observing):
-            value, scale = whole[2 + 2 * i : 4 + 2 * i].sum(1)
-            # no image within the term's noise levels: nothing was learned; a NaN would stay for good
-            if float(scale) > 0 and bool(torch.isfinite(value)):
-                self._observe(name, value / scale, scale / shard.total)
-
-    def _multipliers(self) -> list[tuple[str, Multiplier]]:
-        return [(name, term.weight) for name, term in self.terms.items() if isinstance(term.weight, Multiplier)]
-
-    def _observe(self, name: str, mean: Tensor, scale: Tensor) -> None:
-        multiplier = self.terms[name].weight
-        assert isinstance(multiplier, Multiplier)
-        multiplier.observe(mean, scale)
-        if said := multiplier.complaint():
-            warnings.warn(f'term "{name}": {said}', stacklevel=2)

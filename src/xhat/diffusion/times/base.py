@@ -15,72 +15,69 @@ _EDGE = 1e-12  # quantiles stay this far from 0 and 1, where unbounded distribut
 class TimeSampler(PreciseModule):
     """Draws times by the inverse of the distribution function `cdf`, stratified over the whole batch of n.
 
-    Subclasses give cdf and icdf on [0, 1] and the density; the base class restricts them to the support of the schedule it
-    is bound to (`Objective` binds it), and turns densities into cell probabilities on a grid.
+    Subclasses give cdf and icdf on [0, 1] and the density, all of (schedule, t); the base class restricts them to the support
+    of the schedule, and turns densities into cell probabilities on a grid. A sampler belongs to no schedule.
+
+    Attributes:
+        stratified: whether the n times of a batch are spread over n equal strata.
+        learns: whether `update` does something: then the objective gathers the losses of the whole global batch for it.
     """
 
-    stratified = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.__dict__["schedule"] = None  # not a submodule: the denoiser owns it
-
-    schedule: Schedule | None
-
-    def bind(self, schedule: Schedule) -> None:
-        """Fix the schedule whose support the times are drawn from.
-
-        Raises:
-            ValueError: it is bound to another schedule.
-        """
-        if self.schedule is not None and self.schedule is not schedule:
-            raise ValueError("this time sampler already serves another schedule: make a new one")
-        self.__dict__["schedule"] = schedule
+    stratified: bool = True
+    learns: bool = False
 
     @abstractmethod
-    def cdf(self, t: Tensor) -> Tensor:
+    def cdf(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Distribution function on [0, 1], float64."""
 
     @abstractmethod
-    def icdf(self, u: Tensor) -> Tensor:
+    def icdf(self, schedule: Schedule, u: Tensor) -> Tensor:
         """Its inverse, float64."""
 
     @abstractmethod
-    def density(self, t: Tensor) -> Tensor:
+    def density(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Its derivative, float64."""
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """n times (n,) and their importances (n,), float32, on the CPU."""
-        return self._at(self._quantiles(n, generator))
+    def sample(
+        self, schedule: Schedule, n: int, generator: torch.Generator | None = None, *, step: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """n times (n,) and their importances (n,), float32, on the CPU.
 
-    def sample_at(self, step: int, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """As `sample`, for training step number `step`; what `Objective` calls. Only `Sequential` looks at the step."""
-        return self.sample(n, generator)
+        Args:
+            schedule: whose times they are.
+            n: samples of the whole global batch.
+            generator: of the draw.
+            step: number of the training step; only `Sequential` looks at it.
+        """
+        return self._at(schedule, self._quantiles(n, generator))
 
-    def _at(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Times and importances (n,), float32, of quantiles u (n,), float64."""
-        if self.schedule is not None and self.schedule.steps is not None:
-            cell = self._cells()
-            index = torch.searchsorted(cell.cumsum(0), u * cell.sum()).clamp(max=cell.numel() - 1)
-            t = (index + 1) / self.schedule.steps
-        else:
-            low, high = self._ends()
-            t = self.icdf(low + (high - low) * u).clamp(self._t_min, _BELOW_ONE)
-        t = t.float()
-        return t, (1 / self.relative_density(t)).float()
+    def update(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
+        """Take in the weighted losses (n,) of images at times t (n,), of the whole global batch, after each training step."""
 
-    def relative_density(self, t: Tensor) -> Tensor:
+    def relative_density(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Density (or cell probability) at t over that of uniform times on the same support; the same dtype as t."""
         wide = t.detach().to(torch.float64).cpu()
-        if self.schedule is not None and self.schedule.steps is not None:
-            cell = self._cells()
+        if schedule.steps is not None:
+            cell = self._cells(schedule)
             index = (wide * cell.numel()).round().long().clamp(1, cell.numel())
             ratio = cell[index - 1] / cell.mean()
         else:
-            low, high = self._ends()
+            low, high = self._ends(schedule)
             # where the densities of unbounded distributions vanish, at t = 0 and 1, their formulas are 0/0
-            ratio = self.density(wide).nan_to_num(nan=0.0) * (1 - self._t_min) / (high - low)
+            ratio = self.density(schedule, wide).nan_to_num(nan=0.0) * (1 - schedule.t_min) / (high - low)
         return ratio.to(t.device, t.dtype)
+
+    def _at(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Times and importances (n,), float32, of quantiles u (n,), float64."""
+        if schedule.steps is not None:
+            cell = self._cells(schedule)
+            index = torch.searchsorted(cell.cumsum(0), u * cell.sum()).clamp(max=cell.numel() - 1)
+            t = (index + 1) / schedule.steps
+        else:
+            low, high = self._ends(schedule)
+            t = self.icdf(schedule, low + (high - low) * u).clamp(schedule.t_min, _BELOW_ONE)
+        t = t.float()
+        return t, (1 / self.relative_density(schedule, t)).float()
 
     def _quantiles(self, n: int, generator: torch.Generator | None) -> Tensor:
         u = torch.rand(n, generator=generator, dtype=torch.float64)
@@ -89,17 +86,13 @@ class TimeSampler(PreciseModule):
             u = (torch.randperm(n, generator=generator) + u) / n
         return u.clamp(_EDGE, 1 - _EDGE)
 
-    @property
-    def _t_min(self) -> float:
-        return self.schedule.t_min if self.schedule is not None else 0.0
-
-    def _ends(self) -> tuple[Tensor, Tensor]:
-        low, high = self.cdf(torch.tensor([self._t_min, 1.0], dtype=torch.float64))
+    def _ends(self, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        """The distribution function at the ends of the support."""
+        low, high = self.cdf(schedule, torch.tensor([schedule.t_min, 1.0], dtype=torch.float64))
         return low, high
 
-    def _cells(self) -> Tensor:
+    def _cells(self, schedule: Schedule) -> Tensor:
         """Probability of each grid point i = 1..T, up to a constant: the mass of ((i-1)/T, i/T]."""
-        assert self.schedule is not None
-        assert self.schedule.steps is not None
-        grid = torch.arange(self.schedule.steps + 1, dtype=torch.float64) / self.schedule.steps
-        return self.cdf(grid).diff()
+        assert schedule.steps is not None
+        grid = torch.arange(schedule.steps + 1, dtype=torch.float64) / schedule.steps
+        return self.cdf(schedule, grid).diff()

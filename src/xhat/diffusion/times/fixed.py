@@ -14,16 +14,16 @@ from xhat.registry import TIMES
 class Stratified(TimeSampler):
     """Uniform times, one in each of n equal strata: the lowest variance of all uniform draws (cf. VDM, appendix I.1)."""
 
-    def cdf(self, t: Tensor) -> Tensor:
+    def cdf(self, schedule: Schedule, t: Tensor) -> Tensor:
         return t
 
-    def icdf(self, u: Tensor) -> Tensor:
+    def icdf(self, schedule: Schedule, u: Tensor) -> Tensor:
         return u
 
-    def density(self, t: Tensor) -> Tensor:
+    def density(self, schedule: Schedule, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
-    def relative_density(self, t: Tensor) -> Tensor:
+    def relative_density(self, schedule: Schedule, t: Tensor) -> Tensor:
         return torch.ones_like(t)  # on any support
 
 
@@ -60,14 +60,12 @@ class Sequential(Stratified):
             raise ValueError(f"sequential times need at least 1 level, got {levels}")
         self.levels = levels
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The times of step 0."""
-        return self.sample_at(0, n, generator)
-
-    def sample_at(self, step: int, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, schedule: Schedule, n: int, generator: torch.Generator | None = None, *, step: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """n equal times (n,), a function of the step alone, and importances of 1 (n,)."""
-        cycle = (self.schedule.steps if self.schedule is not None else None) or self.levels
-        return self._at(torch.full((n,), (step % cycle + 0.5) / cycle, dtype=torch.float64))
+        cycle = schedule.steps or self.levels
+        return self._at(schedule, torch.full((n,), (step % cycle + 0.5) / cycle, dtype=torch.float64))
 
 
 @TIMES.register
@@ -82,13 +80,13 @@ class LogitNormal(TimeSampler):
     def _normal(self, t: Tensor) -> Tensor:
         return (torch.logit(t) - self.loc) / self.scale
 
-    def cdf(self, t: Tensor) -> Tensor:
+    def cdf(self, schedule: Schedule, t: Tensor) -> Tensor:
         return _normal_cdf(self._normal(t))
 
-    def icdf(self, u: Tensor) -> Tensor:
+    def icdf(self, schedule: Schedule, u: Tensor) -> Tensor:
         return torch.sigmoid(self.loc + self.scale * torch.special.ndtri(u))
 
-    def density(self, t: Tensor) -> Tensor:
+    def density(self, schedule: Schedule, t: Tensor) -> Tensor:
         return _normal_density(self._normal(t)) / (self.scale * t * (1 - t))
 
 
@@ -101,27 +99,19 @@ class LogNormalSigma(TimeSampler):
         _require_positive(std)
         self.mean, self.std = mean, std
 
-    def _known(self) -> Schedule:
-        if self.schedule is None:
-            raise ValueError("LogNormalSigma draws noise levels: bind(schedule) turns them into times")
-        return self.schedule
-
-    def _normal(self, t: Tensor) -> Tensor:
-        schedule = self._known()
+    def _normal(self, schedule: Schedule, t: Tensor) -> Tensor:
         return (-schedule.logsnr(t.to(schedule.device)).detach().cpu() / 2 - self.mean) / self.std
 
-    def cdf(self, t: Tensor) -> Tensor:
-        return _normal_cdf(self._normal(t))
+    def cdf(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return _normal_cdf(self._normal(schedule, t))
 
-    def icdf(self, u: Tensor) -> Tensor:
-        schedule = self._known()
+    def icdf(self, schedule: Schedule, u: Tensor) -> Tensor:
         logsnr = -2 * (self.mean + self.std * torch.special.ndtri(u))
         return schedule.t_of(logsnr.to(schedule.device)).detach().cpu()
 
-    def density(self, t: Tensor) -> Tensor:
-        schedule = self._known()
+    def density(self, schedule: Schedule, t: Tensor) -> Tensor:
         slope = -schedule.dlogsnr(t.to(schedule.device)).detach().cpu() / 2
-        return _normal_density(self._normal(t)) / self.std * slope
+        return _normal_density(self._normal(schedule, t)) / self.std * slope
 
 
 def _normal_density(x: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Densities of time that follow the losses."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +16,9 @@ LARGEST = 1e150
 
 
 class Binned(TimeSampler):
-    """A piecewise constant density over equal bins of the support, learned from the size of the losses seen.
+    """A piecewise constant density over equal cells of the support, learned from the size of the losses seen.
+
+    The history is empty until the first losses come; then it has as many cells as their schedule has: one per step, or `bins`.
 
     Whatever the losses are, every bin has at least its part of the uniform share, so that no importance is above 1/uniform.
     Losses may be negative (a score, a learned uncertainty): what counts of them is |loss|.
@@ -24,6 +28,8 @@ class Binned(TimeSampler):
         bins: number of bins in continuous time; a discrete schedule has one per step.
     """
 
+    learns = True
+
     def __init__(self, uniform: float, bins: int) -> None:
         super().__init__()
         if not 0 < uniform <= 1:
@@ -31,63 +37,75 @@ class Binned(TimeSampler):
         self.uniform, self.bins = uniform, bins
 
     @abstractmethod
-    def _make_history(self, bins: int) -> None:
-        """Register buffers for so many bins."""
-
-    @abstractmethod
     def _learned(self) -> Tensor | None:
-        """Unnormalized probabilities (bins,), at least 0, float64; None while too little is known."""
+        """Unnormalized probabilities (cells,), at least 0, float64; None while too little is known."""
 
     @abstractmethod
     def _learn(self, index: Tensor, loss: Tensor) -> None:
-        """Take in the sizes of losses (n,), at least 0, of the bins index (n,)."""
+        """Take in the sizes of losses (n,), at least 0, of the cells index (n,)."""
 
-    def bind(self, schedule: Schedule) -> None:
-        first = self.schedule is None
-        super().bind(schedule)
-        if first:
-            self.bins = schedule.steps or self.bins
-            self._make_history(self.bins)
-
-    def update(self, t: Tensor, loss: Tensor) -> None:
+    def update(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
         """Take in the weighted losses (n,) of images at times t (n,), of the whole global batch; NaN and inf are left out."""
+        for history in self.buffers(recurse=False):
+            if not len(history):  # in place: a data-parallel wrapper holds the same tensors
+                history.resize_(self._count(schedule), *history.shape[1:]).zero_()
         t, loss = t.detach().to(torch.float64).cpu(), loss.detach().to(torch.float64).cpu()
         known = torch.isfinite(loss)
-        self._learn(self._index(t[known]), loss[known].abs().clamp(max=LARGEST))
+        self._learn(self._index(schedule, t[known]), loss[known].abs().clamp(max=LARGEST))
 
-    def _index(self, t: Tensor) -> Tensor:
-        if self.schedule is not None and self.schedule.steps is not None:
-            return ((t * self.bins).round().long() - 1).clamp(0, self.bins - 1)
-        return ((t - self._t_min) / (1 - self._t_min) * self.bins).long().clamp(0, self.bins - 1)
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        for name, history in self.named_buffers(recurse=False):
+            if (saved := state_dict.get(prefix + name)) is not None:
+                history.resize_(saved.shape)  # as many cells as it was learned on
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def _probabilities(self) -> Tensor:
-        learned = self._learned() if self.schedule is not None else None
+    def _count(self, schedule: Schedule) -> int:
+        """Cells of a schedule.
+
+        Raises:
+            ValueError: the history is of a schedule with another number of them.
+        """
+        count, known = schedule.steps or self.bins, next(len(history) for history in self.buffers(recurse=False))
+        if known not in (0, count):
+            raise ValueError(
+                f"this {type(self).__name__} has learned on a schedule of {known} cells, this one has {count}: make a new one"
+            )
+        return count
+
+    def _index(self, schedule: Schedule, t: Tensor) -> Tensor:
+        count = self._count(schedule)
+        if schedule.steps is not None:
+            return ((t * count).round().long() - 1).clamp(0, count - 1)
+        return ((t - schedule.t_min) / (1 - schedule.t_min) * count).long().clamp(0, count - 1)
+
+    def _cells(self, schedule: Schedule) -> Tensor:
+        count = self._count(schedule)
+        empty = any(not len(history) for history in self.buffers(recurse=False))
+        learned = None if empty else self._learned()
         if learned is None or not bool(learned.sum() > 0):
-            return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
+            return torch.full((count,), 1 / count, dtype=torch.float64)
         share = learned / learned.max()  # a sum of tiny numbers would have lost its digits
-        return (1 - self.uniform) * share / share.sum() + self.uniform / self.bins
+        return (1 - self.uniform) * share / share.sum() + self.uniform / count
 
-    def _cells(self) -> Tensor:
-        return self._probabilities()
-
-    def _ends(self) -> tuple[Tensor, Tensor]:
+    def _ends(self, schedule: Schedule) -> tuple[Tensor, Tensor]:
         return torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
 
-    def cdf(self, t: Tensor) -> Tensor:
-        p = self._probabilities()
-        x = ((t - self._t_min) / (1 - self._t_min) * self.bins).clamp(0, self.bins)
-        left = x.long().clamp(max=self.bins - 1)
+    def cdf(self, schedule: Schedule, t: Tensor) -> Tensor:
+        p = self._cells(schedule)
+        x = ((t - schedule.t_min) / (1 - schedule.t_min) * len(p)).clamp(0, len(p))
+        left = x.long().clamp(max=len(p) - 1)
         return p.cumsum(0)[left] - p[left] * (1 - (x - left))
 
-    def icdf(self, u: Tensor) -> Tensor:
-        p = self._probabilities()
+    def icdf(self, schedule: Schedule, u: Tensor) -> Tensor:
+        p = self._cells(schedule)
         cumulative = p.cumsum(0)
-        left = torch.searchsorted(cumulative, u).clamp(max=self.bins - 1)
+        left = torch.searchsorted(cumulative, u).clamp(max=len(p) - 1)
         x = left + 1 - (cumulative[left] - u) / p[left]
-        return self._t_min + (1 - self._t_min) * x / self.bins
+        return schedule.t_min + (1 - schedule.t_min) * x / len(p)
 
-    def density(self, t: Tensor) -> Tensor:
-        return self._probabilities()[self._index(t)] * self.bins / (1 - self._t_min)
+    def density(self, schedule: Schedule, t: Tensor) -> Tensor:
+        p = self._cells(schedule)
+        return p[self._index(schedule, t)] * len(p) / (1 - schedule.t_min)
 
 
 @TIMES.register
@@ -103,10 +121,8 @@ class LossSecondMoment(Binned):
     def __init__(self, history: int = 10, uniform: float = 0.001, bins: int = 128) -> None:
         super().__init__(uniform, bins)
         self.history = history
-
-    def _make_history(self, bins: int) -> None:
-        self.register_buffer("losses", torch.zeros(bins, self.history, dtype=torch.float64))
-        self.register_buffer("counts", torch.zeros(bins, dtype=torch.int64))
+        self.register_buffer("losses", torch.zeros(0, history, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
 
     def _learned(self) -> Tensor | None:
         if bool((self.counts < self.history).any()):
@@ -116,7 +132,7 @@ class LossSecondMoment(Binned):
     def _learn(self, index: Tensor, loss: Tensor) -> None:
         order = index.argsort(stable=True)
         index, loss = index[order], loss[order]
-        size = torch.bincount(index, minlength=self.bins)
+        size = torch.bincount(index, minlength=len(self.counts))
         rank = torch.arange(index.numel()) - (size.cumsum(0) - size)[index]
         last = rank >= size[index] - self.history  # a ring buffer: of more entries only the last ones survive
         counts = self.counts.cpu()
@@ -141,10 +157,8 @@ class Adaptive(Binned):
     def __init__(self, decay: float = 0.99, uniform: float = 0.05, bins: int = 128) -> None:
         super().__init__(uniform, bins)
         self.decay = decay
-
-    def _make_history(self, bins: int) -> None:
-        self.register_buffer("average", torch.zeros(bins, dtype=torch.float64))
-        self.register_buffer("seen", torch.zeros(bins, dtype=torch.float64))
+        self.register_buffer("average", torch.zeros(0, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(0, dtype=torch.float64))
 
     def _learned(self) -> Tensor | None:
         average, seen = self.average.cpu(), self.seen.cpu()
@@ -153,8 +167,8 @@ class Adaptive(Binned):
         return average / seen  # seen is the weight gathered so far: the average has no start-up bias
 
     def _learn(self, index: Tensor, loss: Tensor) -> None:
-        count = torch.bincount(index, minlength=self.bins).double()
-        mean = torch.bincount(index, loss, minlength=self.bins) / count.clamp(min=1)
+        count = torch.bincount(index, minlength=len(self.average)).double()
+        mean = torch.bincount(index, loss, minlength=len(self.average)) / count.clamp(min=1)
         keep = torch.where(count > 0, self.decay, 1.0)
         self.average.mul_(keep.to(self.average.device)).add_(((1 - keep) * mean).to(self.average.device))
         self.seen.mul_(keep.to(self.seen.device)).add_((1 - keep).to(self.seen.device))
