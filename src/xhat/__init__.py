@@ -8,9 +8,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from xhat.analysis.gradients import GradientProfile, gradient_profile
 from xhat.bound import DENSITY, DISCRETIZED, SOFTMAX, Bound, BoundEstimate, estimate_bound, ode_likelihood, variational_bound
+from xhat.bound.eight_bit import DiscretizedGaussian, softmax_decoder
 from xhat.diffusion import weightings
 from xhat.diffusion.denoiser import Denoiser, Prediction, diffusers_index, log_sigma, time_itself
-from xhat.diffusion.gaussians import DiscretizedGaussian, Gaussian, kl, posterior, softmax_decoder
+from xhat.diffusion.gaussians import Gaussian, kl, posterior
 from xhat.diffusion.schedules import VE, Cosine, Discrete, Flow, Learned, LinearLogSNR, Schedule
 from xhat.diffusion.targets import FLOW, NOISE, POSTERIOR_MEAN, SCALED_NOISE, SCORE, STEP_NOISE, X0, Target, V, decode, edm
 from xhat.diffusion.times import (
@@ -43,9 +44,10 @@ from xhat.diffusion.weightings import (
 )
 from xhat.losses.backward import Last, RandomLast, ReFL, Surrogate
 from xhat.losses.chains import FullChain, Rollout
-from xhat.losses.denoising import Denoising, absolute, euclidean, huber, squared
+from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageEstimate, ImageLoss, OneStep
 from xhat.losses.increment import Increment
+from xhat.losses.norms import absolute, euclidean, huber, squared
 from xhat.losses.penalties import (
     Paired,
     frozen,

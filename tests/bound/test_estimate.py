@@ -214,7 +214,7 @@ def test_the_pilot_never_sees_the_images_and_no_step_starves():
     found = run_pilot(form_of(schedule), model(schedule), images(64, seed=1), None)
     assert float(found.probability.sum()) == pytest.approx(1)
     assert float(found.probability.min()) >= 0.01 / 100
-    index, place, chance = found.draw(torch.linspace(0, 1 - 1e-9, 50_000, dtype=torch.float64))
+    index, place, chance = found.choose(torch.linspace(0, 1 - 1e-9, 50_000, dtype=torch.float64))
     share = torch.bincount(index - 1, minlength=100) / 50_000
     torch.testing.assert_close(share.double(), found.probability, rtol=0, atol=1e-4)
     assert (place >= 0).all()

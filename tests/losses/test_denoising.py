@@ -6,7 +6,7 @@ import torch
 import xhat
 from oracles import SCHEDULES, SHAPE, STEP_TARGETS, TARGETS, GaussianData, ScaledX0, exact
 from xhat import FLOW, NOISE, X0, Denoiser, Denoising, Objective, Term, V, weightings
-from xhat.losses.denoising import absolute, euclidean, huber, squared
+from xhat.losses.norms import absolute, euclidean, huber, squared
 
 
 def close(a, b, rtol=1e-6, atol=1e-9):

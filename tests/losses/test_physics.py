@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from xhat.losses.penalties import masked_mean
-from xhat.losses.physics import darcy, darcy_residual, poisson, poisson_residual, units_between
+from xhat.losses.penalties.physics import darcy, darcy_residual, poisson, poisson_residual, units_between
 
 
 def close(a, b, rtol=1e-9, atol=1e-12):

@@ -8,8 +8,9 @@ import torch
 import xhat
 from oracles import GaussianData, ScaledX0, exact, noisy
 from xhat import Denoising, Hybrid, Objective, ScheduleVariance, Term, VariationalBound, variational_bound
+from xhat.bound.eight_bit import DiscretizedGaussian
 from xhat.bound.terms import bits_per_dim, prior_term, step_term
-from xhat.diffusion.gaussians import DiscretizedGaussian, Gaussian, kl, posterior
+from xhat.diffusion.gaussians import Gaussian, kl, posterior
 from xhat.tensors import over_images
 
 LN2 = math.log(2)

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from xhat.analysis.profile import Anatomy
 from xhat.diffusion.targets import SCALED_NOISE, STEP_NOISE, Target, forward_step
-from xhat.losses.denoising import Denoising, squared
+from xhat.losses.denoising import Denoising
 from xhat.losses.increment import Increment
+from xhat.losses.norms import squared
 from xhat.losses.uncertainty import LearnedUncertainty
 from xhat.objective.multipliers import Multiplier
 from xhat.objective.objective import Objective

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xhat.bound.eight_bit import DiscretizedGaussian, bin_index, softmax_decoder
 from xhat.diffusion.denoiser import Denoiser, Prediction
-from xhat.diffusion.gaussians import DiscretizedGaussian, bin_index, softmax_decoder
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.variances import FixedLarge, Learned, Posterior
 from xhat.tensors import over_images

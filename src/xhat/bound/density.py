@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat import rng as counted
+from xhat import rng
 from xhat.bound.control import IMAGE, TINY, Control, between_cells, fit, image_features, noise_features
 from xhat.bound.exact import evaluate
 from xhat.bound.terms import Form
@@ -33,7 +33,7 @@ class Pilot:
     evaluations: int = 0
     correlation: float = 0.0
 
-    def draw(self, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def choose(self, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Invert the distribution function at positions (n,) in [0, 1): part (n,), the place in it (n,), probability (n,)."""
         upper = self.probability.cumsum(0)
         index = torch.searchsorted(upper, position * upper[-1], right=True).clamp(max=len(upper) - 1)
@@ -91,7 +91,7 @@ def run_pilot(
     ends = cells(form.count)
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
     middle = (starts + 1 + ends).double() / 2
-    generator = counted.generator(seed, "pilot")
+    generator = rng.generator(seed, "pilot")
     cell = torch.arange(len(ends)).repeat_interleave(draws)
     sample = _Sample(form, denoiser, images, cond, starts, ends, seed, rows)
     value, features = sample.at(cell, "first", generator)
@@ -174,7 +174,7 @@ class _Sample:
             some = None if self.cond is None else {k: v[chosen[own].to(v.device)] for k, v in self.cond.items()}
             x0 = self.images[chosen[own].to(self.images.device)]
             key = (self.seed, "pilot noise", purpose)
-            noise = counted.paired(tuple(x0.shape), *key, first=first, per=group, correlation=-1.0, device=x0.device)
+            noise = rng.paired(tuple(x0.shape), *key, first=first, per=group, correlation=-1.0, device=x0.device)
             value, of_noise = with_features(self.form, self.denoiser, x0, noise.to(x0.dtype), index[own], u[own], some)
             values.append(value)
             features.append(torch.cat([image_features(x0), of_noise], dim=1))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from xhat import rng as counted
+from xhat import rng
 from xhat.bound.control import Control, image_features
 from xhat.bound.decoders import Decoder
 from xhat.bound.density import Pilot, cells, pilot_draws, run_pilot, with_features
@@ -197,7 +197,7 @@ class _Plan:
         """Between the noises of an image's draws 1 and 2, 3 and 4, .."""
         return self.pilot.correlation if self.pilot else 0.0
 
-    def draw(self, first: int, images: int) -> tuple[Tensor, Tensor, Tensor]:
+    def choose(self, first: int, images: int) -> tuple[Tensor, Tensor, Tensor]:
         """For images first, ..: part, place in it, factor 1/(calls · p), each (images · calls,)."""
         numbers = range(first, first + images)
         if self.pilot is None:
@@ -206,11 +206,11 @@ class _Plan:
             return index, u, torch.ones_like(u)
         shifts = torch.stack([self._uniform(1, "shift", k) for k in numbers])
         position = (torch.arange(self.calls, dtype=torch.float64) + shifts) / self.calls
-        index, u, chance = self.pilot.draw(position.flatten())
+        index, u, chance = self.pilot.choose(position.flatten())
         return index, u, 1 / (self.calls * chance)
 
     def _uniform(self, n: int, purpose: str, image: int) -> Tensor:
-        return torch.rand(n, dtype=torch.float64, generator=counted.generator(self.seed, purpose, image))
+        return torch.rand(n, dtype=torch.float64, generator=rng.generator(self.seed, purpose, image))
 
 
 def _measure(
@@ -218,7 +218,7 @@ def _measure(
 ) -> tuple[Tensor, Tensor]:
     """Terms (images, 3) and nats per cell, of images number `first` on."""
     form, device, calls, control = plan.form, x0.device, plan.calls, plan.control
-    index, u, factor = plan.draw(first, len(x0))
+    index, u, factor = plan.choose(first, len(x0))
     owner = torch.arange(len(x0)).repeat_interleave(calls)
     known = image_features(x0)
     rest = []
@@ -227,14 +227,12 @@ def _measure(
         images = x0[owner[own].to(device)]
         shape = tuple(images.shape)
         number = first * calls + start
-        noise = counted.paired(
-            shape, plan.seed, "estimate", first=number, per=calls, correlation=plan.correlation, device=device
-        )
+        noise = rng.paired(shape, plan.seed, "estimate", first=number, per=calls, correlation=plan.correlation, device=device)
         some = None if cond is None else {k: v[owner[own].to(v.device)] for k, v in cond.items()}
         value, of_noise = with_features(form, denoiser, images, noise.to(x0.dtype), index[own], u[own], some)
         rest.append(value - control.of(index[own], known[owner[own]], of_noise))
     value = torch.cat(rest) * factor
-    last = counted.normal(tuple(x0.shape), plan.seed, "decoder", first=first, device=device).double()
+    last = rng.normal(tuple(x0.shape), plan.seed, "decoder", first=first, device=device).double()
     prior, reconstruction = (v.cpu() for v in form.outside(x0.double(), last))
     into = int(form.decoder.calls_network)  # part 1 is then the reconstruction
     diffusion = (known @ control.constant[into:].sum(0)).index_add(0, owner, torch.where(index > into, value, 0.0))
@@ -250,7 +248,7 @@ def _first_stage(
     plan: _Plan, denoiser: Denoiser, pilot: Tensor, cond: Condition | None, ends: Tensor, rows: int, group: int
 ) -> Tensor:
     """Bits/dim of pilot images (m,), measured as the others will be, with draws of their own."""
-    own = replace(plan, seed=counted.generator(plan.seed, "first stage").initial_seed())
+    own = replace(plan, seed=rng.generator(plan.seed, "first stage").initial_seed())
     found = []
     for first in range(0, min(FIRST_STAGE, len(pilot)), group):
         some = slice(first, min(first + group, FIRST_STAGE))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat import rng as counted
+from xhat import rng
 from xhat.bound.decoders import Decoder
 from xhat.bound.terms import Form, StepForm, bits_per_dim, form_of
 from xhat.diffusion.denoiser import Condition, Denoiser
@@ -64,7 +64,7 @@ def variational_bound(
     form.decoder.require_data(x0)
 
     def drawn(step: int) -> Tensor:
-        return counted.normal(tuple(x0.shape), seed, "bound", step, device=x0.device).to(x0.dtype)
+        return rng.normal(tuple(x0.shape), seed, "bound", step, device=x0.device).to(x0.dtype)
 
     noise = noise or drawn
     prior, reconstruction = form.outside(x0.double(), noise(0).double())

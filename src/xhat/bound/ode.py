@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint  # type: ignore[import-untyped]
 
-from xhat import rng as counted
+from xhat import rng
 from xhat.bound.decoders import SHARP_LOGSNR
+from xhat.bound.eight_bit import bin_index, log_normal_mass
 from xhat.bound.exact import require_finite
 from xhat.bound.terms import bits_per_dim
 from xhat.diffusion.denoiser import Condition, Denoiser
-from xhat.diffusion.gaussians import Gaussian, bin_index, log_normal_mass
+from xhat.diffusion.gaussians import Gaussian
 from xhat.diffusion.schedules import Schedule
 from xhat.tensors import image_sum, over_images
 
@@ -185,7 +185,7 @@ def _measured(
     seed: int,
 ) -> OdeLikelihood:
     """`ode_likelihood` for one dequantization."""
-    schedule, generator = denoiser.schedule, counted.generator(seed, "ode", device=x0.device)
+    schedule, generator = denoiser.schedule, rng.generator(seed, "ode", device=x0.device)
     low = _lowest(schedule)
     alpha, sigma = (
         over_images(f(torch.full((len(x0),), low, device=x0.device).double()), x0.double())
@@ -216,6 +216,8 @@ def _measured(
                 (row,) = torch.autograd.grad(velocity, z, v, retain_graph=i + 1 < len(probes))
                 divergence = divergence + image_sum((row * v).double())
         return velocity.detach().double(), divergence
+
+    from torchdiffeq import odeint  # type: ignore[import-untyped]  # here: it imports scipy, and few ask for a likelihood
 
     ends = torch.stack([_angle(schedule, time, x0.device) for time in (low, 1.0)])
     start = (z, torch.zeros(len(z), dtype=torch.float64, device=z.device))

@@ -12,8 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from xhat.losses.penalties import Penalty, five_point
+from xhat.losses.penalties.base import Penalty
+from xhat.losses.penalties.pixels import five_point
 from xhat.tensors import image_mean
+
+__all__ = ["as_is", "darcy", "darcy_residual", "poisson", "poisson_residual", "units_between"]
 
 Units = Callable[[Tensor], Tensor]
 
