@@ -1,6 +1,7 @@
 """A network that knows its pixels are 8-bit: it predicts a prior over the 256 levels, and Bayes' rule does the rest."""
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ class LevelPosterior(nn.Module):
         ends = [3.0 * (level == 0), 3.0 * (level == 255)]
         self.weight = nn.Parameter(torch.stack([*ends, *waves][:features], dim=1).contiguous())
         self.bias = nn.Parameter(torch.zeros(256))
+        _keep_out_of_graphs()
 
     def forward(self, latent: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """z/alpha (B, C, H, W), log(sigma/alpha)/4 (B,), labels (B,) -> x0_hat (B, C, H, W)."""
@@ -73,7 +75,6 @@ class LevelPosterior(nn.Module):
         mean: Tensor = self._posterior_mean(self.body(seen, c_noise, label), latent, ratio)
         return mean
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a fused softmax over 256 levels takes three times as long as its two matrix products
     def _posterior_mean(self, f: Tensor, latent: Tensor, ratio: Tensor) -> Tensor:
         batch, _, height, width = f.shape
         rows = f.reshape(batch, self.channels, self.features, height, width).permute(0, 1, 3, 4, 2).reshape(-1, self.features)
@@ -84,6 +85,16 @@ class LevelPosterior(nn.Module):
                 rows.to(latent.dtype), self.weight, bias, latent.reshape(-1), precision, values
             )
         return mean.reshape(latent.shape)
+
+
+@cache
+def _keep_out_of_graphs() -> None:
+    """Let torch.compile leave the softmax over 256 levels alone: fused, it takes three times as long as its matrix products.
+
+    Once the first network is made, and not as a decorator: torch.compiler.disable imports the compiler, which takes seconds.
+    """
+    kept = torch.compiler.disable(LevelPosterior._posterior_mean)
+    LevelPosterior._posterior_mean = kept  # type: ignore[method-assign]
 
 
 def _input(latent: Tensor, ratio: Tensor) -> Tensor:
