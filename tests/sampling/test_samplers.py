@@ -224,7 +224,7 @@ def by_hand(denoiser, sampler, z, times, differentiated, generator):
             z, state = z.detach(), tuple(x.detach() for x in state)
         t, s = times[i].expand(len(z)), times[i + 1].expand(len(z))
         noise = torch.randn(z.shape, generator=generator, dtype=z.dtype) if sampler.stochastic else z
-        z, state = sampler.step(denoiser, z, t, s, noise, state, None)
+        z, state = sampler.step(denoiser.given(None), z, t, s, noise, state)
     return z
 
 
@@ -410,7 +410,7 @@ def test_ddim_eta_variance_is_eta_squared_beta_tilde(z):
     schedule = SCHEDULES["linear_beta"]()
     denoiser = exact(MixtureData(), schedule, X0)
     t, s = torch.full((4,), 0.6, dtype=torch.float64), torch.full((4,), 0.4, dtype=torch.float64)
-    a, b = (DDIM(0.3).step(denoiser, z, t, s, noise, (), None)[0] for noise in (z, torch.zeros_like(z)))
+    a, b = (DDIM(0.3).step(denoiser.given(None), z, t, s, noise, ())[0] for noise in (z, torch.zeros_like(z)))
     close(a - b, 0.3 * transition(schedule, t, s).posterior_variance[0].sqrt() * z)
 
 

@@ -98,14 +98,12 @@ class Surrogate(Backward):
         Last(self.steps).require(steps)
 
     def run(self, denoiser: Denoiser, sampler: Sampler, z: Tensor, times: Tensor, draw: Draw, checkpoint: bool) -> Tensor:
-        n, times = len(times) - 1, times.to(z.device)
+        model, n, times = denoiser.given(draw.cond), len(times) - 1, times.to(z.device)
         chosen = draw.uniform(n, "surrogate").argsort()[: self.steps].tolist()
         end, stored = _stored(denoiser, sampler, z, times, draw, set(chosen))
         for i, (z_t, state) in stored.items():
             noise = draw.normal("sampler", i) if sampler.stochastic else z_t
-            z_s, _ = sampler_step(
-                denoiser, sampler, z_t, times[i], times[i + 1], noise, state, draw.cond, checkpoint=checkpoint
-            )
+            z_s, _ = sampler_step(model, sampler, z_t, times[i], times[i + 1], noise, state, checkpoint=checkpoint)
             carried = _r(denoiser.schedule, times[-1], end) / _r(denoiser.schedule, times[i + 1], end)
             end = end + (n / self.steps) * carried * (z_s - z_s.detach())
         return end
@@ -138,12 +136,12 @@ def _stored(
     denoiser: Denoiser, sampler: Sampler, z: Tensor, times: Tensor, draw: Draw, kept: set[int]
 ) -> tuple[Tensor, dict[int, tuple[Tensor, State]]]:
     """The end of a chain without gradient, and z and the sampler's state before each of the steps in `kept`."""
-    state, stored = sampler.init(z), {}
+    model, state, stored = denoiser.given(draw.cond), sampler.init(z), {}
     for i in range(len(times) - 1):
         if i in kept:
             stored[i] = (z, state)
         noise = draw.normal("sampler", i) if sampler.stochastic else z
-        z, state = sampler_step(denoiser, sampler, z, times[i].to(z.device), times[i + 1].to(z.device), noise, state, draw.cond)
+        z, state = sampler_step(model, sampler, z, times[i].to(z.device), times[i + 1].to(z.device), noise, state)
     return z, stored
 
 

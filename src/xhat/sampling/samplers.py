@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
-from xhat.diffusion.denoiser import Condition, Denoiser, Prediction
+from xhat.diffusion.denoiser import Condition, Conditioned, Denoiser, Prediction
 from xhat.diffusion.gaussians import transition
 from xhat.diffusion.schedules import Schedule
 from xhat.registry import SAMPLERS, SPACINGS
@@ -28,19 +28,16 @@ class Sampler:
         """What the first step gets as `state`."""
         return ()
 
-    def step(
-        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
-    ) -> tuple[Tensor, State]:
+    def step(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State) -> tuple[Tensor, State]:
         """One step down.
 
         Args:
-            denoiser: the model.
+            model: the denoiser under its condition, a function of z and t.
             z: images at t, (B, C, H, W).
-            t: this time, (B,), equal entries.
-            s: the next time, (B,), equal entries, s < t.
+            t: the time of each image, (B,).
+            s: the next one, (B,), s < t.
             noise: standard normal, shaped like z, fresh at each step.
             state: of the step before.
-            cond: keyword arguments of the network.
 
         Returns:
             Images at s, and the state for the next step.
@@ -57,10 +54,8 @@ class DDPM(Sampler):
     def stochastic(self) -> bool:
         return True
 
-    def step(
-        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
-    ) -> tuple[Tensor, State]:
-        back = denoiser.reverse(z, t, s, cond)
+    def step(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State) -> tuple[Tensor, State]:
+        back = model.reverse(z, t, s)
         return back.sample(over_images((s > 0), z) * noise), state
 
 
@@ -78,14 +73,12 @@ class DDIM(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def step(
-        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
-    ) -> tuple[Tensor, State]:
-        p = denoiser(z, t, cond)
-        alpha, sigma = _at(denoiser.schedule, s, z)
+    def step(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State) -> tuple[Tensor, State]:
+        p = model(z, t)
+        alpha, sigma = _at(model.schedule, s, z)
         if not self.stochastic:
             return alpha * p.x0 + sigma * p.noise, state
-        variance = self.eta**2 * transition(denoiser.schedule, t, s).posterior_variance
+        variance = self.eta**2 * transition(model.schedule, t, s).posterior_variance
         variance = over_images(variance, z)
         rest = (sigma**2 - variance).clamp(min=0).sqrt()
         return alpha * p.x0 + rest * p.noise + variance.sqrt() * noise, state
@@ -100,10 +93,8 @@ class Euler(Sampler):
     ends. On `Flow` it is rectified flow's Euler step; on any schedule it equals DDIM without noise.
     """
 
-    def step(
-        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
-    ) -> tuple[Tensor, State]:
-        return _straight(denoiser.schedule, z, t, s, _velocity(denoiser(z, t, cond))), state
+    def step(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State) -> tuple[Tensor, State]:
+        return _straight(model.schedule, z, t, s, _velocity(model(z, t))), state
 
 
 @SAMPLERS.register
@@ -114,17 +105,15 @@ class Heun(Sampler):
     Karras et al. 2022, algorithm 1, in the coordinates of `Euler` instead of sigma.
     """
 
-    def step(
-        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
-    ) -> tuple[Tensor, State]:
-        slope = _velocity(denoiser(z, t, cond))
-        ahead = _straight(denoiser.schedule, z, t, s, slope)
+    def step(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State) -> tuple[Tensor, State]:
+        slope = _velocity(model(z, t))
+        ahead = _straight(model.schedule, z, t, s, slope)
         goes_on = s > 0  # at 0 no noise is left for the network to read the slope from
         if not bool(goes_on.any()):
             return ahead, state
-        second = _velocity(denoiser(ahead, torch.where(goes_on, s, t), cond))
+        second = _velocity(model(ahead, torch.where(goes_on, s, t)))
         slope = torch.where(over_images(goes_on, z).bool(), (slope + second) / 2, slope)
-        return _straight(denoiser.schedule, z, t, s, slope), state
+        return _straight(model.schedule, z, t, s, slope), state
 
 
 @SAMPLERS.named("dpm2m")
@@ -136,10 +125,8 @@ class DPMSolver2M(Sampler):
     and the last one. The first step, the step into t = 0, and steps from or to an infinite logsnr are of first order.
     """
 
-    def step(
-        self, denoiser: Denoiser, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State, cond: Condition | None
-    ) -> tuple[Tensor, State]:
-        schedule, x0 = denoiser.schedule, denoiser(z, t, cond).x0
+    def step(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State) -> tuple[Tensor, State]:
+        schedule, x0 = model.schedule, model(z, t).x0
         wide_t, wide_s = t.to(torch.float64), s.to(torch.float64)
         l_t, l_s = schedule.logsnr(wide_t) / 2, schedule.logsnr(wide_s) / 2
         h = l_s - l_t
@@ -199,27 +186,26 @@ def sample(
     if sampler.stochastic and generator is None and noise is None:
         raise ValueError(f"{sampler} draws noise: pass generator=torch.Generator().manual_seed(...)")
     differentiated = steps if grad_steps is None else grad_steps
-    state, times = sampler.init(z), times.to(z.device)
+    model, state, times = denoiser.given(cond), sampler.init(z), times.to(z.device)
     for i in range(steps):
         with torch.set_grad_enabled(torch.is_grad_enabled() and i >= steps - differentiated):
             fresh = z  # drawn outside of the step, so that a recomputation sees the same noise
             if sampler.stochastic:
                 fresh = noise(i) if noise else torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-            z, state = sampler_step(denoiser, sampler, z, times[i], times[i + 1], fresh, state, cond, checkpoint=checkpoint)
+            z, state = sampler_step(model, sampler, z, times[i], times[i + 1], fresh, state, checkpoint=checkpoint)
         if callback is not None:
             callback(i + 1, z)
     return z
 
 
 def sampler_step(
-    denoiser: Denoiser,
+    model: Conditioned,
     sampler: Sampler,
     z: Tensor,
     t: Tensor,
     s: Tensor,
     noise: Tensor,
     state: State,
-    cond: Condition | None,
     *,
     checkpoint: bool = True,
 ) -> tuple[Tensor, State]:
@@ -228,9 +214,9 @@ def sampler_step(
     goal = s if rests is None else torch.where(rests, torch.zeros_like(s), s)  # a step that can be taken: no branch is NaN
     t, goal = t.expand(z.shape[0]), goal.expand(z.shape[0])
     if checkpoint and torch.is_grad_enabled():
-        ahead, state = recompute(sampler.step, denoiser, z, t, goal, noise, state, cond, use_reentrant=False)
+        ahead, state = recompute(sampler.step, model, z, t, goal, noise, state, use_reentrant=False)
     else:
-        ahead, state = sampler.step(denoiser, z, t, goal, noise, state, cond)
+        ahead, state = sampler.step(model, z, t, goal, noise, state)
     return (ahead if rests is None else torch.where(over_images(rests, z).bool(), z, ahead)), state
 
 
