@@ -11,7 +11,7 @@ from oracles import SHAPE
 from xhat import DDIM, DDPM, FORWARD, LEARNED, NOISE, POSTERIOR, X0, Denoiser, Discrete, DPMSolver2M, Euler, Flow, V
 from xhat.bound.exact import evaluate
 from xhat.bound.terms import bits_per_dim, form_of
-from xhat.sampling.samplers import sample
+from xhat.sampling.sample import sample
 from xhat.tensors import over_images
 
 STEPS = 50
