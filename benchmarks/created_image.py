@@ -19,7 +19,7 @@ import torch
 from usage import counts
 
 import xhat
-from xhat import DDIM, Denoising, FullChain, ImageLoss, OneStep, Term, V
+from xhat import DDIM, AllSteps, Denoising, FullChain, ImageLoss, Last, OneStep, Term, V
 
 ROUNDS = 3
 
@@ -32,9 +32,9 @@ def build(variant: str, steps: int) -> xhat.Objective:
     images = {
         "base loss alone": None,
         "one step": OneStep(),
-        "chain": FullChain(DDIM(), steps, None),
-        "last 1": FullChain(DDIM(), steps, 1),
-        "naive chain": FullChain(DDIM(), steps, None, checkpoint=False),
+        "chain": FullChain(DDIM(), steps, AllSteps()),
+        "last 1": FullChain(DDIM(), steps, Last(1)),
+        "naive chain": FullChain(DDIM(), steps, AllSteps(), checkpoint=False),
     }
     image = images[variant]
     terms = base if image is None else {**base, "smooth": Term(ImageLoss(xhat.total_variation, image), 0.1)}

@@ -27,10 +27,26 @@ from torch import Tensor, nn
 from usage import guarded
 
 import xhat
-from xhat import DDIM, Denoising, DualAscent, FullChain, Heun, ImageLoss, OneStep, ReFL, Rollout, Surrogate, Term, V
+from xhat import (
+    DDIM,
+    AllSteps,
+    Denoising,
+    DualAscent,
+    FullChain,
+    Heun,
+    ImageLoss,
+    Last,
+    OneStep,
+    ReFL,
+    Rollout,
+    Surrogate,
+    Term,
+    V,
+)
 from xhat.evaluation.pictures import COLORS, GREY
 from xhat.losses.image import ImageEstimate
 from xhat.objective.gates import Gate, always, every, reweighted
+from xhat.sampling.differentiate import Differentiation
 from xhat.sampling.samplers import Sampler
 
 MODES, RADIUS, STD, EDGE = 8, 0.7, 0.1, 0.5  # EDGE is c
@@ -103,9 +119,9 @@ class Method:
         return {**base, "extra": Term(ImageLoss(penalty, self.image, self.weight), factor, self.when)}
 
 
-def chain(grad_steps: Any) -> FullChain:
+def chain(differentiate: Differentiation) -> FullChain:
     """A chain from pure noise, so small that it can keep its activations."""
-    return FullChain(DDIM(), CHAIN, grad_steps, checkpoint=False)
+    return FullChain(DDIM(), CHAIN, differentiate, checkpoint=False)
 
 
 BASE, DUAL = "base alone", "last 5, DualAscent"
@@ -113,14 +129,14 @@ METHODS = {
     BASE: Method(None, marker="D"),
     "one step, uniform": Method(OneStep(), BLUE, "s", xhat.between(-math.inf, math.inf)),
     "one step, gated": Method(OneStep(), BLUE, "o"),
-    "rollout of 4, last 1": Method(Rollout(DDIM(), 4, 1), RED, "o"),
-    "chain, last 1": Method(chain(1), GREEN, "o"),
-    "chain, last 5": Method(chain(5), GREEN, "s"),
-    "chain, all": Method(chain(None), GREEN, "^"),
-    "chain, last 1, 4th": Method(chain(1), GREEN, "v", when=reweighted(every(4))),
+    "rollout of 4, last 1": Method(Rollout(DDIM(), 4, Last(1)), RED, "o"),
+    "chain, last 1": Method(chain(Last(1)), GREEN, "o"),
+    "chain, last 5": Method(chain(Last(5)), GREEN, "s"),
+    "chain, all": Method(chain(AllSteps()), GREEN, "^"),
+    "chain, last 1, 4th": Method(chain(Last(1)), GREEN, "v", when=reweighted(every(4))),
     "chain, Surrogate(2)": Method(chain(Surrogate(2)), VIOLET, "o"),
     "chain, ReFL(5)": Method(chain(ReFL(5)), VIOLET, "s"),
-    DUAL: Method(chain(5), "black", "*"),
+    DUAL: Method(chain(Last(5)), "black", "*"),
 }
 
 

@@ -11,7 +11,7 @@ from oracles import SHAPE
 from xhat import DDIM, DDPM, FORWARD, LEARNED, NOISE, POSTERIOR, X0, Denoiser, Discrete, DPMSolver2M, Euler, Flow, V
 from xhat.bound.exact import evaluate
 from xhat.bound.terms import bits_per_dim, form_of
-from xhat.sampling.samplers import sample
+from xhat.sampling.sample import sample
 from xhat.tensors import over_images
 
 STEPS = 50
@@ -62,7 +62,7 @@ def walk(peer, denoiser, sampler, z, **kwargs):
     for i, k in enumerate(peer.timesteps):
         t, s = times[i].expand(len(z)), times[i + 1].expand(len(z))
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(i), dtype=z.dtype)
-        ours, state = sampler.step(denoiser, z, t, s, noise, state, None)
+        ours, state = sampler.step(denoiser.given(None), z, t, s, noise, state)
         extra = {"generator": torch.Generator().manual_seed(i)} if sampler.stochastic else {}
         theirs = peer.step(net(z, t), k, z, **extra, **kwargs).prev_sample
         yield ours, theirs

@@ -42,7 +42,6 @@ from xhat.diffusion.weightings import (
     sigmoid,
     truncated_snr,
 )
-from xhat.losses.backward import Last, RandomLast, ReFL, Surrogate
 from xhat.losses.chains import FullChain, Rollout
 from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageEstimate, ImageLoss, OneStep
@@ -74,9 +73,12 @@ from xhat.objective.terms import Loss, Term
 from xhat.pretrained.diffusers_folder import load_diffusers
 from xhat.rng import Shard
 from xhat.runs.weights import load
+from xhat.sampling.differentiate import AllSteps, Last, NoSteps, RandomLast, ReFL, Surrogate
 from xhat.sampling.generate import generate
 from xhat.sampling.guidance import Guided
-from xhat.sampling.samplers import DDIM, DDPM, DPMSolver2M, Euler, Heun, Sampler, karras_times, prior, sample, uniform_times
+from xhat.sampling.sample import prior, sample
+from xhat.sampling.samplers import DDIM, DDPM, DPMSolver2M, Euler, Heun, Sampler
+from xhat.sampling.spacings import karras_times, uniform_times
 
 __all__ = [
     "Gate",
@@ -93,7 +95,9 @@ __all__ = [
     "ssim",
     "lpips",
     "unreadable_digit",
+    "AllSteps",
     "Last",
+    "NoSteps",
     "RandomLast",
     "ReFL",
     "Surrogate",

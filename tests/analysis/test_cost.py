@@ -4,7 +4,7 @@ import torch
 
 import xhat
 from oracles import SCHEDULES, SHAPE, ScaledX0
-from xhat import DDIM, X0, Denoiser, Denoising, FullChain, ImageLoss, Objective, Term
+from xhat import DDIM, X0, AllSteps, Denoiser, Denoising, FullChain, ImageLoss, Objective, Term
 from xhat.analysis.cost import PeakBytes, cost, term_costs
 
 KB = 1000 * 4  # a thousand float32
@@ -62,7 +62,7 @@ def test_a_checkpointed_chain_holds_one_call_and_its_stations():
     x0 = torch.zeros(16, *SHAPE)
 
     def terms(checkpoint):
-        chain = ImageLoss(xhat.total_variation, FullChain(DDIM(), 20, None, checkpoint=checkpoint))
+        chain = ImageLoss(xhat.total_variation, FullChain(DDIM(), 20, AllSteps(), checkpoint=checkpoint))
         return {"denoise": Term(Denoising(space=X0)), "smooth": Term(chain)}
 
     ours = term_costs(Objective(denoiser, terms(True)), x0)

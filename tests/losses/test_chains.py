@@ -1,5 +1,8 @@
 """Losses on the end of a chain of sampling steps: gradients against finite differences and hand-written chains."""
 
+import re
+
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from xhat import (
     DDIM,
     DDPM,
     X0,
+    AllSteps,
     Denoiser,
     Denoising,
     DPMSolver2M,
@@ -17,6 +21,8 @@ from xhat import (
     FullChain,
     Heun,
     ImageLoss,
+    Last,
+    NoSteps,
     Objective,
     OneStep,
     Paired,
@@ -31,7 +37,10 @@ from xhat import (
     every,
     weightings,
 )
-from xhat.sampling.samplers import rollout_times, uniform_times
+from xhat.config.expressions import evaluate
+from xhat.config.names import OF_TERMS
+from xhat.errors import ConfigError
+from xhat.sampling.spacings import rollout_times, uniform_times
 from xhat.tensors import over_images
 
 ALL = between(-float("inf"), float("inf"))
@@ -95,14 +104,14 @@ def finite_differences(objective, x0, step=1e-6, **how):
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 @pytest.mark.parametrize("chain", [Rollout, FullChain])
 def test_the_whole_chains_gradient_equals_finite_differences(chain, sampler):
-    _, objective, x0 = make(chain(sampler, steps=4, grad_steps=None))
+    _, objective, x0 = make(chain(sampler, steps=4, differentiate=AllSteps()))
     close(gradient(objective, x0), finite_differences(objective, x0), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
 def test_every_target_equals_finite_differences(target):
     schedule = "ve" if target.name.startswith("edm") else "cosine"
-    for image in (OneStep(), Rollout(steps=3, grad_steps=None), FullChain(steps=3, grad_steps=None)):
+    for image in (OneStep(), Rollout(steps=3, differentiate=AllSteps()), FullChain(steps=3, differentiate=AllSteps())):
         _, objective, x0 = make(image, target, schedule, weight=between(-4, 4))
         close(gradient(objective, x0), finite_differences(objective, x0), rtol=2e-5, atol=1e-8)
 
@@ -123,18 +132,18 @@ def test_the_image_is_the_same_whatever_the_network_predicts(target):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-@pytest.mark.parametrize("grad_steps", [1, 2, None])
-def test_checkpointing_changes_no_gradient(sampler, grad_steps):
+@pytest.mark.parametrize("how", [Last(1), Last(2), AllSteps()], ids=str)
+def test_checkpointing_changes_no_gradient(sampler, how):
     """Equal to the chain that keeps its activations."""
     for chain in (Rollout, FullChain):
-        pair = [gradient(*make(chain(sampler, 4, grad_steps, checkpoint=c))[1:]) for c in (True, False)]
+        pair = [gradient(*make(chain(sampler, 4, how, checkpoint=c))[1:]) for c in (True, False)]
         close(*pair)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_last_k_steps_equal_a_detach_by_hand(k):
     """DDIM written out, with a detach before the last k steps."""
-    denoiser, objective, x0 = make(FullChain(DDIM(), 4, k))
+    denoiser, objective, x0 = make(FullChain(DDIM(), 4, Last(k)))
     found = gradient(objective, x0)
     schedule, draw = denoiser.schedule, objective.draw(x0, step=0)
     times = uniform_times(schedule, 4)
@@ -200,7 +209,7 @@ def test_an_image_with_few_grid_points_left_rests(sampler):
     brisk = grid[[0, 2, 4, 5]]
     place = {0: 1, 1: 3, 2: 4}  # number of a brisk step -> the same step among the idle ones
     noise = [torch.randn(1, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(5)]
-    with_rests = xhat.sample(denoiser, sampler, z, grid, grad_steps=None, noise=lambda i: noise[i])
+    with_rests = xhat.sample(denoiser, sampler, z, grid, differentiate=AllSteps(), noise=lambda i: noise[i])
     without = xhat.sample(denoiser, sampler, z, brisk, noise=lambda i: noise[place[i]])
     if not isinstance(sampler, Heun | DPMSolver2M):  # those fall back to first order next to a rest
         close(with_rests.detach(), without)
@@ -227,7 +236,7 @@ class TestSurrogates:
 
     @pytest.mark.parametrize("sampler", [DDIM(), DDPM(), Heun(), DPMSolver2M()], ids=str)
     def test_the_value_is_that_of_the_true_sample(self, sampler):
-        values = [make(FullChain(sampler, 6, how))[1](make(OneStep())[2])["i"] for how in (1, Surrogate(2), Surrogate(6))]
+        values = [make(FullChain(sampler, 6, how))[1](make(OneStep())[2])["i"] for how in (Last(1), Surrogate(2), Surrogate(6))]
         close(values[1].detach(), values[0].detach())
         close(values[2].detach(), values[0].detach())
 
@@ -281,7 +290,7 @@ class TestSurrogates:
         found = set()
         for step in range(30):
             g = gradient(objective, x0, step=step)
-            truth = [gradient(make(FullChain(DDIM(), 4, k))[1], x0, step=step) for k in (1, 2, 3)]
+            truth = [gradient(make(FullChain(DDIM(), 4, Last(k)))[1], x0, step=step) for k in (1, 2, 3)]
             (k,) = [i for i, other in enumerate(truth, 1) if torch.allclose(g, other, rtol=1e-9)]
             found.add(k)
         assert found == {1, 2, 3}
@@ -309,7 +318,7 @@ def test_a_full_chain_is_not_importance_weighted():
 
 def test_the_shared_call_is_recomputed_where_a_chain_counts():
     """Network calls of a step: forward 1 + 3, and again in the backward pass; without the chain 1."""
-    loss = ImageLoss(penalty, FullChain(DDIM(), 3, None))
+    loss = ImageLoss(penalty, FullChain(DDIM(), 3, AllSteps()))
     terms = {"base": Term(Denoising(space=V)), "i": Term(loss, when=every(2))}
     denoiser, objective, x0 = make(OneStep(), terms=terms)
     for step, calls in ((0, 8), (1, 1)):
@@ -321,11 +330,12 @@ def test_the_shared_call_is_recomputed_where_a_chain_counts():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: FullChain(DDIM(), 4, 5), r"grad_steps = 5, but the chain takes 4 steps: choose 1\.\.4, or None"),
-        (lambda: Rollout(DDIM(), 4, 0), "grad_steps = 0"),
-        (lambda: Rollout(DDIM(), 2, Surrogate(3)), "grad_steps = 3"),
-        (lambda: Rollout(DDIM(), 2, RandomLast(3)), "grad_steps = 3"),
-        (lambda: Rollout(DDIM(), 2, ReFL(3)), "grad_steps = 3"),
+        (lambda: FullChain(DDIM(), 4, NoSteps()), r"needs a gradient: use Last\(1\) or AllSteps\(\)"),
+        (lambda: FullChain(DDIM(), 4, Last(5)), r"Last\(5\), but the chain takes 4 steps: choose Last\(1\) to Last\(4\)"),
+        (lambda: Rollout(DDIM(), 4, Last(0)), r"Last\(0\), but"),
+        (lambda: Rollout(DDIM(), 2, Surrogate(3)), r"Surrogate\(3\), but"),
+        (lambda: Rollout(DDIM(), 2, RandomLast(3)), r"RandomLast\(3\), but"),
+        (lambda: Rollout(DDIM(), 2, ReFL(3)), r"ReFL\(3\), but"),
         (lambda: FullChain(DDIM(), 0), "steps >= 1"),
         (lambda: ImageLoss(3), "a penalty is a function"),
         (lambda: ImageLoss(penalty, DDIM()), "image must be OneStep"),
@@ -337,6 +347,20 @@ def test_the_shared_call_is_recomputed_where_a_chain_counts():
 def test_what_cannot_be_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(3, "Last(3)"), (0, "Last(1)"), (None, "Last(1)"), (Last, "Last(1)")])
+@pytest.mark.parametrize("chain", [Rollout, FullChain])
+def test_a_number_of_steps_is_answered_with_what_to_write(chain, number, remedy, monkeypatch):
+    """Also in a config. The suite's own check of types is off: it would refuse the number first."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    message = f"got {number!r}: write {remedy} or AllSteps()"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        chain(DDIM(), 4, number)
+    if number is not Last:
+        with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+            evaluate(f"{chain.__name__}(ddim, 4, {number})", OF_TERMS)
+        assert "\n" not in str(caught.value)
 
 
 def test_uniform_weight_is_warned_about():

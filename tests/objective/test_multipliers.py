@@ -240,7 +240,7 @@ class TestConflictFree:
 
 def test_flat_gradient_of_a_chain_can_be_taken_twice():
     """A checkpointed chain under GradientRatio: measured, then differentiated again."""
-    from xhat import FullChain
+    from xhat import AllSteps, FullChain
 
     class Line(nn.Module):
         def __init__(self):
@@ -251,7 +251,7 @@ def test_flat_gradient_of_a_chain_can_be_taken_twice():
             return torch.tanh(self.w * z)
 
     denoiser = Denoiser(Line(), SCHEDULES["flow"](), X0)
-    loss = ImageLoss(lambda x: x.square().flatten(1).mean(1), FullChain(steps=3, grad_steps=None))
+    loss = ImageLoss(lambda x: x.square().flatten(1).mean(1), FullChain(steps=3, differentiate=AllSteps()))
     terms = {"base": Term(Denoising(space=X0)), "image": Term(loss, GradientRatio(0.5, every=1, smoothing=0))}
     objective = Objective(denoiser, terms).train()
     x0 = torch.randn(4, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -20,7 +20,8 @@ from xhat.pretrained.diffusers_folder import describe, load_diffusers, weights
 from xhat.pretrained.diffusers_unet import DiffusersUNet, diffusers_schedule, diffusers_unet
 from xhat.registry import TARGETS, VARIANCES
 from xhat.runs import weights as runs
-from xhat.sampling.samplers import sample, uniform_times
+from xhat.sampling.sample import sample
+from xhat.sampling.spacings import uniform_times
 
 STEPS = 50
 TYPES = {"epsilon": NOISE, "v_prediction": V, "sample": X0}

@@ -79,7 +79,7 @@ def test_mappings_merge_and_values_replace():
         (("--schedule", "flow"), "were trained with schedule: cosine, not flow"),
         (("--data", "mnist"), "are for 1 channels, 8x8, 4 classes; the data have 1 channels, 28x28, 10 classes"),
         (("--terms.smooth.loss", "image_loss(unreadable_digit)"), 'term "smooth": '),
-        (("--terms.smooth.loss", "image_loss(total_variation, full_chain(ddim, 3, 4))"), "grad_steps = 4"),
+        (("--terms.smooth.loss", "image_loss(total_variation, full_chain(ddim, 3, last(4)))"), "Last(4), but"),
         (("--terms.smooth.loss", "image_loss(total_variation)", "--terms.smooth.weight", "dual_ascnt(1)"), "did you mean"),
         (("--terms.smooth.loss", "image_loss(total_variation)", "--terms.smooth.weight", "dual_ascent(0)"), "limit"),
         (("--terms.smooth.loss", "image_loss(total_variation)", "--terms.smooth.when", "every"), "is no gate"),

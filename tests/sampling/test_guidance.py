@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xhat import DDIM, LEARNED, NOISE, X0, Cosine, Denoiser, Guided, V, edm, generate, uniform_times
+from xhat import DDIM, LEARNED, NOISE, X0, Cosine, Denoiser, Guided, Heun, V, edm, generate, sample, uniform_times
 from xhat.data.shape import DataShape
 from xhat.networks.unet import UNet
 
@@ -92,3 +92,33 @@ def test_what_has_no_row_for_each_image_goes_to_both_halves_as_it_is():
     cond = {"label": torch.arange(3), "flag": True, "shared": torch.ones(1, 4), "scale": torch.tensor(2.0), "none": None}
     guided = Guided(Denoiser(Net(), Cosine(), V), 2.0, 7)(z, t, cond).raw
     torch.testing.assert_close(guided, 7 * z + 2 * (z * torch.arange(3).unsqueeze(1) - 7 * z))
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_a_condition_bound_once_is_the_condition_of_each_call(scale):
+    """Of the denoiser and of a guided one, in every method; the view is no module, so that nothing is registered twice."""
+    denoiser = model(V, variance=LEARNED)
+    denoiser = denoiser if scale == 1 else Guided(denoiser, scale, 3)
+    z, t, cond = torch.randn(2, 1, 8, 8).double(), torch.tensor([0.9, 0.4]).double(), {"label": torch.tensor([0, 1])}
+    s, bound, by_hand = t / 2, denoiser.given(cond), denoiser(z, t, cond)
+    other = denoiser.given({"label": cond["label"] + 1})
+    assert torch.equal(bound(z, t).raw, by_hand.raw)
+    assert not torch.equal(other(z, t).raw, by_hand.raw)
+    for found in (bound.reverse(z, t, s), bound.step_back(bound(z, t), s)):
+        expected = denoiser.step_back(by_hand, s)
+        assert torch.equal(found.mean, expected.mean)
+        assert torch.equal(found.log_variance, expected.log_variance)
+    assert bound.schedule is denoiser.schedule
+    assert not isinstance(bound, torch.nn.Module)
+
+
+def test_a_chain_carries_its_condition_into_each_step():
+    """Three steps of Heun by hand, the condition written out at each call."""
+    denoiser = model(V)
+    z, cond = torch.randn(2, 1, 8, 8).double(), {"label": torch.tensor([0, 1])}
+    times, seen = uniform_times(denoiser.schedule, 3), []
+    denoiser.net.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    told = sample(denoiser, Heun(), z, times, cond=cond)
+    assert len(seen) == 5
+    assert all(torch.equal(kwargs["label"], cond["label"]) for kwargs in seen)
+    assert not torch.equal(told, sample(denoiser, Heun(), z, times))

@@ -1,4 +1,4 @@
-"""Samplers: convergence orders against exact solutions, closed-form statistics, gradients through the chain."""
+"""Samplers: convergence orders against exact solutions, closed-form statistics."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import xhat
-from oracles import SCHEDULES, SHAPE, Constant, GaussianData, MixtureData, ScaledX0, exact, noisy
+from oracles import SCHEDULES, SHAPE, GaussianData, MixtureData, exact, noisy
 from xhat import (
     DDIM,
     DDPM,
@@ -18,8 +18,6 @@ from xhat import (
     DPMSolver2M,
     Euler,
     Heun,
-    V,
-    karras_times,
     sample,
     uniform_times,
 )
@@ -185,218 +183,6 @@ def test_ddpm_adds_no_noise_into_the_data(z):
     close(sample(denoiser, DDPM(), z, times, generator=seeded()), denoiser.reverse(z, t, s).mean)
 
 
-def chain(name, schedule="linear_beta", target=V):
-    on = SCHEDULES[schedule]()
-    denoiser = Denoiser(ScaledX0(on, target, 0.4), on, target)
-    return denoiser, EVERY[name], torch.tensor([1.0, 0.8, 0.55, 0.3, 0.1], dtype=torch.float64)
-
-
-@pytest.mark.parametrize("schedule", ["linear_beta", "flow", "ve"])
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.trap(27)
-def test_gradient_through_the_entire_chain_by_finite_differences(name, schedule, z):
-    """d/dscale and the directional derivative in z of a function of the sample, with grad_steps=None."""
-    denoiser, sampler, times = chain(name, schedule)
-    scale, direction = denoiser.net.scale, torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(z.shape)
-
-    def value(start):
-        return sample(denoiser, sampler, start, times, grad_steps=None, generator=seeded()).sin().sum()
-
-    start = z.clone().requires_grad_()
-    by_scale, by_start = torch.autograd.grad(value(start), (scale, start))
-    h = 1e-6
-    with torch.no_grad():
-        along = (value(z + h * direction) - value(z - h * direction)) / (2 * h)
-        scale += h
-        up = value(z)
-        scale -= 2 * h
-        down = value(z)
-        scale += h
-    assert by_scale.item() == pytest.approx(((up - down) / (2 * h)).item(), rel=1e-6)
-    assert (by_start * direction).sum().item() == pytest.approx(along.item(), rel=1e-6, abs=1e-8)
-
-
-def by_hand(denoiser, sampler, z, times, differentiated, generator):
-    """The loop written out, detached before the last `differentiated` steps."""
-    state, steps = sampler.init(z), len(times) - 1
-    for i in range(steps):
-        if i == steps - differentiated:
-            z, state = z.detach(), tuple(x.detach() for x in state)
-        t, s = times[i].expand(len(z)), times[i + 1].expand(len(z))
-        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype) if sampler.stochastic else z
-        z, state = sampler.step(denoiser, z, t, s, noise, state, None)
-    return z
-
-
-@pytest.mark.parametrize("steps", [1, 2, 4])
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.trap(27)
-def test_the_last_k_steps_are_differentiated(name, steps, z):
-    denoiser, sampler, times = chain(name)
-    expected = by_hand(denoiser, sampler, z, times, steps, seeded())
-    got = sample(denoiser, sampler, z, times, grad_steps=steps, generator=seeded())
-    close(got, expected, rtol=0, atol=0)
-    gradients = [torch.autograd.grad(x.square().sum(), denoiser.net.scale)[0] for x in (got, expected)]
-    close(gradients[0], gradients[1], rtol=1e-12)
-
-
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.trap(27)
-def test_checkpointing_changes_nothing(name, z):
-    """Not even for stochastic rules: the recomputation sees the same noise."""
-    denoiser, sampler, times = chain(name)
-    results = []
-    for checkpoint in (True, False):
-        x = sample(denoiser, sampler, z, times, grad_steps=3, checkpoint=checkpoint, generator=seeded())
-        results.append((x.detach(), *torch.autograd.grad(x.square().sum(), denoiser.net.scale)))
-    close(results[0], results[1], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_no_gradient_by_default_and_none_under_no_grad(name, z):
-    denoiser, sampler, times = chain(name)
-    assert not sample(denoiser, sampler, z, times, generator=seeded()).requires_grad
-    with torch.no_grad():
-        assert not sample(denoiser, sampler, z, times, grad_steps=None, generator=seeded()).requires_grad
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "match"),
-    [
-        ({"times": torch.tensor([0.5])}, "two entries"),
-        ({"times": torch.tensor([0.2, 0.5])}, "decrease"),
-        ({"times": torch.tensor([0.5, 0.5, 0.2])}, "decrease"),
-        ({"times": torch.tensor([0.5, float("nan"), 0.2])}, "decrease"),
-        ({"grad_steps": 5}, "4 steps"),
-        ({"grad_steps": -1}, "4 steps"),
-        ({"sampler": DDPM()}, "generator"),
-        ({"sampler": DDIM(eta=0.1)}, "generator"),
-    ],
-    ids=str,
-)
-def test_bad_calls_are_refused_with_the_way_out(kwargs, match, z):
-    denoiser, sampler, times = chain("ddim")
-    with pytest.raises(ValueError, match=match):
-        sample(**{"denoiser": denoiser, "sampler": sampler, "z": z, "times": times, **kwargs})
-
-
-def test_callback_sees_every_step_and_the_start_is_left_alone(z):
-    denoiser, sampler, times = chain("2m")
-    seen, before = [], z.clone()
-    out = sample(denoiser, sampler, z, times, callback=lambda i, x: seen.append((i, x)))
-    assert [i for i, _ in seen] == [1, 2, 3, 4]
-    assert torch.equal(seen[-1][1], out)
-    close(seen[0][1], sample(denoiser, sampler, z, times[:2]))
-    assert torch.equal(z, before)
-
-
-class _Conv(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.embed = torch.nn.Conv2d(1, 1, 1), torch.nn.Linear(1, 1)
-
-    def forward(self, z, t):
-        return self.conv(z) + self.embed(t.unsqueeze(1)).reshape(-1, 1, 1, 1)
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "flow", "linear_beta", "ve"])
-@pytest.mark.parametrize("name", EVERY)
-def test_float32_networks_sample_float32_images_on_float64_times(name, schedule):
-    schedule = SCHEDULES[schedule]()
-    denoiser = Denoiser(_Conv(), schedule, xhat.edm(0.5))
-    start = xhat.prior(denoiser, (2, *SHAPE), seeded())
-    x = sample(denoiser, EVERY[name], start, uniform_times(schedule, 6), grad_steps=2, generator=seeded())
-    assert x.dtype == torch.float32
-    assert torch.isfinite(x).all()
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "ve", "flow", "linear_beta"])
-def test_prior_has_the_scale_of_unit_data_at_the_schedules_end(schedule):
-    schedule = SCHEDULES[schedule]()
-    denoiser = Denoiser(Constant(torch.zeros(1, *SHAPE)), schedule, xhat.edm(0.5))
-    x = xhat.prior(denoiser, (1000, *SHAPE), seeded())
-    scale = math.sqrt(float(schedule.alpha(torch.ones(1))) ** 2 + float(schedule.sigma(torch.ones(1))) ** 2)
-    close(x, scale * torch.randn(1000, *SHAPE, generator=seeded()), rtol=1e-6)
-
-
-@pytest.mark.trap(31)
-@pytest.mark.parametrize("sampler", [DDIM(), DDPM()], ids=["ddim", "ddpm"])
-def test_a_table_that_keeps_signal_samples_unit_data_exactly(sampler):
-    """alpha_bar_T = 0.36: N(0, 1) data end at N(0, 1) there, and start there in `prior`, `generate` and `FullChain` alike."""
-    schedule = xhat.Discrete.linear_beta(100)
-    denoiser = exact(GaussianData(mean=0.0, std=1.0), schedule, variance=xhat.FORWARD)
-    x = sample(
-        denoiser,
-        sampler,
-        xhat.prior(denoiser, (20_000, *SHAPE), seeded()).double(),
-        uniform_times(schedule, 100),
-        generator=seeded(3),
-    )
-    assert x.std().item() == pytest.approx(1, abs=4 / math.sqrt(2 * x.numel()) + 1e-3)
-    x0 = torch.zeros(500, *SHAPE, dtype=torch.float64)
-    draw = xhat.Objective(denoiser, {"d": xhat.Term(xhat.Denoising())}).draw(x0, step=0)
-    chain = xhat.FullChain(DDIM(), 10, None)
-    assert chain.start(denoiser, draw).std().item() == pytest.approx(1, abs=0.1)
-    assert chain(denoiser, draw).std().item() == pytest.approx(1, abs=0.1)
-
-
-def test_uniform_times():
-    close(uniform_times(xhat.Cosine(), 4), torch.tensor([1, 0.75, 0.5, 0.25, 0]).double())
-    schedule = xhat.Discrete.linear_beta(1000)
-    for steps in (1, 7, 300, 999, 1000):
-        times = uniform_times(schedule, steps)
-        assert len(times) == steps + 1
-        assert (times.diff() < 0).all()
-        assert (times[0], times[-1]) == (1, 0)
-        close(times * 1000, (times * 1000).round(), atol=1e-9)
-        assert (times - torch.linspace(1, 0, steps + 1).double()).abs().max() <= 0.5 / 1000 + 1e-6
-    with pytest.raises(ValueError, match="1001"):
-        uniform_times(schedule, 1001)
-    with pytest.raises(ValueError, match="0 steps"):
-        uniform_times(xhat.Cosine(), 0)
-
-
-@pytest.mark.parametrize("schedule", [xhat.VE(1e-3, 100.0), xhat.Cosine(), xhat.Flow(t_min=0.0)], ids=["ve", "cosine", "flow"])
-def test_karras_times_are_the_papers_noise_levels(schedule):
-    """sigma_i = (smax^(1/rho) + i/(N-1) (smin^(1/rho) - smax^(1/rho)))^rho, then 0 (eq. 5), on any schedule."""
-    n, rho = 12, 7
-    times = karras_times(schedule, n)
-    sigma = [(80 ** (1 / rho) + i / (n - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho for i in range(n)]
-    close(torch.exp(-schedule.logsnr(times[:-1]) / 2), torch.tensor(sigma, dtype=torch.float64), rtol=1e-7)
-    assert schedule.sigma(times[-1:]).item() == 0
-
-
-@pytest.mark.parametrize("name", ["ddim", "heun", "2m"])
-def test_on_ve_the_last_karras_step_leaves_no_noise(name, z):
-    """EDM's algorithm 1 ends at sigma = 0, with the denoiser's output: VE's own t = 0 still has sigma = 0.002."""
-    schedule, data = xhat.VE(), GaussianData()
-    denoiser, times = exact(data, schedule, xhat.edm(0.5)), karras_times(schedule, 8)
-    end = sample(denoiser, EVERY[name], 80 * z, times)
-    before = sample(denoiser, EVERY[name], 80 * z, times[:-1])
-    close(end, denoiser(before, times[-2].expand(len(z))).x0, rtol=1e-9)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("steps", [1, 2, 18])
-def test_karras_times_decrease_on_every_schedule(schedule, steps):
-    """Also where the schedule's own range is narrower than 0.002..80: `sample` must accept them."""
-    times = karras_times(SCHEDULES[schedule](), steps).detach()
-    assert (times.diff() < 0).all()
-    assert 0 <= times[-2] <= times[0] <= 1
-    assert SCHEDULES[schedule]().sigma(times[-1:]).item() == 0
-
-
-def test_heun_on_karras_times_is_of_second_order_over_edms_whole_range(z):
-    """From sigma = 80 to 0.002 on EDM's mesh of 18 and 36 levels."""
-    schedule, data = xhat.VE(), GaussianData()
-    denoiser, errors = exact(data, schedule, xhat.edm(0.5)), []
-    for n in (18, 36):
-        times = karras_times(schedule, n)
-        truth = data.flow_map(schedule, 80 * z, float(times[0]), float(times[-1]))
-        errors.append((sample(denoiser, Heun(), 80 * z, times) - truth).norm().item())
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.25)
-
-
 def test_2m_multistep_beats_first_order_at_equal_cost(z):
     schedule, data = SCHEDULES["cosine"](), GaussianData()
     denoiser, times = exact(data, schedule), between(0.9, 0.1, 20)
@@ -410,7 +196,7 @@ def test_ddim_eta_variance_is_eta_squared_beta_tilde(z):
     schedule = SCHEDULES["linear_beta"]()
     denoiser = exact(MixtureData(), schedule, X0)
     t, s = torch.full((4,), 0.6, dtype=torch.float64), torch.full((4,), 0.4, dtype=torch.float64)
-    a, b = (DDIM(0.3).step(denoiser, z, t, s, noise, (), None)[0] for noise in (z, torch.zeros_like(z)))
+    a, b = (DDIM(0.3).step(denoiser.given(None), z, t, s, noise, ())[0] for noise in (z, torch.zeros_like(z)))
     close(a - b, 0.3 * transition(schedule, t, s).posterior_variance[0].sqrt() * z)
 
 

@@ -7,7 +7,7 @@ import pytest
 from helpers import TINY, process
 
 CHAIN = (
-    *("--terms.chain.loss", "image_loss(total_variation, full_chain(ddim, 3, 2))"),
+    *("--terms.chain.loss", "image_loss(total_variation, full_chain(ddim, 3, last(2)))"),
     *("--terms.chain.weight", "gradient_ratio(0.1, 2)"),
 )
 

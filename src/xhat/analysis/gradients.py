@@ -14,7 +14,10 @@ from xhat.losses.penalties import Paired
 from xhat.objective.draw import Draw
 from xhat.objective.multipliers import Multiplier, flat_gradient
 from xhat.objective.objective import Objective
-from xhat.sampling.samplers import DDIM, sample, uniform_times
+from xhat.sampling.differentiate import AllSteps
+from xhat.sampling.sample import sample
+from xhat.sampling.samplers import DDIM
+from xhat.sampling.spacings import uniform_times
 
 LEVELS = 9
 
@@ -130,7 +133,7 @@ def _along(objective: Objective, loss: ImageLoss, draw: Draw, steps: int) -> Cha
         chain.sampler,
         visited[0],
         times,
-        grad_steps=None,
+        differentiate=AllSteps(),
         callback=lambda _, z: visited.append(z),
         cond=draw.cond,
         noise=lambda i: draw.normal("sampler", i),

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 # imported for what they register
-import xhat.losses.backward
 import xhat.losses.chains
 import xhat.losses.image
 import xhat.losses.increment
@@ -17,7 +16,10 @@ import xhat.networks.level_posterior
 import xhat.networks.unet
 import xhat.objective.gates
 import xhat.objective.multipliers
-import xhat.pretrained.diffusers_unet  # noqa: F401
+import xhat.pretrained.diffusers_unet
+import xhat.sampling.differentiate
+import xhat.sampling.samplers
+import xhat.sampling.spacings  # noqa: F401
 from xhat.registry import (
     ESTIMATES,
     GRADIENTS,

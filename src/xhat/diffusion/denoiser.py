@@ -1,6 +1,7 @@
 """The denoiser: a network, a schedule, a target and a reverse variance, read as one function."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
@@ -160,6 +161,10 @@ class Denoiser(nn.Module):
         raw, logits = (out, None) if self.variance.outputs == 1 else out.chunk(2, dim=1)
         return Prediction(self, z, t, raw, logits)
 
+    def given(self, cond: Condition | None) -> "Conditioned":
+        """This denoiser under one condition: keyword arguments of the network, bound once for a whole chain of calls."""
+        return Conditioned(self, cond)
+
     def reverse(self, z: Tensor, t: Tensor, s: Tensor, cond: Condition | None = None) -> Gaussian:
         """p(z_s | z_t) for s < t: the posterior q(z_s | z_t, x0) at x0 = x0_hat, with the denoiser's own variance."""
         return self.step_back(self(z, t, cond), s)
@@ -169,6 +174,37 @@ class Denoiser(nn.Module):
         z, t = prediction.z, prediction.t
         mean = posterior(self.schedule, prediction.x0, z, t, s).mean
         return Gaussian(mean, self.variance.log_variance(self.schedule, z, t, s, prediction.variance_logits))
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """A denoiser with its condition: what a step of a sampler sees of the model. No module: it registers nothing.
+
+    Attributes:
+        denoiser: read at each call, so that its parameters and its device are those of now; a `Guided` one guides here too.
+        cond: keyword arguments of the network, for example {"label": (B,)}; None is none.
+    """
+
+    denoiser: Denoiser
+    cond: Condition | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """The denoiser's."""
+        return self.denoiser.schedule
+
+    def __call__(self, z: Tensor, t: Tensor, *, checkpoint: bool = False) -> Prediction:
+        """One network call at z (B, C, H, W) and t (B,), see `Denoiser.forward`."""
+        prediction: Prediction = self.denoiser(z, t, self.cond, checkpoint=checkpoint)
+        return prediction
+
+    def reverse(self, z: Tensor, t: Tensor, s: Tensor) -> Gaussian:
+        """p(z_s | z_t) for s < t, see `Denoiser.reverse`."""
+        return self.denoiser.reverse(z, t, s, self.cond)
+
+    def step_back(self, prediction: Prediction, s: Tensor) -> Gaussian:
+        """As `reverse`, from a prediction already made."""
+        return self.denoiser.step_back(prediction, s)
 
 
 def _refuse_singular_ends(schedule: Schedule, target: Target, time_input: OverTime) -> None:

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from xhat.diffusion.denoiser import Denoiser
-from xhat.losses.backward import Backward, Last
 from xhat.objective.draw import Draw
 from xhat.registry import ESTIMATES
-from xhat.sampling.samplers import DDIM, Sampler, rollout_times, uniform_times
+from xhat.sampling.differentiate import Differentiation, Last, NoSteps, require
+from xhat.sampling.sample import sample
+from xhat.sampling.samplers import DDIM, Sampler
+from xhat.sampling.spacings import rollout_times, uniform_times
 
 
 @dataclass(frozen=True)
@@ -18,16 +20,16 @@ class _Chain:
     Args:
         sampler: the rule of a step.
         steps: network calls (twice as many for Heun).
-        grad_steps: K differentiates the last K steps (DRaFT-K), None all of them; or `RandomLast`, `Surrogate`, `ReFL`.
+        differentiate: how gradients pass: Last(K), AllSteps(), RandomLast(K), Surrogate(K) or ReFL(K).
         checkpoint: recompute each step in the backward pass, so that memory is one call's whatever `steps`.
 
     Raises:
-        ValueError: more steps differentiated than taken.
+        ValueError: more steps differentiated than taken, or none.
     """
 
     sampler: Sampler = field(default_factory=DDIM)
     steps: int = 10
-    grad_steps: int | Backward | None = 1
+    differentiate: Differentiation = Last(1)
     checkpoint: bool = True
 
     calls_network = True
@@ -35,19 +37,24 @@ class _Chain:
     def __post_init__(self) -> None:
         if not isinstance(self.sampler, Sampler):
             raise ValueError(f"{type(self).__name__} needs a sampler first, for example DDIM(), got {self.sampler!r}")
-        if not isinstance(self.grad_steps, int | Backward | None):
-            raise ValueError(f"grad_steps must be a number, None, RandomLast, Surrogate or ReFL, got {self.grad_steps!r}")
         if self.steps < 1:
             raise ValueError(f"{type(self).__name__} needs steps >= 1, got {self.steps}")
-        self.backward.require(self.steps)
+        require(self.differentiate, self.steps)
+        if self.differentiate == NoSteps():
+            raise ValueError("a loss at the end of a chain needs a gradient: use Last(1) or AllSteps() in place of NoSteps()")
 
-    @property
-    def backward(self) -> Backward:
-        """How gradients reach the network."""
-        return self.grad_steps if isinstance(self.grad_steps, Backward) else Last(self.grad_steps)
-
-    def _run(self, denoiser: Denoiser, draw: Draw, z: Tensor, times: Tensor) -> Tensor:
-        return self.backward.run(denoiser, self.sampler, z, times, draw, self.checkpoint)
+    def _run(self, denoiser: Denoiser, draw: Draw, start: Tensor, times: Tensor) -> Tensor:
+        return sample(
+            denoiser,
+            self.sampler,
+            start,
+            times,
+            differentiate=self.differentiate,
+            checkpoint=self.checkpoint,
+            cond=draw.cond,
+            noise=lambda i: draw.normal("sampler", i),
+            uniform=draw.uniform,
+        )
 
 
 @ESTIMATES.register

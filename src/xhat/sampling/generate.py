@@ -11,12 +11,13 @@ from xhat.data.images import to_uint8
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.sampling.guidance import Guided
-from xhat.sampling.samplers import Sampler, sample
+from xhat.sampling.sample import sample
+from xhat.sampling.samplers import Sampler
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How samples are drawn.
+    """How samples are made.
 
     Attributes:
         sampler: the rule of a step.
@@ -31,7 +32,7 @@ class Sampling:
     def generate(
         self, denoiser: Denoiser, shape: DataShape, n: int, *, seed: int = 0, progress: Callable[[int], None] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """`generate` so."""
+        """`generate` this way."""
         return generate(
             denoiser, self.sampler, shape, n, times=self.times, guidance=self.guidance, seed=seed, progress=progress
         )
@@ -51,7 +52,7 @@ def generate(
     batch: int = 125,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Draw n images; sample k depends on (seed, k) alone, and has class k mod classes if the model is conditional.
+    """Make n images; sample k depends on (seed, k) alone, and has class k mod classes if the model is conditional.
 
     Args:
         denoiser: the model.
@@ -77,8 +78,8 @@ def generate(
     done = []
     for first in range(0, n, batch):
         count = min(batch, n - first)
-        chain = _Chain(denoiser, shape, guidance, first, count, seed, label)
-        done.append(to_uint8(chain.run(sampler, times)).cpu())
+        part = _Batch(denoiser, shape, guidance, first, count, seed, label)
+        done.append(to_uint8(part.run(sampler, times)).cpu())
         if progress is not None:
             progress(first + count)
     return torch.cat(done), labels
@@ -102,19 +103,19 @@ def trajectory(
         uint8 images (n, K, C, H, W), and the K times.
     """
     times, steps = how.times, len(how.times) - 1
-    chain = _Chain(denoiser, shape, how.guidance, 0, n, seed)
+    part = _Batch(denoiser, shape, how.guidance, 0, n, seed)
     seen = torch.linspace(0, steps, min(columns, steps + 1)).round().long().tolist()
-    believed = [chain.x0_hat(chain.start, times[0])]
+    believed = [part.x0_hat(part.start, times[0])]
 
     def look(step: int, z: Tensor) -> None:
         if step in seen:
-            believed.append(chain.x0_hat(z, times[step]) if step < steps else z)
+            believed.append(part.x0_hat(z, times[step]) if step < steps else z)
 
-    chain.run(how.sampler, times, look)
+    part.run(how.sampler, times, look)
     return torch.stack([to_uint8(x).cpu() for x in believed], 1), times[seen].clamp(min=0).tolist()
 
 
-class _Chain:
+class _Batch:
     """The samples number first, ..., first + count - 1 of a seed: their start, their labels, the guided model."""
 
     def __init__(
@@ -145,8 +146,7 @@ class _Chain:
         return counted.normal(self.size, self.seed, "sampling", step, first=self.first, device=self.device)
 
     def x0_hat(self, z: Tensor, t: Tensor) -> Tensor:
-        x0: Tensor = self.model(z, t.to(z.device).expand(len(z)), self.cond).x0
-        return x0
+        return self.model.given(self.cond)(z, t.to(z.device).expand(len(z))).x0
 
 
 def _labels(shape: DataShape, first: int, count: int, label: int | None) -> Tensor | None:
