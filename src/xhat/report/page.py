@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass
 from html import escape
 from importlib.resources import files
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
+from xhat.files import write_bytes
 from xhat.report.contents import Column, Contents, Entry, Line
 from xhat.report.tables import Section, differences, environment, samples, sound, summary, swatch, text, trajectories
 
@@ -104,6 +106,15 @@ def render(contents: Contents) -> str:
 </body>
 </html>
 """
+
+
+def write_page(contents: Contents, out: Path) -> None:
+    """Render and write, so that `out` is the old page or the whole new one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_bytes(out, render(contents).encode())
 
 
 def _levels(contents: Contents, charts: list[Chart]) -> Section | None:
