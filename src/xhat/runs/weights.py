@@ -43,11 +43,11 @@ def save_weights(path: Path, denoiser: Denoiser, config: Config, shape: DataShap
 
 def write_environment(run: Path) -> None:
     """Write what the run is trained with and on; nothing that names the machine or the user."""
-    import xhat
+    from xhat import __version__
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     found = {
-        "xhat": xhat.__version__,
+        "xhat": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
