@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from usage import Parser, folder, guarded
 
-from xhat.commands.report import study_how
 from xhat.report.measured import measured
+from xhat.report.of_study import study_how
 from xhat.studies.study import STUDY_FILE, study_from_file
 
 LEVELS = (-8, -4, 0, 4, 8)

@@ -11,8 +11,8 @@ from oracles import SCHEDULES, Constant, GaussianData
 from xhat import Denoising, Objective, Term
 from xhat.analysis.profile import anatomy, at_levels, levels
 from xhat.analysis.remarks import facts, named_facts
-from xhat.commands.parsing import read_config, recipe_path
 from xhat.config.build import build_denoiser, build_objective
+from xhat.config.parsing import read_config, recipe_path
 from xhat.config.presets import preset_names
 from xhat.data.shape import DataShape
 from xhat.diffusion.weightings import clipped_velocity, elbo, min_snr, sigmoid

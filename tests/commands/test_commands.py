@@ -13,7 +13,7 @@ from PIL import Image
 from helpers import TINY, process, write_pngs, xhat
 from xhat import load
 from xhat.cli import COMMANDS
-from xhat.commands.parsing import read_config
+from xhat.config.parsing import read_config
 from xhat.config.presets import preset_names
 from xhat.data.idx import mnist
 from xhat.runs.weights import WEIGHTS
@@ -246,7 +246,7 @@ def test_mistakes_of_sampling(tiny_run, arguments, hint, tmp_path, capsys, monke
     [
         ("a: [", "is not YAML"),
         ("- 1", "holds no config"),
-        ("tarket: v", "did you mean --target"),
+        ("tarket: v", "did you mean target"),
         ("max_steps: x", "expected int"),
     ],
 )

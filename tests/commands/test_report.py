@@ -12,16 +12,19 @@ import yaml
 
 from helpers import TINY, write_digits, xhat
 from xhat.commands import report as module
-from xhat.commands.parsing import write_config
-from xhat.commands.report import common_levels, study_contents, study_how
-from xhat.commands.train import resolve
 from xhat.config.build import build_denoiser
+from xhat.config.parsing import read_config, write_config
 from xhat.data.shape import DataShape
 from xhat.evaluation.denoising import LEVELS
+from xhat.report import of_study
+from xhat.report.comparable import common_levels
 from xhat.report.contents import Line
 from xhat.report.measured import FOLDER, Measured
+from xhat.report.of_study import study_contents, study_how
+from xhat.runs.recipe import config_with
 from xhat.runs.weights import save_weights
-from xhat.studies.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
+from xhat.studies.run import run_study
+from xhat.studies.study import FINISHED, STUDY_FILE, Study, study_to_file
 
 OPTIONS = {key.removeprefix("--"): value for key, value in zip(TINY[::2], TINY[1::2], strict=True)}
 
@@ -32,7 +35,7 @@ def images(tmp_path_factory):
 
 
 def write_weights(folder, step, config=None):
-    config = config or resolve(["--run", str(folder), "--resume"])[0]
+    config = config or read_config(folder / "config.yaml")
     shape = DataShape(1, 8, None)
     torch.manual_seed(0)
     save_weights(folder / "ema.safetensors", build_denoiser(config, shape), config, shape, step)
@@ -46,10 +49,10 @@ def write_metrics(folder, *progress, end=""):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + end)
 
 
-def new_run(folder, data, *options, progress=(0.5, 1.0), config=None):
+def new_run(folder, data, changes=None, progress=(0.5, 1.0), config=None):
     """A run folder as training leaves it, with random weights."""
-    own = ("--labels", "false", "--max_steps", "2", *options)
-    config = config or resolve(["mnist", "--run", str(folder), "--data", str(data), *TINY, *own])[0]
+    own = {"data": str(data), "labels": False, "max_steps": 2, **OPTIONS, **(changes or {})}
+    config = config or config_with("mnist", own)
     folder.mkdir(parents=True)
     write_config(config, folder / "config.yaml")
     write_metrics(folder, *progress)
@@ -62,8 +65,8 @@ def new_run(folder, data, *options, progress=(0.5, 1.0), config=None):
 def two(tmp_path_factory, images):
     """Two runs whose last parts are the same, measured once in this module."""
     place = tmp_path_factory.mktemp("runs")
-    smooth = ("--terms.smooth.loss", "image_loss(total_variation)", "--terms.flat.loss", "image_loss(laplacian)")
-    return new_run(place / "one" / "run", images), new_run(place / "two" / "run", images, *smooth)
+    smooth = {"terms.smooth.loss": "image_loss(total_variation)", "terms.flat.loss": "image_loss(laplacian)"}
+    return new_run(place / "one" / "run", images), new_run(place / "two" / "run", images, smooth)
 
 
 def test_one_run(two, images, tmp_path, capsys):
@@ -108,15 +111,16 @@ def quick(monkeypatch):
         line = Line([-1.0, 1.0], [1.0, 1.0])
         return Measured(2, {"bits": 3.0 + len(seen), "bits_se": 0.1}, {"total_variation": 0.5}, {"x0_error": line}, [1.0], [])
 
-    monkeypatch.setattr(module, "measured", measured)
+    monkeypatch.setattr("xhat.report.of_runs.measured", measured)
+    monkeypatch.setattr("xhat.report.of_study.measured", measured)
     return seen
 
 
 def test_runs_of_other_schedules_are_measured_where_all_have_levels(images, quick, tmp_path):
     runs = [
-        new_run(tmp_path / "narrow", images, "--schedule", "linear_logsnr(-5, 6)"),
+        new_run(tmp_path / "narrow", images, {"schedule": "linear_logsnr(-5, 6)"}),
         new_run(tmp_path / "wide", images),
-        new_run(tmp_path / "flat", images, "--schedule", "linear_logsnr(-0.3, 0.3)"),  # has none, and takes none from others
+        new_run(tmp_path / "flat", images, {"schedule": "linear_logsnr(-0.3, 0.3)"}),  # has none, and takes none from others
     ]
     assert common_levels(runs[1:2]) == LEVELS
     assert xhat("report", *runs, "--out", tmp_path / "page.html")[0] == 0
@@ -164,11 +168,10 @@ def test_mistakes_are_one_line_and_write_nothing(arguments, message, places, cap
 def places(tmp_path_factory, images):
     """Folders to make mistakes with."""
     place = tmp_path_factory.mktemp("places")
-    config = resolve(["mnist", "--run", "x", "--data", str(images), *TINY, "--labels", "false"])[0]
-    found = {"place": place, "images": images, "run": new_run(place / "run", images, config=config)}
+    found = {"place": place, "images": images, "run": new_run(place / "run", images)}
     found["other"] = new_run(place / "other", write_digits(place / "other.npz", 32))
-    found["small"] = new_run(place / "small", images, "--image_size", "4")
-    found["share"] = new_run(place / "share", images, "--held_out", "0.1")
+    found["small"] = new_run(place / "small", images, {"image_size": 4})
+    found["share"] = new_run(place / "share", images, {"held_out": 0.1})
     found["untrained"] = new_run(place / "untrained", images, progress=(0.5,))
     for name, file, content in (("cut", "ema.safetensors", b"{"), ("edited", "config.yaml", b"a: [")):
         found[name] = new_run(place / name, images)
@@ -200,9 +203,8 @@ def new_study(out, images, **more):
     for change in study.changes:
         for seed in study.seeds:
             folder = study.folder(out, change, seed)
-            config = resolve([*study.options(change, seed), "--run", str(folder)])[0]
-            new_run(folder, images, config=config)
-            (folder / FINISHED).write_text(json.dumps(study.options(change, seed)))
+            new_run(folder, images, config=study.config(change, seed))
+            (folder / FINISHED).write_text("{}")
     return study
 
 
@@ -227,14 +229,14 @@ def test_a_study_is_one_entry_for_each_change(images, tmp_path, capsys):
 def test_a_run_of_a_study_that_cannot_be_measured_leaves_the_others(images, quick, tmp_path, monkeypatch):
     study = new_study(tmp_path, images)
     (study.folder(tmp_path, "plain", 1) / FINISHED).unlink()
-    honest = module.measured
+    honest = of_study.measured
 
     def measured(run, how):
         if run == study.folder(tmp_path, "plain", 0):
             raise RuntimeError("out of\nmemory")
         return honest(run, how)
 
-    monkeypatch.setattr(module, "measured", measured)
+    monkeypatch.setattr(of_study, "measured", measured)
     contents, ended = study_contents(study, tmp_path, {})
     assert [e.failed for e in contents.entries] == [["seed 0: not measured: out of memory", "seed 1: not trained yet"], []]
     assert contents.entries[1].numbers["bits"].value == 4.5
@@ -308,8 +310,9 @@ def test_runs_of_an_older_version_are_shown(images, quick, tmp_path, monkeypatch
     [
         ({"seeds": [0, 1, 0]}, "a seed is named twice"),
         ({"changes": {"a": {"seed": 3}}}, 'change "a": seed is no value of a change'),
-        ({"changes": {"a": {"help": 1}}}, 'change "a": help is no value of a change'),
-        ({"common": {"run": "elsewhere"}}, 'change "a": run is no value of a change'),
+        ({"changes": {"a": {"help": 1}}}, 'change "a": unknown config key "help"'),
+        ({"common": {"run": "elsewhere"}}, 'change "a": unknown config key "run"'),
+        ({"changes": {"a": {"target.space": "v"}}}, 'change "a": target.space: target has no keys of its own'),
         ({"changes": {"a" * 300: None}}, "200 letters at most"),
         ({"changes": {"a": {"sampling.sampler": "dim"}}}, 'change "a": sampler: unknown name "dim"'),
         ({"penalties": {"fid": "total_variation"}}, "penalties.fid: fid is measured already"),
@@ -333,13 +336,13 @@ def test_names_are_shown_as_they_are(images, quick, tmp_path, monkeypatch, capsy
     study = {"base": "mnist", "changes": changes, "common": common, "penalties": {"[/q]": "total_variation"}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(study))
 
-    def train(options, folder, *_):
-        new_run(folder, images, config=resolve([*options, "--run", str(folder)])[0])
-        (folder / FINISHED).write_text(json.dumps(options))
+    def train(config, folder, *_):
+        new_run(folder, images, config=config)
+        (folder / FINISHED).write_text("{}")
         return "[/failed]" if "gr-e" in str(folder) else None
 
-    monkeypatch.setattr("xhat.studies.study._train", train)
-    monkeypatch.setattr("xhat.commands.compare.measured", module.measured)
+    monkeypatch.setattr("xhat.studies.run._train", train)
+    monkeypatch.setattr("xhat.commands.compare.measured", of_study.measured)
     code, stdout, _ = xhat("compare", tmp_path / "s.yaml", "--out", tmp_path / "out", capsys=capsys)
     assert code == 0
     assert all(f"\n{name} " in stdout for name in ("[bold]x", "[/nope] :smile:"))
@@ -366,7 +369,7 @@ def test_an_interrupted_study_ends_what_is_training(tmp_path, monkeypatch):
         def terminate(self):
             self.ended.set()
 
-    monkeypatch.setattr("xhat.studies.study.subprocess.Popen", Process)
+    monkeypatch.setattr("xhat.studies.run.subprocess.Popen", Process)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):

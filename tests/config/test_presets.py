@@ -8,8 +8,8 @@ from importlib.resources import files
 import pytest
 import torch
 
-from xhat.commands.parsing import read_config
 from xhat.config.build import build_denoiser, build_objective, build_sampler, build_times
+from xhat.config.parsing import read_config
 from xhat.config.presets import preset_names
 from xhat.data.shape import DataShape
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from helpers import TINY, process, xhat
-from xhat.commands.parsing import read_config
+from xhat.config.parsing import read_config
 from xhat.config.yaml_files import parse_yaml, read_mapping
 from xhat.errors import DuplicateKeyError, YamlError
 

@@ -75,8 +75,8 @@ def test_an_uneven_weighting_under_uniform_times_is_nobodys_mistake():
 
 @pytest.mark.parametrize("name", preset_names())
 def test_no_preset_wastes_its_samples(name, recwarn):
-    from xhat.commands.parsing import read_config, recipe_path
     from xhat.config.build import build_denoiser, build_objective
+    from xhat.config.parsing import read_config, recipe_path
     from xhat.data.shape import DataShape
 
     config = read_config(recipe_path(name))

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 from example import LOGSNR, NASTY, OTHER, cliff, example, minimal
 
+from xhat.report.html import sound
 from xhat.report.page import render
-from xhat.report.tables import sound
 
 pytestmark = pytest.mark.browser
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"

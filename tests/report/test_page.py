@@ -11,8 +11,8 @@ import pytest
 from example import LOGSNR, NASTY, example, minimal
 
 from xhat.report.contents import Column, Contents, Entry, Mark, Number
-from xhat.report.page import render
-from xhat.report.tables import _number, sound
+from xhat.report.html import number, sound
+from xhat.report.page import SECTIONS, render
 
 VOID = {"meta", "link", "img", "br", "path", "wbr"}
 CSS = files("xhat.report").joinpath("style.css").read_text("utf-8")
@@ -196,13 +196,26 @@ def test_penalties_need_their_column_and_a_value():
     ],
 )
 def test_numbers_have_the_digits_that_their_spread_supports(value, spread, said):
-    assert _number(value, spread) == said
+    assert number(value, spread) == said
 
 
 def test_an_unknown_number_is_said_to_be_unknown():
-    assert "not known" in _number(nan)
+    assert "not known" in number(nan)
     row = render(Contents("", "", [Entry("a", numbers={"k": Number(nan, nan, Mark.NONE)})], [Column("k", "k", "")]))
     assert "not known" in row
+
+
+def test_every_section_is_a_file_and_on_the_page():
+    """A file without a place in the order would be shown nowhere."""
+    named = {p.name.removesuffix(".py") for p in files("xhat.report.sections").iterdir() if p.name.endswith(".py")}
+    assert {section.__name__ for section in SECTIONS} == named - {"__init__"}
+
+
+def test_charts_stand_below_one_legend_after_what_needs_no_script(html):
+    order = re.findall(r'<section id="([^"]*)"|(class="legend)', html)
+    names = [a or "legend" for a, _ in order]
+    assert names[:4] == ["summary", "samples", "trajectories", "legend"]
+    assert names[4:] == ["levels", "training", "learned", "bound", "penalties", "differs", "environment"]
 
 
 def test_refresh_works_without_javascript_and_only_while_training_runs(html):

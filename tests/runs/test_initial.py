@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from helpers import xhat
 from xhat import load
-from xhat.runs.initial import overlaid
 
 KEEP = ("--max_steps", 2, "--compile", "off", "--log_every", 1)
 
@@ -63,11 +62,6 @@ def test_a_recipe_with_terms_alone_is_laid_over_the_runs_config(tiny_run, tmp_pa
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert set(config["terms"]) == {"denoise", "smooth"}
     assert config["seed"] == 3
-
-
-def test_mappings_merge_and_values_replace():
-    both = overlaid({"a": {"x": 1, "y": 2}, "b": [2, 3], "c": 4}, {"a": {"x": 9, "z": 3}, "b": [1]})
-    assert both == {"a": {"x": 9, "y": 2, "z": 3}, "b": [1], "c": 4}
 
 
 @pytest.mark.trap(24)

@@ -3,13 +3,19 @@
 import json
 import math
 import statistics
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
 
 from helpers import TINY, xhat
+from xhat.config.config import Config
+from xhat.config.parsing import read_config, write_config
+from xhat.studies import run as module
 from xhat.studies.outcome import Outcome, best
-from xhat.studies.study import Study, run_study
+from xhat.studies.run import run_study
+from xhat.studies.study import FINISHED, Study
 
 OPTIONS = {key.removeprefix("--"): value for key, value in zip(TINY[::2], TINY[1::2], strict=True)}
 
@@ -86,7 +92,7 @@ def test_mistakes_are_one_line_and_write_nothing(values, message, tmp_path, caps
 
 
 def test_a_measurement_that_fails_leaves_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr("xhat.studies.study._train", lambda *_: None)
+    monkeypatch.setattr("xhat.studies.run._train", lambda *_: None)
 
     def measure(folder):
         if "bad" in str(folder):
@@ -137,8 +143,63 @@ def test_the_error_of_a_mean_has_two_parts():
     assert Outcome("a", {"bits": [1.0], "bits_se": [0.03]}, {}).se("bits") == pytest.approx(0.03)
 
 
-def test_folders_and_options():
-    study = Study({"One step, (gated)!": {"lr": 1e-4, "betas": [0.9, 0.99], "init": None}}, base="mnist", common={"lr": 1})
-    assert study.folder(__import__("pathlib").Path("o"), "One step, (gated)!", 3).as_posix() == "o/one-step-gated/seed-3"
-    options = study.options("One step, (gated)!", 3)
-    assert options == ["mnist", "--lr", "0.0001", "--betas", "[0.9, 0.99]", "--init", "null", "--seed", "3"]
+def test_a_change_has_a_folder_of_its_own():
+    study = Study({"One step, (gated)!": {}})
+    assert study.folder(Path("o"), "One step, (gated)!", 3).as_posix() == "o/one-step-gated/seed-3"
+    assert study.runs == [("One step, (gated)!", 0)]
+
+
+def test_a_changes_values_count_more_than_the_common_ones():
+    study = Study({"a": {"optimizer.lr": 1e-4, "init": None}}, base="ddpm", common={"optimizer.lr": 1, "max_steps": 7})
+    config = study.config("a", 3)
+    assert (config.optimizer.lr, config.seed, config.max_steps, config.sampling.steps) == (1e-4, 3, 7, 1000)
+
+
+class Train(module._Processes):
+    """Stands for the processes: notes the commands, and leaves what training leaves of the config it was given."""
+
+    def __init__(self, code=0):
+        super().__init__()
+        self.code, self.commands = code, []
+
+    def run(self, command, log, threads):
+        self.commands.append(command)
+        recipe, folder = Path(command[4]), Path(command[6])
+        folder.mkdir(exist_ok=True)
+        write_config(read_config(recipe), folder / "config.yaml")
+        (folder / "ema.safetensors").write_text("")
+        log.write_text("some progress\nwhat went wrong\n")
+        return self.code
+
+
+def test_a_run_is_trained_from_its_whole_config_and_no_options(tmp_path):
+    config, folder, processes = Config(seed=3, max_steps=5), tmp_path / "a" / "seed-3", Train()
+    assert module._train(config, folder, 1, processes) is None
+    assert processes.commands[0][3:] == ["train", str(tmp_path / "a" / "seed-3.yaml"), "--run", str(folder)]
+    assert read_config(tmp_path / "a" / "seed-3.yaml") == config
+    assert module._train(config, folder, 1, processes) is None  # it is finished
+    assert len(processes.commands) == 1
+    said = module._train(replace(config, max_steps=6), folder, 1, processes)
+    assert said == f"{folder} holds a run of another config (max_steps: 5 there, 6 here): choose another --out"
+    (folder / "config.yaml").write_text("a: [")
+    assert "is not YAML" in module._train(config, folder, 1, processes)
+
+
+def test_a_run_that_failed_is_gone_on_with(tmp_path):
+    config, folder = Config(max_steps=5), tmp_path / "a" / "seed-0"
+    assert module._train(config, folder, 1, Train(1)) == "what went wrong"
+    assert not (folder / FINISHED).exists()
+    processes = Train()
+    assert module._train(config, folder, 1, processes) is None
+    assert processes.commands[0][-1] == "--resume"
+
+
+def test_a_run_that_an_older_version_finished_is_known_by_its_config(tmp_path):
+    """It wrote the options of the command into the file; the run's config says the same."""
+    config, folder = Config(max_steps=5), tmp_path / "a" / "seed-0"
+    module._train(config, folder, 1, Train())
+    (folder / FINISHED).write_text(json.dumps(["mnist", "--max_steps", "5", "--seed", "0"]))
+    never = Train()
+    assert module._train(config, folder, 1, never) is None
+    assert "another config" in module._train(replace(config, seed=1), folder, 1, never)
+    assert never.commands == []

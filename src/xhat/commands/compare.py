@@ -11,17 +11,19 @@ from typing import Any
 import torch
 
 from xhat.commands.parsing import new_parser
-from xhat.commands.report import report_study, require_comparable, study_how
 from xhat.commands.tables import new_table, number_column, show_table, text_column
-from xhat.commands.terminal import console, print_json, say
-from xhat.config.yaml_files import read_yaml
+from xhat.commands.terminal import console, note, print_json, say
 from xhat.errors import UsageError
 from xhat.evaluation.denoising import LEVELS
-from xhat.report.collect import QUANTITIES
-from xhat.report.measured import How, measured, penalty_of
+from xhat.report.comparable import require_comparable, require_penalties
+from xhat.report.measured import How, measured
+from xhat.report.of_study import report_study, study_how
 from xhat.runs.lock import reserved
+from xhat.studies.check import checked_configs
 from xhat.studies.outcome import Outcome, best
-from xhat.studies.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
+from xhat.studies.read import read_study
+from xhat.studies.run import run_study
+from xhat.studies.study import FINISHED, STUDY_FILE, Study, study_to_file
 
 DESCRIPTION = """Train one base config with each of a list of changes, from the same weights, with the same data order and
 noise, and measure all alike: the variational bound, the error above the floor, FID, penalties of samples, time of a step.
@@ -33,12 +35,21 @@ by the spread between seeds is marked as a tie (=)."""
 SHOWN = {"bits": "bound", "excess": "excess", "fid": "fid", "read": "read", "fewest": "rarest", "milliseconds": "ms/step"}
 LOWER = ("bits", "excess", "fid")
 WITH_SE = ("bits", "excess")
-MOST_JOBS, LONGEST_NAME = 8, 200
-FIXED = ("seed", "run", "resume", "help")
+MOST_JOBS = 8
 
 
 def run(argv: Sequence[str]) -> int:
-    """The command."""
+    """Train the changes of a study that are not trained yet, measure all alike, and show and write a report.
+
+    Args:
+        argv: what follows `xhat compare`.
+
+    Returns:
+        0, or 1 if no change has any number.
+
+    Raises:
+        XhatError: one line; nothing is trained.
+    """
     parser = new_parser("compare", DESCRIPTION)
     parser.add_argument("study", metavar="STUDY.yaml", help="what to compare")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the runs")
@@ -48,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
     options = parser.read(argv)
     if options.jobs is not None and options.jobs < 1:
         raise UsageError("--jobs must be at least 1")
-    study = read_study(Path(options.study))
+    study = _checked(Path(options.study))
     out = Path(options.out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: --out names a folder")
@@ -62,7 +73,7 @@ def _compare(study: Study, out: Path, options: Any) -> int:
     outcomes = run_study(study, out, measure, jobs=options.jobs or _room(), say=say)
     failed = {o.name: o.failed for o in outcomes if o.failed}
     study_to_file(out / STUDY_FILE, study, failed)
-    page = report_study(study, out, failed)
+    page = _page(study, out, failed)
     if options.json:
         changes = [{**dataclasses.asdict(o), "summary": _summary(o)} for o in outcomes]
         print_json({"study": options.study, "real": measure.real, "changes": changes, "report": str(page) if page else None})
@@ -71,82 +82,36 @@ def _compare(study: Study, out: Path, options: Any) -> int:
     return 0 if any(o.values for o in outcomes) else 1
 
 
-def read_study(path: Path) -> Study:
-    """A study from YAML, every run's config checked.
+def _checked(path: Path) -> Study:
+    """The study of a file, all of whose runs can be trained, measured and compared.
 
     Raises:
         UsageError or YamlError: names what is wrong, and in which change.
     """
-    from xhat.commands.inspect import shape_of
-    from xhat.commands.train import resolve
-    from xhat.config.build import build_denoiser, build_objective, build_sampling
-    from xhat.config.config import Config
-    from xhat.data.shape import DataShape
-
-    if not path.is_file():
-        raise UsageError(f"study {path} does not exist")
-    values = read_yaml(path)
-    known = {f.name for f in dataclasses.fields(Study)}
-    if not isinstance(values, dict) or not isinstance(values.get("changes"), dict) or not values["changes"]:
-        raise UsageError(f"{path} names no changes: write changes: {{name: {{dotted key: value}}}}")
-    if unknown := sorted(set(values) - known):
-        raise UsageError(f"{path}: unknown key {unknown[0]}; known: {', '.join(sorted(known))}")
-    changes = {str(name): own if own is not None else {} for name, own in values["changes"].items()}
-    kinds: dict[str, type] = {"common": dict, "penalties": dict, "seeds": list, "samples": int, "base": str, "title": str}
-    for key, kind in kinds.items():
-        if key in values and not isinstance(values[key], kind):
-            raise UsageError(f"{path}: {key} must be a {kind.__name__}, got {values[key]!r}")
-    for change, own in changes.items():
-        if not isinstance(own, dict):
-            raise UsageError(f'{path}: change "{change}" must be {{dotted key: value}}, got {own!r}')
-    if "penalties" in values:
-        values["penalties"] = {str(name): str(text) for name, text in values["penalties"].items()}
-    study = Study(**{"title": path.stem, **values, "changes": changes})
-    if not study.seeds or not all(isinstance(s, int) for s in study.seeds) or study.samples < 2:
-        raise UsageError(f"{path}: seeds must be whole numbers, samples at least 2")
-    if len(set(study.seeds)) < len(study.seeds):
-        raise UsageError(f"{path}: a seed is named twice, and would give the same run twice")
-    for change, own in changes.items():
-        if fixed := [key for key in (*study.common, *own) if key in FIXED]:
-            raise UsageError(f'{path}: change "{change}": {fixed[0]} is no value of a change: the study sets it')
-    folders = [study.folder(Path(), change, 0) for change in study.changes]
-    if len(set(folders)) < len(folders):
-        raise UsageError(f"{path}: two changes have the same name but for signs; their runs need two folders")
-    for change, folder in zip(study.changes, folders, strict=True):
-        if len(folder.parent.name) > LONGEST_NAME:
-            raise UsageError(f"{path}: a change's name is its folder's: {LONGEST_NAME} letters at most, got {change[:20]}...")
-    shapes: dict[str, DataShape] = {}
-    configs: dict[str, Config] = {}
-    for change in study.changes:
-        try:
-            configs[change] = config = resolve([*study.options(change, study.seeds[0]), "--run", "checked"])[0]
-            shape = shapes.setdefault(f"{config.data} {config.image_size} {config.labels}", shape_of(config))
-            build_objective(config, denoiser := build_denoiser(config, shape))
-            build_sampling(config.sampling, denoiser.schedule)
-        except ValueError as error:
-            raise UsageError(f'{path}: change "{change}": {error}') from None
+    study = read_study(path)
     try:
+        configs, shape = checked_configs(study)
         require_comparable(configs)
+        require_penalties(study.penalties, shape)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    shape = next(iter(shapes.values()))
-    images = torch.zeros(2, shape.channels, shape.size, shape.size)
-    for name, text in study.penalties.items():
-        if name in QUANTITIES:
-            raise UsageError(f"{path}: penalties.{name}: {name} is measured already, choose another name")
-        try:
-            if penalty_of(text)(images).shape != (2,):
-                raise ValueError(f"{text} has no value for each image")
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UsageError(f"{path}: penalties.{name}: {error}") from None
     return study
+
+
+def _page(study: Study, out: Path, failed: dict[str, dict[int, str]]) -> Path | None:
+    """The report; one that cannot be written costs a note, never the numbers."""
+    try:
+        return report_study(study, out, failed)
+    except (OSError, ValueError) as error:
+        note(f"cannot write {out / 'report.html'}: {getattr(error, 'strerror', None) or error}")
+        return None
 
 
 class _Measure:
     """The numbers of a trained run; all runs of the study are measured alike."""
 
     def __init__(self, study: Study, out: Path) -> None:
-        self.study, self.folders = study, [study.folder(out, c, s) for c in study.changes for s in study.seeds]
+        self.study, self.folders = study, [study.folder(out, *run) for run in study.runs]
         self.real: dict[str, float] = {}
 
     def __call__(self, folder: Path) -> Mapping[str, float]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from xhat.analysis.gradients import GradientProfile, gradient_profile
-from xhat.commands.parsing import new_parser, read_config, recipe_path
+from xhat.commands.parsing import new_parser
 from xhat.commands.tables import new_table, number_column, show_table
 from xhat.commands.terminal import console, noted, print_json
+from xhat.config.parsing import read_config, recipe_path
 from xhat.errors import UsageError
 from xhat.losses.chains import FullChain
 from xhat.losses.image import ImageLoss

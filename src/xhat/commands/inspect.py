@@ -14,11 +14,13 @@ from rich.table import Table
 
 from xhat.analysis.profile import anatomy, at_levels, levels
 from xhat.analysis.remarks import named_facts
-from xhat.commands.parsing import Parser, changed_values, config_parser, recipe_path, to_config
+from xhat.commands.parsing import CommandParser, config_parser
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, noted, print_json
 from xhat.config.build import build_denoiser, build_objective
+from xhat.config.changes import changed_values
 from xhat.config.config import Config
+from xhat.config.parsing import recipe_path, to_config
 from xhat.config.presets import preset_names
 from xhat.config.yaml_files import read_mapping
 from xhat.data.images import Images, to_float
@@ -50,7 +52,17 @@ SMALLEST = 1e-3
 
 
 def run(argv: Sequence[str]) -> int:
-    """The command."""
+    """Show what a recipe optimizes, before training, or what differs between two.
+
+    Args:
+        argv: what follows `xhat inspect`.
+
+    Returns:
+        0.
+
+    Raises:
+        XhatError: one line; no picture is written.
+    """
     given = _parser(None).read(argv)
     recipes = [r for r in (given.recipe, given.other) if r is not None]
     configs = [_config(recipe, argv) for recipe in recipes]
@@ -76,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser(values: Mapping[str, Any] | None) -> Parser:
+def _parser(values: Mapping[str, Any] | None) -> CommandParser:
     parser = config_parser("inspect", DESCRIPTION, values)
     parser.add_argument("recipe", metavar="RECIPE", help="a preset, a .yaml file, or the folder of a run")
     parser.add_argument("other", metavar="OTHER", nargs="?", default=None, help="another one to compare it with")
@@ -89,15 +101,6 @@ def _config(recipe: str, argv: Sequence[str]) -> Config:
     stored = Path(recipe) / "config.yaml"
     parser = _parser(read_mapping(stored if recipe not in preset_names() and stored.is_file() else recipe_path(recipe)))
     return to_config(parser.read(argv), parser)
-
-
-def shape_of(config: Config) -> DataShape:
-    """What the network must know of the config's data, read only if it is not MNIST."""
-    from xhat.training.loop import data_shape
-
-    if config.data == "mnist" and config.image_size is None:
-        return DataShape(1, 28, 10 if config.labels else None)
-    return data_shape(config, _images(config))
 
 
 def _images(config: Config) -> Images:

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xhat.commands.no_effect import without_effect
-from xhat.commands.parsing import BUDGETS, Parser, config_parser, differences, read_config, recipe_path, to_config, write_config
+from xhat.commands.parsing import CommandParser, config_parser
 from xhat.commands.terminal import note, say
+from xhat.config.changes import differences
 from xhat.config.config import Config
-from xhat.config.presets import preset_names
-from xhat.config.yaml_files import read_mapping
+from xhat.config.parsing import read_config, to_config, write_config
 from xhat.data.images import Images
 from xhat.errors import DataError, UsageError
 from xhat.files import sweep
 from xhat.runs.checkpoint import Checkpoint, newest_checkpoint
 from xhat.runs.lock import main_process, reserved
+from xhat.runs.recipe import BUDGETS, CONFIG_FILE, find_recipe
 from xhat.runs.weights import write_environment
 from xhat.training.budget import rate_jump
 
@@ -32,7 +33,7 @@ A budget given here (--max_steps, --max_images, --max_minutes) replaces the reci
 options change the rest and add terms.
 Ctrl-C saves; --resume goes on. With several processes: torchrun --nproc-per-node 2 -m xhat -- train ..."""
 
-CONFIG_FILE = "config.yaml"
+NOTHING_TO_RESUME = "{} holds no run to resume: leave --resume out to start one"
 MAY_CHANGE = (*BUDGETS, "data", "checkpoint_every", "sample_every", "log_every", "eval_every")
 """Of the data the images must stay the same, wherever they are: the checkpoint knows their checksum."""
 
@@ -44,23 +45,33 @@ class Resolved(NamedTuple):
         config: of the run.
         folder: of the run.
         resume: whether to go on with it.
-        base: what the config would be without the user: that of the preset and of the starting weights, or the defaults.
+        unchosen: what the values would be without the user.
     """
 
     config: Config
     folder: Path
     resume: bool
-    base: Mapping[str, Any]
+    unchosen: Mapping[str, Any]
 
 
 def run(argv: Sequence[str]) -> int:
-    """The command."""
+    """Train a model into a run folder, or go on with it.
+
+    Args:
+        argv: what follows `xhat train`.
+
+    Returns:
+        0 once the budget is spent, 130 after Ctrl-C.
+
+    Raises:
+        XhatError: one line.
+    """
     asked = resolve(argv)
     folder, stored = asked.folder, asked.folder / CONFIG_FILE
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: --run names a folder")
     if asked.resume and not stored.exists():
-        raise UsageError(f"{folder} holds no run to resume: leave --resume out to start one")
+        raise UsageError(NOTHING_TO_RESUME.format(folder))
     with reserved(folder, "training in", "--run"):
         return _train(asked, stored)
 
@@ -74,45 +85,21 @@ def resolve(argv: Sequence[str]) -> Resolved:
     first = _parser(None).read(argv)
     if not first.run:
         raise UsageError("--run is empty: name a folder")
-    folder, base = Path(first.run), {}
-    values = _recipe(first.recipe, folder, first.resume, first.init)
-    shipped = first.recipe is None or first.recipe in preset_names()
-    init = first.init or (None if _own(first.recipe, folder) else values.get("init"))
-    if not isinstance(init, str):  # what it is instead is refused with the other values
-        config = _config(argv, values)
-    else:
-        from xhat.runs.initial import overlaid, require_model, values_of
-
-        base = values_of(init)
-        config = _config(argv, overlaid(base, values))
-        require_model(config, init, base)
-    if any(first[b] is not None for b in BUDGETS):
-        config = replace(config, **{b: first[b] for b in BUDGETS})
-    return Resolved(config, folder, first.resume, {**base, **(values if shipped else {})})
-
-
-def _recipe(name: str | None, folder: Path, resume: bool, init: str | None) -> dict[str, Any]:
-    """The values of the recipe that was named; of the run to be resumed; of the demo, unless weights bring their own."""
-    if name is not None:
-        return read_mapping(recipe_path(name))
-    if resume:
+    folder, name = Path(first.run), first.recipe
+    if name is None and first.resume:
         if not (folder / CONFIG_FILE).exists():
-            raise UsageError(f"{folder} holds no run to resume: leave --resume out to start one")
-        return read_mapping(folder / CONFIG_FILE)
-    return {} if init else read_mapping(recipe_path("mnist"))
+            raise UsageError(NOTHING_TO_RESUME.format(folder))
+        name = str(folder / CONFIG_FILE)
+    recipe = find_recipe(name, first.init, folder)
+    parser = _parser(recipe.values)
+    config = to_config(parser.read(argv), parser)
+    recipe.require_model(config)
+    if any(first[key] is not None for key in BUDGETS):
+        config = replace(config, **{key: first[key] for key in BUDGETS})
+    return Resolved(config, folder, first.resume, recipe.unchosen)
 
 
-def _own(recipe: str | None, folder: Path) -> bool:
-    """Whether a run's own config is its recipe: then the starting weights have done their part."""
-    return recipe is None or Path(recipe) == folder / CONFIG_FILE
-
-
-def _config(argv: Sequence[str], values: Mapping[str, Any]) -> Config:
-    parser = _parser(values)
-    return to_config(parser.read(argv), parser)
-
-
-def _parser(values: Mapping[str, Any] | None) -> Parser:
+def _parser(values: Mapping[str, Any] | None) -> CommandParser:
     parser = config_parser("train", DESCRIPTION, values)
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a preset or a .yaml file (default: mnist, or the --init)")
     parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
@@ -134,7 +121,7 @@ def _train(asked: Resolved, stored: Path) -> int:
         write_environment(folder)
         say_what_is_trained_on(config, data, held_out)
         if before is None:
-            lines = without_effect(config, asked.base, trainer, data, held_out is not None)
+            lines = without_effect(config, asked.unchosen, trainer, data, held_out is not None)
         else:
             lines = [jump] if (jump := rate_jump(before, config, trainer.step, trainer.seconds)) else []
         for line in lines:

@@ -1,11 +1,9 @@
 """The configuration of a run: plain values and expressions, and the objects they stand for."""
 
-import math
-import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from xhat.errors import ConfigError
+from xhat.config.ranges import COUNT, FINITE, require_in_range, within
 
 
 @dataclass
@@ -19,7 +17,7 @@ class TermConfig:
     """
 
     loss: str = ""
-    weight: float | str = 1.0
+    weight: float | str = within(1.0, -FINITE)
     when: str = "always"
 
 
@@ -36,12 +34,12 @@ class OptimizerConfig:
         grad_clip: largest norm of the gradient.
     """
 
-    lr: float = 2e-3
-    muon_lr: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.01
-    warmup_steps: int = 100
-    grad_clip: float = 1.0
+    lr: float = within(2e-3, 0)
+    muon_lr: float = within(0.0, 0)
+    betas: tuple[float, float] = within((0.9, 0.99), 0, 0.9999999)
+    weight_decay: float = within(0.01, 0)
+    warmup_steps: int = within(100, 0, COUNT)
+    grad_clip: float = within(1.0, 1e-30)
 
 
 @dataclass
@@ -56,8 +54,8 @@ class SamplingConfig:
     """
 
     sampler: str = "ddim"
-    steps: int = 50
-    guidance: float = 1.0
+    steps: int = within(50, 1, 2**31)
+    guidance: float = within(1.0, -FINITE)
     spacing: str = "uniform"
 
 
@@ -101,10 +99,10 @@ class Config:
 
     init: str | None = None
     data: str = "mnist"
-    image_size: int | None = None
+    image_size: int | None = within(None, 4, 4096)
     labels: Literal["auto"] | bool = False
-    label_dropout: float = 0.1
-    held_out: float = 0.05
+    label_dropout: float = within(0.1, 0, 1)
+    held_out: float = within(0.05, 0, 0.5)
     network: str = "unet"
     schedule: str = "cosine"
     target: str = "v"
@@ -112,60 +110,48 @@ class Config:
     time_input: str = "network"
     times: str = "stratified"
     terms: dict[str, TermConfig] = field(default_factory=lambda: {"denoise": TermConfig("denoising(space=v)")})
-    input_perturbation: float = 0.0
-    seed: int = 0
-    batch_size: int = 128
-    accumulate: int = 1
-    max_steps: int | None = None
-    max_images: int | None = None
-    max_minutes: float | None = None
-    checkpoint_every: int = 500
-    sample_every: int = 500
-    log_every: int = 20
-    eval_every: int | None = None
+    input_perturbation: float = within(0.0, 0)
+    seed: int = within(0, 0, 2**62)
+    batch_size: int = within(128, 1, COUNT)
+    accumulate: int = within(1, 1, COUNT)
+    max_steps: int | None = within(None, 1, COUNT)
+    max_images: int | None = within(None, 1, COUNT)
+    max_minutes: float | None = within(None, 1e-6)
+    checkpoint_every: int = within(500, 1, COUNT)
+    sample_every: int = within(500, 1, COUNT)
+    log_every: int = within(20, 1, COUNT)
+    eval_every: int | None = within(None, 0, COUNT)
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
-    ema: float = 0.1
+    ema: float = within(0.1, 0, 0.28)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
-        for key, value, low, high in self._ranges():
-            if value is not None and not low <= value <= high:
-                bounds = f"at least {low:g}" if math.isinf(high) or high > 1e9 else f"in [{low:g}, {high:g}]"
-                raise ConfigError(f"{key} must be {bounds}, got {value}")
-
-    def _ranges(self) -> list[tuple[str, float | None, float, float]]:
-        """Key, value, lowest and highest; NaN is in no range."""
-        counts = ("batch_size", "accumulate", "checkpoint_every", "sample_every", "log_every", "max_steps", "max_images")
-        o, most = self.optimizer, sys.float_info.max
-        return [
-            *((key, getattr(self, key), 1, 2**53) for key in counts),
-            ("image_size", self.image_size, 4, 4096),
-            ("max_minutes", self.max_minutes, 1e-6, most),
-            ("seed", self.seed, 0, 2**62),
-            ("label_dropout", self.label_dropout, 0, 1),
-            ("held_out", self.held_out, 0, 0.5),
-            ("eval_every", self.eval_every, 0, 2**53),
-            ("input_perturbation", self.input_perturbation, 0, most),
-            ("ema", self.ema, 0, 0.28),
-            ("optimizer.lr", o.lr, 0, most),
-            ("optimizer.muon_lr", o.muon_lr, 0, most),
-            ("optimizer.betas", min(o.betas), 0, 0.9999999),
-            ("optimizer.betas", max(o.betas), 0, 0.9999999),
-            ("optimizer.weight_decay", o.weight_decay, 0, most),
-            ("optimizer.warmup_steps", o.warmup_steps, 0, 2**53),
-            ("optimizer.grad_clip", o.grad_clip, 1e-30, most),
-            ("sampling.steps", self.sampling.steps, 1, 2**31),
-            ("sampling.guidance", self.sampling.guidance, -most, most),
-            *((f"terms.{k}.weight", v.weight, -most, most) for k, v in self.terms.items() if not isinstance(v.weight, str)),
-        ]
+        require_in_range(self)
 
 
-def config_from_dict(values: dict[str, Any]) -> Config:
-    """The config that `dataclasses.asdict` took apart; JSON's lists become tuples again."""
-    values = {"held_out": 0.0, **values}  # a run of before there was the key was trained on all images
-    optimizer, sampling = dict(values.pop("optimizer")), values.pop("sampling")
-    optimizer["betas"] = tuple(optimizer["betas"])
+def to_values(config: Config) -> dict[str, Any]:
+    """The config as YAML and JSON hold it: mappings, lists and plain values."""
+    values: dict[str, Any] = _with_sequences(asdict(config), list)
+    return values
+
+
+def from_values(values: dict[str, Any]) -> Config:
+    """The config that `to_values` took apart; every key must be there, but for those that an older version did not have.
+
+    Raises:
+        KeyError or TypeError: a key is missing or unknown.
+        ConfigError: a number is out of range.
+    """
+    values = {"held_out": 0.0, **_with_sequences(values, tuple)}  # a run of before there was the key was trained on all images
     terms = {name: TermConfig(**term) for name, term in values.pop("terms").items()}
-    return Config(**values, terms=terms, optimizer=OptimizerConfig(**optimizer), sampling=SamplingConfig(**sampling))
+    optimizer, sampling = OptimizerConfig(**values.pop("optimizer")), SamplingConfig(**values.pop("sampling"))
+    return Config(**values, terms=terms, optimizer=optimizer, sampling=sampling)
+
+
+def _with_sequences(value: Any, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Any:
+    """The value, and all in it, with every list and tuple of one kind: configs hold tuples, JSON and YAML lists."""
+    if isinstance(value, dict):
+        return {key: _with_sequences(inner, kind) for key, inner in value.items()}
+    return kind(_with_sequences(inner, kind) for inner in value) if isinstance(value, list | tuple) else value

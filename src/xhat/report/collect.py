@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from xhat.config.changes import flat
 from xhat.config.config import Config
 from xhat.report.contents import Column, Contents, Entry, Floor, Line, Mark, Number, Picture
-from xhat.report.measured import FOLDER, Measured, metrics
+from xhat.report.measured import FOLDER, How, Measured, metrics
 from xhat.runs.weights import read_environment
 from xhat.studies.outcome import Outcome, best
 
@@ -114,6 +115,13 @@ def collect(
     )
 
 
+def subtitle(groups: Sequence[Group], how: How) -> str:
+    """What was measured on what: the data, the noise levels, the samples."""
+    levels = f"noise levels logsnr {how.logsnr[0]:g} to {how.logsnr[-1]:g}"
+    data = groups[0].config.data
+    return f"data: {data}; up to {how.images} held-out images at {levels}; {how.samples:,} samples each"
+
+
 def _marks(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Mark]:
     """By (quantity, name)."""
     marks = {}
@@ -198,14 +206,5 @@ def _picture(g: Group, name: str, what: str) -> Picture | None:
 
 def as_text(config: Config) -> dict[str, str]:
     """Dotted keys and values; what belongs to one run alone is left out."""
-    return {key: value for key, value in _flat(asdict(config)) if key not in OWN}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    flat = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat += _flat(value, f"{prefix}{key}.")
-        else:
-            flat.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)))
-    return flat
+    values = {key: value for key, value in flat(asdict(config)).items() if key not in OWN}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}

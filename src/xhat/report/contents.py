@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from math import nan
 
+SECONDS = 10
+"""Between two versions of the page of a training that is watched."""
+
 
 class Mark(Enum):
     """How a number stands among those of its column."""

@@ -1,5 +1,5 @@
 // Draws the charts of a report as series.js has them, and keeps what the reader chose across reloads.
-const COLORS = 7; // --c0 to --c6 of style.css; the same numbers and orders as in tables.py
+const COLORS = 7; // --c0 to --c6 of style.css; the same numbers and orders as in html.py
 const DASHES = ["solid", "dash", "dot"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star"];
 const root = document.documentElement;

@@ -31,9 +31,7 @@ def values_of(path: str | Path) -> dict[str, Any]:
         from xhat.pretrained.diffusers_folder import describe
 
         return dict(describe(path))
-    values = dict(read_weights(path).values)
-    values["optimizer"] = {**values["optimizer"], "betas": list(values["optimizer"]["betas"])}
-    return values
+    return dict(read_weights(path).values)
 
 
 def require_model(config: Config, path: str, values: dict[str, Any]) -> None:
@@ -78,9 +76,3 @@ def load_into(denoiser: Denoiser, path: str | Path, shape: DataShape) -> None:
 def _say(shape: DataShape) -> str:
     classes = "no classes" if shape.classes is None else f"{shape.classes} classes"
     return f"{shape.channels} channels, {shape.size}x{shape.size}, {classes}"
-
-
-def overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Values overlaid by those of a recipe; terms of both are kept, so that the base term stays on."""
-    both = {k: overlaid(below[k], above[k]) for k in above if isinstance(below.get(k), dict) and isinstance(above[k], dict)}
-    return {**below, **above, **both}

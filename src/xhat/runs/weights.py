@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from xhat.config.build import build_denoiser
-from xhat.config.config import Config, config_from_dict
+from xhat.config.config import Config, from_values
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
@@ -43,11 +43,11 @@ def save_weights(path: Path, denoiser: Denoiser, config: Config, shape: DataShap
 
 def write_environment(run: Path) -> None:
     """Write what the run is trained with and on; nothing that names the machine or the user."""
-    import xhat
+    from xhat import __version__
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     found = {
-        "xhat": xhat.__version__,
+        "xhat": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -106,7 +106,7 @@ def load(run: str | Path) -> TrainedRun:
     """
     found = read_weights(run)
     try:
-        config = config_from_dict(found.values)
+        config = from_values(found.values)
     except (KeyError, TypeError, ValueError):
         raise RunError(f"{found.path} is damaged or not written by xhat: go on with --resume to write it anew") from None
     denoiser = build_denoiser(config, found.shape)

@@ -1,0 +1,145 @@
+"""Configs out of files and plain values, and into files: types are checked, every mistake is one line."""
+
+import argparse
+import contextlib
+import copy
+import difflib
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from xhat.config.config import Config, TermConfig, to_values
+from xhat.config.presets import preset_names
+from xhat.config.yaml_files import read_mapping
+from xhat.errors import ConfigError, UsageError, XhatError
+from xhat.files import write_bytes
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """A jsonargparse parser whose errors are one line."""
+
+    def read_values(self, values: Mapping[str, Any]) -> jsonargparse.Namespace:
+        """Parse the values of a config by their keys, and nothing beside them.
+
+        Raises:
+            ConfigError: anything that does not fit.
+        """
+        _require_known(values, Config())
+        with self.in_one_line(ConfigError):
+            own = copy.deepcopy(dict(values))  # jsonargparse writes into it
+            parsed: jsonargparse.Namespace = self.parse_object(own, defaults=False)
+            return parsed
+
+    @contextlib.contextmanager
+    def in_one_line(self, kind: type[XhatError]) -> Iterator[None]:
+        """Let whatever goes wrong within be an error of this kind, in one line."""
+        try:
+            yield
+        except (argparse.ArgumentError, jsonargparse.ArgumentError, TypeError, ValueError) as error:
+            raise kind(self.one_line(re.sub(r"\s+", " ", str(error)).strip())) from None
+
+    def one_line(self, message: str) -> str:
+        """What to say instead of a message of jsonargparse's."""
+        wrong = re.search(r'key "([^"]+)":.*Given value: (.*)$|key "([^"]+)":.*Got value: (.*)$', message)
+        if not wrong:
+            return message
+        key, given = wrong.group(1) or wrong.group(3), wrong.group(2) or wrong.group(4)
+        kinds = dict.fromkeys(
+            re.sub(r"<class '(\w+)'>", r"\1", k) for k in re.findall(r"Expected an? (.*?)(?= - |\. Got| Given|$)", message)
+        )
+        kinds.pop("NoneType", None)
+        return f"{key}: expected {' or '.join(kinds).replace('typing.Literal', 'one of ')}, got {given}"
+
+
+def _require_known(values: Mapping[str, Any], section: Any, prefix: str = "") -> None:
+    """Refuse keys that a section of the config does not have, with the nearest ones; and plain values for whole sections."""
+    known = {f.name: getattr(section, f.name) for f in fields(section)}
+    for key, value in values.items():
+        if key not in known:
+            hint = nearest(str(key), known, f"known: {', '.join(known)}", prefix)
+            raise ConfigError(f'unknown config key "{prefix}{key}": {hint}')
+        inner = known[key]
+        if is_dataclass(inner):
+            _require_known(_mapping(value, f"{prefix}{key}", inner), inner, f"{prefix}{key}.")
+        elif isinstance(inner, dict):
+            for name, term in value.items() if isinstance(value, Mapping) else ():
+                _require_known(_mapping(term, f"{key}.{name}", TermConfig()), TermConfig(), f"{key}.{name}.")
+
+
+def _mapping(value: Any, key: str, section: Any) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    raise ConfigError(f"{key} must be a mapping of {', '.join(f.name for f in fields(section))}; got {value!r}")
+
+
+def nearest(wrong: str, known: Iterable[str], otherwise: str, prefix: str = "", cutoff: float = 0.6) -> str:
+    """ "did you mean a or b?" of a misspelt name; what else to say if none is near."""
+    close = difflib.get_close_matches(wrong, list(known), n=3, cutoff=cutoff)
+    return f"did you mean {' or '.join(f'{prefix}{c}' for c in close)}?" if close else otherwise
+
+
+def config_of(values: Mapping[str, Any]) -> Config:
+    """The config of the values that a person wrote, defaults filled in.
+
+    Raises:
+        ConfigError: a value or a key that does not fit; named.
+    """
+    parser = Parser(exit_on_error=False)
+    parser.add_class_arguments(Config)
+    parsed = parser.read_values(values)
+    with parser.in_one_line(ConfigError):
+        parsed = parser.parse_args([], namespace=parsed)
+    return to_config(parsed, parser)
+
+
+def to_config(parsed: jsonargparse.Namespace, parser: Parser) -> Config:
+    """The config among what was parsed.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+    made = parser.instantiate(parsed)
+    return Config(**{f.name: made[f.name] for f in fields(Config)})
+
+
+def read_config(path: Path) -> Config:
+    """The config of a YAML file, defaults filled in.
+
+    Raises:
+        ConfigError: it is not YAML, or has a wrong or unknown value; named.
+    """
+    return config_of(read_mapping(path))
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write a config as YAML that `xhat train` and `read_config` read back; a file that says the same is left as it is."""
+    text = yaml.safe_dump(to_values(config), sort_keys=False, allow_unicode=True).encode()
+    if not path.exists() or path.read_bytes() != text:
+        write_bytes(path, text)
+
+
+def recipe_path(recipe: str) -> Path:
+    """The YAML of a preset's name, or the file itself.
+
+    Raises:
+        UsageError: neither exists; with the nearest names.
+    """
+    if recipe in preset_names():
+        with as_file(files("xhat.config") / "presets" / f"{recipe}.yaml") as path:
+            return path
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        if path.is_dir():
+            raise UsageError(f"{recipe} is a folder: name a preset, and the folder with --data {shlex.quote(recipe)}")
+        if not path.is_file():
+            raise UsageError(f"config {recipe} does not exist")
+        return path
+    hint = nearest(recipe, preset_names(), f"known: {', '.join(preset_names())}, or a .yaml file", cutoff=0.5)
+    raise UsageError(f'unknown preset "{recipe}": {hint}')

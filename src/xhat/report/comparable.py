@@ -1,0 +1,66 @@
+"""What runs on one page must have in common, and the noise levels that all of them have."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from xhat.config.config import Config
+from xhat.data.shape import DataShape
+from xhat.errors import UsageError
+from xhat.evaluation.denoising import LEVELS, reached
+from xhat.report.collect import QUANTITIES
+from xhat.report.measured import penalty_of
+
+
+def require_comparable(configs: Mapping[str, Config]) -> None:
+    """Errors of x0 and distances to real images are of the data: other data, other scale.
+
+    Args:
+        configs: by the name of the run or of the change.
+
+    Raises:
+        UsageError: two configs have other data, or another size of them.
+    """
+    (first, reference), *others = configs.items()
+    for name, config in others:
+        for key in ("data", "image_size", "held_out"):
+            mine, its = getattr(config, key), getattr(reference, key)
+            if mine != its:
+                raise UsageError(
+                    f"{first} and {name} cannot be compared: {key} is {its} and {mine}, and errors on other images are on "
+                    "another scale; write a report for each"
+                )
+
+
+def require_penalties(penalties: Mapping[str, str], shape: DataShape) -> None:
+    """Refuse penalties that cannot be measured on samples.
+
+    Args:
+        penalties: name -> expression.
+        shape: of the images.
+
+    Raises:
+        UsageError: a name that another quantity has, or an expression that has no value for each image.
+    """
+    images = torch.zeros(2, shape.channels, shape.size, shape.size)
+    for name, text in penalties.items():
+        if name in QUANTITIES:
+            raise UsageError(f"penalties.{name}: {name} is measured already, choose another name")
+        try:
+            if penalty_of(text)(images).shape != (2,):
+                raise ValueError(f"{text} has no value for each image")
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UsageError(f"penalties.{name}: {error}") from None
+
+
+def common_levels(folders: Sequence[Path]) -> tuple[float, ...]:
+    """The noise levels that the schedules of all runs have; a run that has fewer than two of them does not count."""
+    from xhat.runs.weights import load
+
+    levels = list(LEVELS)
+    for folder in folders:
+        with contextlib.suppress(ValueError):  # said where it is measured, and no reason to measure no other
+            levels = reached(load(folder).denoiser.schedule, levels)
+    return tuple(levels)
