@@ -18,7 +18,7 @@ from xhat.config.yaml_files import read_yaml
 from xhat.errors import UsageError
 from xhat.evaluation.denoising import LEVELS
 from xhat.report.collect import QUANTITIES
-from xhat.report.measured import How, measured, penalty_of
+from xhat.report.measured import How, measured
 from xhat.runs.lock import reserved
 from xhat.studies.outcome import Outcome, best
 from xhat.studies.study import FINISHED, STUDY_FILE, Study, run_study, study_to_file
@@ -79,7 +79,7 @@ def read_study(path: Path) -> Study:
     """
     from xhat.commands.inspect import shape_of
     from xhat.commands.train import resolve
-    from xhat.config.build import build_denoiser, build_objective, build_sampling
+    from xhat.config.build import build_denoiser, build_objective, build_penalty, build_sampling
     from xhat.config.config import Config
     from xhat.data.shape import DataShape
 
@@ -135,7 +135,7 @@ def read_study(path: Path) -> Study:
         if name in QUANTITIES:
             raise UsageError(f"{path}: penalties.{name}: {name} is measured already, choose another name")
         try:
-            if penalty_of(text)(images).shape != (2,):
+            if build_penalty(text)(images).shape != (2,):
                 raise ValueError(f"{text} has no value for each image")
         except (AttributeError, TypeError, ValueError) as error:
             raise UsageError(f"{path}: penalties.{name}: {error}") from None

@@ -9,13 +9,14 @@ from pathlib import Path
 from xhat.commands.parsing import new_parser, read_config
 from xhat.commands.terminal import note
 from xhat.commands.train import CONFIG_FILE
+from xhat.config.build import build_penalty
 from xhat.config.config import Config
 from xhat.errors import UsageError
 from xhat.evaluation.denoising import LEVELS, reached
 from xhat.files import write_bytes
 from xhat.report.collect import QUANTITIES, Group, collect
 from xhat.report.contents import Contents
-from xhat.report.measured import How, measured, metrics, penalty_of
+from xhat.report.measured import How, measured, metrics
 from xhat.runs.weights import WEIGHTS, read_weights
 from xhat.studies.outcome import Outcome
 from xhat.studies.study import FINISHED, STUDY_FILE, Study, study_from_file
@@ -190,7 +191,7 @@ def _penalties(configs: Sequence[Config]) -> dict[str, str]:
     for config in configs:
         for name, term in config.terms.items():
             try:
-                penalty_of(term.loss)
+                build_penalty(term.loss)
             except ValueError:
                 continue
             if term.loss not in found.values():
