@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint  # type: ignore[import-untyped]
 
 from xhat import rng as counted
 from xhat.bound.decoders import SHARP_LOGSNR
@@ -185,6 +184,8 @@ def _measured(
     seed: int,
 ) -> OdeLikelihood:
     """`ode_likelihood` for one dequantization."""
+    from torchdiffeq import odeint  # type: ignore[import-untyped]
+
     schedule, generator = denoiser.schedule, counted.generator(seed, "ode", device=x0.device)
     low = _lowest(schedule)
     alpha, sigma = (
