@@ -7,7 +7,7 @@ import pytest
 
 from helpers import process, xhat
 from xhat.data.images import to_float
-from xhat.data.load import load_parts
+from xhat.data.parts import load_parts
 from xhat.evaluation.denoising import LEVELS, x0_errors
 from xhat.evaluation.floor import floor_errors
 from xhat.runs.weights import load

@@ -25,5 +25,9 @@ class DataError(XhatError):
     """Data that cannot be used."""
 
 
+class DataNotFoundError(DataError):
+    """A path of data that does not exist."""
+
+
 class RunError(XhatError):
     """A run folder, a weights file or a checkpoint that cannot be used as asked."""

@@ -25,6 +25,11 @@ def over_images(value: Shaped[Tensor, "b"], images: Tensor) -> Tensor:
     return value.to(images.dtype).reshape(-1, *(1,) * (images.ndim - 1))
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where the parameters of a network are."""
+    return next(module.parameters()).device
+
+
 def image_mean(values: Tensor) -> Float[Tensor, "b"]:
     """Mean over everything but the first axis: (B, ...) -> (B,)."""
     return values.flatten(1).mean(1)

@@ -16,6 +16,7 @@ from xhat.bound.density import Pilot, cells
 from xhat.bound.estimate import Curve, Progress
 from xhat.commands import likelihood
 from xhat.commands.terminal import print_json
+from xhat.evaluation import likelihood as module
 from xhat.evaluation.pictures import save_bound
 from xhat.runs.progress_file import ProgressFile
 
@@ -76,7 +77,7 @@ def test_an_interrupted_bound_goes_on(run, digits, measure, monkeypatch):
     keep = ProgressFile.write
     monkeypatch.setattr(likelihood, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr(ProgressFile, "write", lambda *a: (keep(*a), written.append(a)))
-    original = likelihood.estimate_bound
+    original = module.estimate_bound
 
     def stopped(*args, **kwargs):
         report = kwargs["report"]
@@ -87,7 +88,7 @@ def test_an_interrupted_bound_goes_on(run, digits, measure, monkeypatch):
 
         return original(*args, **{**kwargs, "report": stop, "rows": 80})
 
-    monkeypatch.setattr(likelihood, "estimate_bound", stopped)
+    monkeypatch.setattr(module, "estimate_bound", stopped)
     assert xhat("evaluate", run, "--bound", "--data", digits, "--n", 40)[0] == 130
     assert written
     assert (run / "bound.progress.safetensors").exists()
@@ -97,7 +98,7 @@ def test_an_interrupted_bound_goes_on(run, digits, measure, monkeypatch):
         seen.append(len(kwargs["progress"].terms))
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(likelihood, "estimate_bound", watched)
+    monkeypatch.setattr(module, "estimate_bound", watched)
     result = measure("--n", 40)
     assert seen[0] == 10
     assert result["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], rel=1e-5)

@@ -44,15 +44,6 @@ def test_renumbered_labels_are_called_what_the_data_call_them(tmp_path, capsys):
     assert "--label 0: not one of the 3 classes that the run knows: they are 1, 2, 3" in err
 
 
-@pytest.mark.trap(39)
-def test_other_data_are_measured_with_the_runs_own_numbers(named_run, tmp_path):
-    """Data that have some of the run's classes are numbered as the run does, not anew."""
-    from xhat.commands.held_out import reference
-
-    np.savez(tmp_path / "d.npz", images=np.zeros((4, 8, 8, 3), np.uint8) + 99, labels=np.array(["class1"] * 4))
-    assert reference(load(named_run), str(tmp_path / "d.npz")).labels.tolist() == [1] * 4
-
-
 def test_a_chosen_class_is_the_same_noise_with_another_label(tiny_run):
     run = load(tiny_run)
     times = uniform_times(run.denoiser.schedule, 2)

@@ -11,8 +11,8 @@ from PIL import Image
 from helpers import write_pngs
 from xhat.data.folder import load_folder
 from xhat.data.idx import mnist
-from xhat.data.images import Images, Order, set_aside, to_float, to_uint8
-from xhat.data.load import load, load_parts
+from xhat.data.images import Order, to_float, to_uint8
+from xhat.data.load import load
 from xhat.data.picture import fit
 from xhat.errors import DataError
 
@@ -153,27 +153,3 @@ def test_broken_data_is_named(tmp_path, kind, word):
         load(broken(tmp_path, kind))
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_share_is_set_aside_and_never_trained_on():
-    """The two parts make up the whole, in order, with their labels; the same images every time; too small a share is none."""
-    pixels = torch.arange(400).reshape(400, 1, 1, 1).to(torch.uint8).expand(400, 1, 4, 4).contiguous()
-    whole = Images(pixels, torch.arange(400) % 7, 7, "x")
-    training, aside = set_aside(whole, 0.05)
-    assert (len(training), len(aside)) == (380, 20)
-    assert torch.equal(set_aside(whole, 0.05)[1].pixels, aside.pixels)
-    everything = torch.cat([training.labels, aside.labels]).bincount()
-    assert torch.equal(everything, whole.labels.bincount())
-    rows = {(int(p[0, 0, 0]), int(label)) for p, label in zip(whole.pixels, whole.labels, strict=True)}
-    found = [
-        (int(p[0, 0, 0]), int(label)) for part in (training, aside) for p, label in zip(part.pixels, part.labels, strict=True)
-    ]
-    assert set(found) == rows
-    assert set_aside(whole, 0.03)[1] is None
-    assert set_aside(whole, 0.0) == (whole, None)
-    assert len(set_aside(Images(pixels.repeat(60, 1, 1, 1), None, 0, "x"), 0.5)[1]) == 1000
-
-
-def test_parts_of_mnist_are_its_own():
-    training, held_out = load_parts("mnist", held_out=0.05)
-    assert (len(training), len(held_out)) == (60000, 10000)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from xhat.data.images import Images, set_aside
-from xhat.data.load import load, load_parts
+from xhat.data.images import Images
+from xhat.data.load import load
+from xhat.data.parts import load_parts, set_aside
 from xhat.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)

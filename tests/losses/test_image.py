@@ -240,3 +240,10 @@ def test_a_trained_penalty_has_a_gradient_also_where_nothing_counts(drawn):
     loss = ImageLoss(Trained(), weighting=between(1e3, math.inf), decode=lambda z: z)
     loss(denoiser, draw).sum().backward()
     assert loss.penalty.w.grad.item() == 0
+
+
+def test_the_penalty_of_images_alone_sees_them_decoded():
+    images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    loss = xhat.ImageLoss(lambda x: x.flatten(1).mean(1), decode=lambda z: 2 * z + 1)
+    torch.testing.assert_close(loss.of_images()(images), 2 * images.mean((1, 2, 3)) + 1)
+    assert xhat.ImageLoss(xhat.Paired(lambda a, b: (a - b).flatten(1).mean(1))).of_images() is None

@@ -12,9 +12,9 @@ import torch
 
 from helpers import TINY, write_digits
 from xhat.commands.train import resolve
-from xhat.config.build import build_denoiser, build_sampling
+from xhat.config.build import build_denoiser, build_penalty, build_sampling
 from xhat.data.images import to_float
-from xhat.data.load import load_parts
+from xhat.data.parts import load_parts
 from xhat.data.shape import DataShape
 from xhat.errors import RunError
 from xhat.evaluation.denoising import denoising_error
@@ -24,7 +24,7 @@ from xhat.networks.digits import MNISTFeatures
 from xhat.networks.unet import UNet
 from xhat.report import measured as module
 from xhat.report.contents import Line
-from xhat.report.measured import FOLDER, How, Measured, measured, metrics, penalty_of
+from xhat.report.measured import FOLDER, How, Measured, measured, metrics
 from xhat.runs.weights import load, save_weights
 from xhat.sampling.generate import trajectory
 
@@ -226,19 +226,6 @@ def test_what_a_schedule_does_not_have_is_a_problem_and_no_end(images, tmp_path)
     assert "bits" not in found.numbers
 
 
-def test_the_floor_looks_at_so_many_images_at_most(tmp_path, monkeypatch):
-    """1,000 random ones at least: fewer known images, a higher upper error."""
-    data = write_digits(tmp_path / "many.npz", 1200)
-    monkeypatch.setattr(module, "MOST_FLOOR_NUMBERS", 64)
-    floor = module._floor.__wrapped__(str(data), 8, 0.05, False, 16, QUICK.logsnr)
-    training, held_out = load_parts(str(data), 8, 0.05)
-    chosen = torch.randperm(1140, generator=torch.Generator().manual_seed(0))[:1000]
-    x0 = to_float(held_out.pixels[:16])
-    expected = floor_errors(to_float(training.pixels[chosen]), x0, logsnr=QUICK.logsnr)
-    torch.testing.assert_close(floor.upper, expected.upper)
-    assert not torch.equal(expected.upper, floor_errors(to_float(training.pixels), x0, logsnr=QUICK.logsnr).upper)
-
-
 def test_penalties_of_samples_and_of_real_images(run, images, tmp_path):
     """Of 8-bit images in [-1, 1]: the samples drawn as the config says, and the held-out ones."""
     how = How(samples=8, images=16, bound_images=2, penalties={"tv": "total_variation", "own": "image_loss(total_variation)"})
@@ -249,7 +236,7 @@ def test_penalties_of_samples_and_of_real_images(run, images, tmp_path):
         return np.abs(np.diff(x, axis=2)).sum((2, 3)).mean() / 64 + np.abs(np.diff(x, axis=3)).sum((2, 3)).mean() / 64
 
     def as_defined(pixels):
-        return float(penalty_of("total_variation")(to_float(pixels)).mean())
+        return float(build_penalty("total_variation")(to_float(pixels)).mean())
 
     trained = load(run)
     samples, _ = build_sampling(trained.config.sampling, trained.denoiser.schedule).generate(trained.denoiser, trained.shape, 8)
@@ -294,7 +281,7 @@ def test_half_a_line_of_metrics_is_none(end, tmp_path):
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "ddpm"])
 def test_a_trajectory_ends_in_the_sample(sampler, run):
-    """From x0_hat of pure noise, at even steps of the chain, to what `draw` gives."""
+    """From x0_hat of pure noise, at even steps of the chain, to what `generate` gives."""
     trained = load(run)
     how = replace(trained.config.sampling, sampler=sampler, steps=10)
     seen, times = trajectory(trained.denoiser, build_sampling(how, trained.denoiser.schedule), trained.shape, 5, columns=6)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from helpers import TINY, xhat
 from xhat.config.config import Config
 from xhat.data.images import Images
-from xhat.data.load import load_parts
+from xhat.data.parts import load_parts
 from xhat.data.shape import DataShape
 from xhat.evaluation.denoising import LEVELS, denoising_error
 from xhat.runs.weights import load

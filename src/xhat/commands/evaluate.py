@@ -2,23 +2,23 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xhat.bound.student import limits
 from xhat.commands.parsing import new_parser
+from xhat.commands.real_images import real_images
 from xhat.commands.tables import new_table, number_column, show_table, text_column
-from xhat.commands.terminal import console, note, noted, print_json, progress_bar
+from xhat.commands.terminal import console, note, notes, print_json, progress_bar
 from xhat.errors import UsageError
-from xhat.losses.image import ImageLoss
-from xhat.losses.penalties import Paired, Penalty
-from xhat.objective.objective import Objective
+from xhat.evaluation.counts import THOROUGH
 from xhat.runs.weights import TrainedRun
+
+if TYPE_CHECKING:
+    from xhat.evaluation.quality import Features
 
 DESCRIPTION = """Measure a trained run: FID and KID of samples against real images, digits read with confidence,
 penalties of the samples, and the denoising error of x0 at each noise level, on held-out images where there are some.
@@ -28,11 +28,11 @@ FID and KID are computed in the features of a small MNIST network for 28x28 grey
 
 --bound measures the variational bound instead, and --ode the likelihood of the probability-flow ODE, in bits/dim on random
 held-out images. An interrupted --bound goes on where it stopped when it is called again."""
-NUMBER = "number of samples, or of images (1000; with --precision all, with --ode 64)"
+NUMBER = f"number of samples, or of images ({THOROUGH.samples}; with --precision all, with --ode {THOROUGH.ode_images})"
 
 
 def run(argv: Sequence[str]) -> int:
-    """The command."""
+    """Print what was measured of a run, as tables or as one JSON object."""
     parser = new_parser("evaluate", DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="a run folder, or an ema.safetensors")
     reference = "images to compare with (default: MNIST's test set; for other runs their own training data)"
@@ -48,7 +48,9 @@ def run(argv: Sequence[str]) -> int:
     given = "an .npz or a folder of images: use these instead of drawing"
     parser.add_argument("--samples", type=str | None, default=None, metavar="PATH", help=given)
     parser.add_argument("--features", type=str | None, default=None, metavar="MODULE:FACTORY", help="network for FID and KID")
-    parser.add_argument("--images", type=int | None, default=None, help="held-out images for the denoising error (1000)")
+    parser.add_argument(
+        "--images", type=int | None, default=None, help=f"held-out images for the denoising error ({THOROUGH.error_images})"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the samples; with --bound and --ode of images and draws")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.read(argv)
@@ -89,12 +91,13 @@ def _measure(options: Any) -> tuple[dict[str, Any], Callable[[dict[str, Any]], N
 
     run_, data, n, seed = options.run, options.data, options.n, options.seed
     if options.ode:
-        return evaluate_ode(run_, data, n or 64, seed), show_ode
+        return evaluate_ode(run_, data, n or THOROUGH.ode_images, seed), show_ode
     if options.bound:
         precision, steps = options.precision or 0.0, _steps(options.steps)
-        most = n or (None if precision else 1000)
+        most = n or (None if precision else THOROUGH.bound_images)
         return evaluate_bound(run_, data, most, precision=precision, exact=options.exact, steps=steps, seed=seed), show_bound
-    return _evaluate(run_, data, n or 1000, options.samples, options.features, options.images or 1000, seed), _show
+    n, images = n or THOROUGH.samples, options.images or THOROUGH.error_images
+    return _evaluate(run_, data, n, options.samples, options.features, images, seed), _show
 
 
 def _steps(text: str | None) -> float | None:
@@ -109,84 +112,62 @@ def _steps(text: str | None) -> float | None:
 def _evaluate(
     run_: str, data: str | None, n: int, samples: str | None, features: str | None, images: int, seed: int
 ) -> dict[str, Any]:
-    from xhat.commands.held_out import reference
+    """All that is measured of samples, and the error by noise level, as JSON values."""
     from xhat.config.build import build_objective
-    from xhat.evaluation.denoising import denoising_error
-    from xhat.evaluation.fid import distance, features_of, penalties, read_digits
-    from xhat.networks.digits import MNISTFeatures
+    from xhat.evaluation.level_errors import level_errors
+    from xhat.evaluation.penalties import mean_penalties, own_penalties
+    from xhat.evaluation.quality import Features
+    from xhat.losses.penalties import total_variation
     from xhat.runs.weights import load
 
     trained = load(run_)
-    real = reference(trained, data)
-    # of own data without a test part a few images only were held out: too few for a distance of distributions
-    whole = data is not None or real.images.found.part == "test"
-    pixels = real.images.pixels if whole else reference(trained, data, "train").images.pixels
-    digits = (trained.shape.channels, trained.shape.size) == (1, 28)
-    network = _network(features, digits)
-    drawn = _draw(trained, n, seed) if samples is None else _read(samples, trained)
-    result: dict[str, Any] = {"run": run_, "step": trained.step, "samples": len(drawn), "reference": len(pixels)}
-    result["reference_is"] = "held out" if whole else "training images"
-    if network is None:
-        result |= {"fid": None, "kid": None, "kid_sd": None, "features": None}
-    else:
-        features_drawn, features_real = features_of(network, drawn), features_of(network, pixels)
-        result |= asdict(distance(features_drawn, features_real, features or "mnist"))
-    if isinstance(network, MNISTFeatures):
-        reading, of_real = read_digits(network.read(features_drawn)), read_digits(network.read(features_real))
-        result |= {"confident": reading.confident, "confident_real": of_real.confident, "digits": reading.digits}
-    own = _own_penalties(build_objective(trained.config, trained.denoiser))
-    result |= {"penalties": penalties(drawn, own), "penalties_real": penalties(pixels, own)}
-    device = next(trained.denoiser.net.parameters()).device
-    held_out, labels = real.chosen(torch.arange(min(images, len(real))), device)
-    found = asdict(denoising_error(trained.denoiser, held_out, labels))
-    return result | {"denoising": found | {"images_are": "held out" if real.held_out else "training images"}}
+    real = real_images(trained, data)
+    reference = real.distribution
+    seen_in = Features.shipped(trained.shape) if features is None else Features.named(features)
+    drawn = _generated(trained, n, seed) if samples is None else _read(samples, trained)
+    result: dict[str, Any] = {"run": run_, "step": trained.step, "samples": len(drawn), "reference": len(reference)}
+    result |= {"reference_is": reference.kind, **_quality(seen_in, drawn, reference.images.pixels)}
+    penalties = {"total_variation": total_variation, **own_penalties(build_objective(trained.config, trained.denoiser))}
+    of_real = reference.images.pixels[: THOROUGH.penalty_images]
+    result |= {"penalties": mean_penalties(drawn, penalties), "penalties_real": mean_penalties(of_real, penalties)}
+    found = asdict(level_errors(trained.denoiser, real.measured, images).summary())
+    return result | {"denoising": found | {"images_are": real.measured.kind}}
 
 
-def _own_penalties(objective: Objective) -> dict[str, Penalty]:
-    """What the run's own image losses see in one image; those that compare it with its clean image have nothing to say."""
-    own: dict[str, Penalty] = {}
-    for name, term in objective.terms.items():
-        if isinstance(term.loss, ImageLoss) and not isinstance(term.loss.penalty, Paired):
-            penalty, decode = term.loss.penalty, term.loss.decode
-            own[name] = penalty if decode is None else partial(_decoded, penalty, decode)
-    return own
+def _quality(seen_in: "Features | None", samples: Tensor, real: Tensor) -> dict[str, Any]:
+    """Distances, and digits where the network reads some."""
+    if seen_in is None:
+        return {"fid": None, "kid": None, "kid_sd": None, "features": None}
+    found = seen_in.compare(seen_in.of(samples), seen_in.of(real))
+    if found.reading is None or found.reading_real is None:
+        return asdict(found.distance)
+    confident = {"confident": found.reading.confident, "confident_real": found.reading_real.confident}
+    return {**asdict(found.distance), **confident, "digits": found.reading.digits}
 
 
-def _decoded(penalty: Penalty, decode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    return penalty(decode(images))
-
-
-def _network(features: str | None, digits: bool) -> nn.Module | None:
-    from xhat.evaluation.fid import feature_network
-    from xhat.networks.digits import MNISTFeatures
-
-    if features is None:
-        return MNISTFeatures.trained() if digits else None
-    try:
-        return feature_network(features)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
-def _draw(trained: TrainedRun, n: int, seed: int) -> Tensor:
+def _generated(trained: TrainedRun, n: int, seed: int) -> Tensor:
+    """Samples as the run's config says, uint8."""
     from xhat.config.build import build_sampling
 
+    sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
     with progress_bar() as bar:
         task = bar.add_task("sampling", total=n)
-        sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
-        images, _ = sampling.generate(
-            trained.denoiser,
-            trained.shape,
-            n,
-            seed=seed,
-            progress=lambda done: bar.update(task, completed=done),
-        )
-    return images
+
+        def progress(done: int) -> None:
+            bar.update(task, completed=done)
+
+        return sampling.generate(trained.denoiser, trained.shape, n, seed=seed, progress=progress)[0]
 
 
 def _read(samples: str, trained: TrainedRun) -> Tensor:
-    from xhat.commands.held_out import in_channels
+    """Samples from a file or a folder, uint8, of the size and the channels of the run's.
+
+    Raises:
+        UsageError: they are of another size, or there is one only.
+    """
     from xhat.data.load import load as load_data
+    from xhat.data.parts import in_channels
+    from xhat.data.summary import notices
     from xhat.data.wording import counted
 
     if not Path(samples).exists():
@@ -203,8 +184,8 @@ def _read(samples: str, trained: TrainedRun) -> Tensor:
         raise UsageError(f"--samples {samples} holds {has}: the run makes {shape.size}x{shape.size}")
     if len(images) < 2:
         raise UsageError(f"--samples {samples} holds one image, which says nothing of a spread: give at least two")
-    pixels = in_channels(images.pixels, shape.channels, f"--samples {samples}")
-    noted(images)
+    pixels = in_channels(replace(images, name=f"--samples {samples}"), shape.channels).pixels
+    notes(notices(images))
     return pixels
 
 

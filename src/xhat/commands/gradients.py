@@ -10,13 +10,14 @@ import torch
 from xhat.analysis.gradients import GradientProfile, gradient_profile
 from xhat.commands.parsing import new_parser
 from xhat.commands.tables import new_table, number_column, show_table
-from xhat.commands.terminal import console, noted, print_json
+from xhat.commands.terminal import console, notes, print_json
 from xhat.config.parsing import read_config, recipe_path
 from xhat.errors import UsageError
 from xhat.losses.chains import FullChain
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import total_variation
 from xhat.objective.objective import Objective
+from xhat.tensors import device_of
 
 DESCRIPTION = """Show how the terms of a run, or of a preset or config with untrained weights, pull at the network.
 
@@ -26,7 +27,7 @@ whether the recursion makes gradients explode or vanish; a run without a loss on
 
 
 def run(argv: Sequence[str]) -> int:
-    """The command."""
+    """Print, or draw, how the terms of a run or a recipe pull at the network."""
     parser = new_parser("gradients", DESCRIPTION)
     parser.add_argument("run", metavar="RUN|RECIPE", help="a run folder, an ema.safetensors, a preset or a .yaml file")
     parser.add_argument("--n", type=int, default=64, help="images in the batch")
@@ -45,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
         profile, trained = _profile(options.run, options.n, options.chain, options.seed)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    _draw(profile, picture)
+    _save_picture(profile, picture)
     if options.json:
         print_json({"run": options.run, "step": trained, "images": options.n, **asdict(profile)})
     else:
@@ -57,6 +58,7 @@ def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfil
     """The profile, and the steps trained; None for untrained weights."""
     from xhat.config.build import build_denoiser, build_objective
     from xhat.data.load import load as load_data
+    from xhat.data.summary import notices
     from xhat.rng import Shard
     from xhat.runs.weights import load
     from xhat.training.batches import Batches
@@ -75,16 +77,16 @@ def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfil
     objective: Objective = build_objective(config, denoiser)
     if n > len(data):
         raise UsageError(f"--n {n}: {data.name} has {len(data)} images")
-    device = next(denoiser.net.parameters()).device
+    device = device_of(denoiser.net)
     x0, cond = Batches(config, data, shape, device).get(seed, Shard(0, n), n)
     stand_in = {"total_variation": ImageLoss(total_variation, FullChain(steps=chain))}
     if step is None:  # a run's own data were spoken of when it was trained
-        noted(data)
+        notes(notices(data))
     own = any(isinstance(term.loss, ImageLoss) for term in objective.terms.values())
     return gradient_profile(objective, x0, cond=cond, step=seed, steps=chain, chains=None if own else stand_in), step
 
 
-def _draw(profile: GradientProfile, picture: Path) -> None:
+def _save_picture(profile: GradientProfile, picture: Path) -> None:
     from xhat.evaluation.pictures import save_gradients
 
     save_gradients(picture, profile)

@@ -16,7 +16,7 @@ from xhat.analysis.profile import anatomy, at_levels, levels
 from xhat.analysis.remarks import named_facts
 from xhat.commands.parsing import CommandParser, config_parser
 from xhat.commands.tables import new_table, number_column, show_table, text_column
-from xhat.commands.terminal import console, noted, print_json
+from xhat.commands.terminal import console, notes, print_json
 from xhat.config.build import build_denoiser, build_objective
 from xhat.config.changes import changed_values
 from xhat.config.config import Config
@@ -25,6 +25,7 @@ from xhat.config.presets import preset_names
 from xhat.config.yaml_files import read_mapping
 from xhat.data.images import Images, to_float
 from xhat.data.shape import DataShape
+from xhat.data.summary import notices
 from xhat.errors import UsageError
 from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageLoss
@@ -137,7 +138,7 @@ def _inspect(recipe: str, config: Config) -> dict[str, Any]:
         "facts": named_facts(found, objective),
         "costs": _costs(config, objective, shape),
     }
-    noted(images)
+    notes(notices(images))
     return result
 
 

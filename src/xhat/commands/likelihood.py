@@ -4,69 +4,26 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.text import Text
-from torch import Tensor
 
-from xhat import rng as counted
-from xhat.bound.estimate import BoundEstimate, Progress, estimate_bound
-from xhat.bound.ode import TruncatedNormal, Uniform, ode_likelihood
-from xhat.bound.student import limits, standard_error
+from xhat.bound.estimate import BoundEstimate, Progress
 from xhat.bound.terms import form_of
-from xhat.commands.held_out import Reference, reference
+from xhat.commands.real_images import real_images
 from xhat.commands.terminal import console, note, progress_bar
 from xhat.errors import UsageError
+from xhat.evaluation.counts import THOROUGH
+from xhat.evaluation.likelihood import EVALUATIONS, Chosen, bound, choose_at_random, ode
+from xhat.evaluation.reference import Reference
 from xhat.runs.progress_file import ProgressFile, attempt
 from xhat.runs.weights import TrainedRun, load
+from xhat.tensors import device_of
 
-PILOT_IMAGES = 512
-EVALUATIONS = 8
 SAVE_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Images to measure, and others for the pilot.
-
-    Attributes:
-        real: where they are from.
-        available: how many there would have been.
-        x0: images (n, C, H, W).
-        cond: their labels for the network.
-        pilot: other images.
-        pilot_cond: their labels.
-    """
-
-    real: Reference
-    available: int
-    x0: Tensor
-    cond: dict[str, Tensor] | None
-    pilot: Tensor
-    pilot_cond: dict[str, Tensor] | None
-
-
-def _choose(trained: TrainedRun, data: str | None, n: int | None, seed: int) -> _Chosen:
-    """At most n random images; the pilot's are of the run's own training images, of other data a fifth of them."""
-    real = other = reference(trained, data)
-    order = torch.randperm(len(real), generator=counted.generator(seed, "bound images"))
-    if real.images.found.part == "test" or (data is None and real.held_out):
-        other = reference(trained, data, "train")
-        aside = torch.randperm(len(other), generator=counted.generator(seed, "pilot images"))[:PILOT_IMAGES]
-    else:
-        count = min(PILOT_IMAGES, len(order) // 5)
-        if count < 1 or len(order) - count < 2:
-            raise UsageError(f"{real.images.name} has {len(order)} images: give at least 5, a fifth of them for the pilot")
-        aside, order = order[:count], order[count:]
-    device = next(trained.denoiser.net.parameters()).device
-    x0, labels = real.chosen(order[:n], device)
-    pilot, pilot_labels = other.chosen(aside, device)
-    cond, pilot_cond = ({"label": of} if of is not None else None for of in (labels, pilot_labels))
-    return _Chosen(real, len(order), x0, cond, pilot, pilot_cond)
 
 
 def evaluate_bound(
@@ -84,37 +41,28 @@ def evaluate_bound(
         seed: of the choice of images, and of all draws.
     """
     trained = load(run)
-    own = _choose(trained, data, n, seed)
+    real = real_images(trained, data)
+    own = choose_at_random(real, n, THOROUGH.pilot_images, seed, device_of(trained.denoiser.net))
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
-    identity = [trained.step, _weights_hash(trained), own.real.images.fingerprint(), own.real.conditional]
+    identity = [trained.step, _weights_hash(trained), real.measured.images.fingerprint(), real.measured.conditional]
     kept = ProgressFile(folder / "bound.progress.safetensors", [*identity, len(own.x0), exact, steps, seed])
+    evaluations = None if exact else EVALUATIONS
+    measure = partial(bound, trained.denoiser, own, evaluations=evaluations, precision=precision, steps=steps, seed=seed)
     with _one_line("the bound"):
         parts = form_of(trained.denoiser.schedule, steps).count
         progress = kept.read(parts, len(own.x0), pilot=not exact)
-        measure = partial(
-            estimate_bound,
-            trained.denoiser,
-            own.x0,
-            own.pilot,
-            evaluations=None if exact else EVALUATIONS,
-            precision=precision,
-            steps=steps,
-            cond=own.cond,
-            pilot_cond=own.pilot_cond,
-            seed=seed,
-        )
         found = _kept_up(measure, progress, kept, len(own.x0))
     kept.remove()
     reached = found.bits_per_dim_se <= precision if precision else None
     if reached is False:
         note(f"precision {precision:g} not reached with {found.images:,} images{_way_out(found, own)}")
     picture = folder / "bound.png"
-    drawn = attempt(picture, lambda: _draw(found, picture))
-    result = _as_json(found) | {"precision_reached": reached} | _about(run, trained, own.real)
+    drawn = attempt(picture, lambda: _save_picture(found, picture))
+    result = _as_json(found) | {"precision_reached": reached} | _about(run, trained, real.measured)
     return result | {"picture": str(picture) if drawn else None}
 
 
-def _way_out(found: BoundEstimate, own: _Chosen) -> str:
+def _way_out(found: BoundEstimate, own: Chosen) -> str:
     if found.images < len(own.x0):  # as many as the first stage asked for: by chance not quite enough
         return f" ({found.bits_per_dim_se:.2g}): ask for a little less"
     return ": raise --n" if len(own.x0) < own.available else ": there are no more, name others with --data"
@@ -141,38 +89,31 @@ def _kept_up(measure: Callable[..., BoundEstimate], progress: Progress, kept: Pr
 
 
 def evaluate_ode(run: str, data: str | None, n: int, seed: int) -> dict[str, Any]:
-    """The ODE likelihood of n random held-out images: Hutchinson's trace with one probe, the better of two dequantizations."""
+    """The ODE likelihood of n random held-out images, see `ode`.
+
+    Args:
+        run: a run folder, or its weights.
+        data: images to measure; by default the run's own, or MNIST's test set.
+        n: at most so many of them.
+        seed: of the choice of images, and of all draws.
+    """
     trained = load(run)
-    own = _choose(trained, data, n, seed)
-    bits: dict[str, Tensor] = {}
-    calls = 0.0
+    real = real_images(trained, data)
+    own = choose_at_random(real, n, THOROUGH.pilot_images, seed, device_of(trained.denoiser.net))
     with progress_bar() as bar, _one_line("the ODE likelihood"):
         task = bar.add_task("ode", total=2 * len(own.x0))
-        for dequantization in (Uniform(), TruncatedNormal()):
-            values = []
-            for first in range(0, len(own.x0), 64):
-                some = slice(first, first + 64)
-                cond = None if own.cond is None else {key: value[some] for key, value in own.cond.items()}
-                found = ode_likelihood(
-                    trained.denoiser, own.x0[some], dequantization=dequantization, cond=cond, seed=hash_of(seed, first)
-                )
-                values.append(found.bits_per_dim.cpu())
-                calls += found.network_evaluations * len(found.bits_per_dim)
-                bar.update(task, advance=len(found.bits_per_dim))
-            bits[dequantization.name] = torch.cat(values)
-    best, other = sorted(bits, key=lambda name: float(bits[name].mean()))
-    mean, error, count = float(bits[best].mean()), standard_error(bits[best]), len(own.x0)
+        found = ode(trained.denoiser, own, seed=seed, report=lambda images: bar.update(task, advance=images))
     return {
-        "bits_per_dim": mean,
-        "bits_per_dim_se": error,
-        "bits_per_dim_95": limits(mean, error, count),
-        "network_evaluations_per_image": calls / count,
-        "images": count,
-        "dequantization": best,
-        "other_dequantization": {"name": other, "bits_per_dim": float(bits[other].mean())},
+        "bits_per_dim": found.bits_per_dim,
+        "bits_per_dim_se": found.bits_per_dim_se,
+        "bits_per_dim_95": found.limits,
+        "network_evaluations_per_image": found.network_evaluations_per_image,
+        "images": found.images,
+        "dequantization": found.dequantization,
+        "other_dequantization": {"name": found.other_dequantization, "bits_per_dim": found.other_bits_per_dim},
         "trace": "Hutchinson, 1 probe",
         "solver": "dopri5, rtol 1e-5, atol 1e-5",
-    } | _about(run, trained, own.real)
+    } | _about(run, trained, real.measured)
 
 
 def show_bound(result: dict[str, Any]) -> None:
@@ -213,10 +154,10 @@ def _headline(name: str, result: dict[str, Any]) -> None:
     print(f"on {result['images']:,} {kind}{given}")
 
 
-def _about(run: str, trained: TrainedRun, real: Reference) -> dict[str, Any]:
+def _about(run: str, trained: TrainedRun, measured: Reference) -> dict[str, Any]:
     """What was measured, on what."""
-    kind = "held out" if real.held_out else "training images"
-    return {"run": run, "step": trained.step, "reference_is": kind, "conditional": real.conditional}
+    kind, conditional = measured.kind, measured.conditional
+    return {"run": run, "step": trained.step, "reference_is": kind, "conditional": conditional}
 
 
 @contextmanager
@@ -226,11 +167,6 @@ def _one_line(what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UsageError(f"{what}: {error}") from None
-
-
-def hash_of(*key: float | str) -> int:
-    """A seed that is a function of several values."""
-    return counted.generator(*key).initial_seed() % 2**31
 
 
 def _as_json(found: BoundEstimate) -> dict[str, Any]:
@@ -250,7 +186,7 @@ def _as_json(found: BoundEstimate) -> dict[str, Any]:
     }
 
 
-def _draw(found: BoundEstimate, path: Path) -> None:
+def _save_picture(found: BoundEstimate, path: Path) -> None:
     from xhat.evaluation.pictures import save_bound
 
     save_bound(path, found.curve, f"{found.bits_per_dim:.3f} ± {found.bits_per_dim_se:.3f} bits/dim")

@@ -27,7 +27,7 @@ NAMED = 10
 
 
 def run(argv: Sequence[str]) -> int:
-    """The command."""
+    """Write samples of a trained run, and a picture of the first of them."""
     parser = new_parser("sample", DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="a run folder, or an ema.safetensors")
     parser.add_argument("--out", required=True, metavar="FILE.npz", help="where the images go")

@@ -9,13 +9,11 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
-
-from xhat.data.images import Images
-from xhat.data.scale import EIGHT_BITS
 
 SIGNS = {"±": "+-", "²": "^2", "³": "^3", "·": "*", "½": "1/2", "–": "-", "‖": "|", "∝": "~", "█": "#", "▉": "#", "▊": "#"}
 SIGNS |= dict.fromkeys("▋▌▍▐", "=") | dict.fromkeys("▎▏▕", "-")
@@ -77,13 +75,10 @@ def note(message: str) -> None:
     say(f"xhat: note: {message}")
 
 
-def noted(images: Images) -> Images:
-    """The images, after saying what was noticed while reading them."""
-    low, high = images.found.scale
-    scaled = [] if images.found.scale == EIGHT_BITS else [f"{images.name}: values from {low:g} to {high:g} become 0 to 255"]
-    for line in (*images.found.notes, *scaled):
-        note(line)
-    return images
+def notes(messages: Iterable[str]) -> None:
+    """A `note` for each."""
+    for message in messages:
+        note(message)
 
 
 def print_json(result: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from xhat.config.changes import differences
 from xhat.config.config import Config
 from xhat.config.parsing import read_config, to_config, write_config
 from xhat.data.images import Images
-from xhat.errors import DataError, UsageError
+from xhat.errors import DataError, DataNotFoundError, UsageError
 from xhat.files import sweep
 from xhat.runs.checkpoint import Checkpoint, newest_checkpoint
 from xhat.runs.lock import main_process, reserved
@@ -154,14 +154,14 @@ def _checkpoint(asked: Resolved, before: Config) -> Checkpoint | None:
 
 
 def _load(config: Config, resume: bool) -> tuple[Images, Images | None]:
-    from xhat.data.load import load_parts
+    from xhat.data.parts import load_parts
 
     try:
         return load_parts(config.data, config.image_size, config.held_out)
-    except DataError as error:
-        if resume and config.data != "mnist" and not Path(config.data).expanduser().exists():
+    except DataNotFoundError:
+        if resume:
             raise DataError(f'data "{config.data}" does not exist: if it moved, name its new place with --data') from None
-        raise error
+        raise
 
 
 def _fit(trainer: "Trainer", folder: str, samples: str) -> int:

@@ -2,7 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -15,6 +15,8 @@ from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import Target
 from xhat.diffusion.times import TimeSampler
 from xhat.errors import ConfigError
+from xhat.losses.image import ImageLoss
+from xhat.losses.penalties import Paired, Penalty
 from xhat.objective.multipliers import Multiplier
 from xhat.objective.objective import Objective
 from xhat.objective.terms import Loss, Term
@@ -100,6 +102,19 @@ def build_objective(config: Config, denoiser: Denoiser) -> Objective:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def build_penalty(text: str) -> Penalty:
+    """The function of images (B, C, H, W) -> (B,) that an expression of a penalty or of an image loss stands for.
+
+    Raises:
+        ConfigError: it stands for nothing, or for one that compares with a clean image.
+    """
+    made = evaluate(text, OF_TERMS)
+    penalty = made.of_images() if isinstance(made, ImageLoss) else made
+    if isinstance(penalty, Paired | Loss) or not callable(penalty):
+        raise ConfigError(f"{text} is no function of images alone")
+    return cast(Penalty, penalty)
 
 
 def build_sampler(text: str) -> Sampler:

@@ -4,7 +4,6 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,6 @@ from xhat.errors import DataError
 from xhat.rng import generator
 
 MOST_CLASSES = 100_000
-LEAST_HELD_OUT, MOST_HELD_OUT = 16, 1000
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,11 @@ class Images:
         """What the classes are called, `classes` of them."""
         return self.names or tuple(map(str, range(self.classes)))
 
+    @property
+    def is_test_set(self) -> bool:
+        """Whether they are the test part of data that have one: as many as it takes for a distance of distributions."""
+        return self.found.part == "test"
+
     def fingerprint(self) -> str:
         """Number, shape and checksum: the same for the same images in the same order."""
         return f"{tuple(self.pixels.shape)} {zlib.crc32(self.pixels.contiguous().numpy().data):08x}"
@@ -83,31 +86,6 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-
-def set_aside(images: Images, share: float) -> tuple[Images, Images | None]:
-    """The images to train on, and a random share of them, at most 1,000, that is kept from training.
-
-    Which ones is a function of their number (and of the labels, where a class would be left without an image to train on), so
-    that it is the same set on every machine and in every later measurement. None if the share is less than 16 images, which
-    say too little.
-    """
-    count = min(MOST_HELD_OUT, int(share * len(images)))
-    if count < LEAST_HELD_OUT:
-        return images, None
-    order = torch.randperm(len(images), generator=generator("held out", len(images)))
-    free = order if images.labels is None else _spared(order, images.labels)
-    aside = (free if len(free) >= count else order)[:count]
-    kept = order[~torch.isin(order, aside)]
-    return images.chosen(kept.sort().values), images.chosen(aside.sort().values)
-
-
-def _spared(order: Tensor, labels: Tensor) -> Tensor:
-    """The order without the last image of each class in it: every class keeps one to train on."""
-    _, last = np.unique(labels[order].flip(0).numpy(), return_index=True)
-    free = torch.ones(len(order), dtype=torch.bool)
-    free[len(order) - 1 - torch.from_numpy(last)] = False
-    return order[free]
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from xhat.data.arrays import load_array
 from xhat.data.files import readable_suffixes
 from xhat.data.folder import load_folder
 from xhat.data.idx import Split, load_idx, mnist
-from xhat.data.images import Images, set_aside
+from xhat.data.images import Images
 from xhat.data.picture import fit
-from xhat.errors import DataError
+from xhat.errors import DataError, DataNotFoundError
 
 DARK = 15
 
@@ -27,7 +27,8 @@ def load(data: str, size: int | None = None, split: Split = "train") -> Images:
         split: of data with such parts: mnist, and .npz files with arrays such as train_images and test_images.
 
     Raises:
-        DataError: missing, empty, truncated or not images.
+        DataNotFoundError: missing.
+        DataError: empty, truncated or not images.
     """
     images = _read(data, size, split)
     if (most := int(images.pixels.max())) <= DARK:
@@ -45,7 +46,7 @@ def _read(data: str, size: int | None, split: Split) -> Images:
         return _square(mnist(split), size)
     path = Path(data).expanduser()
     if not path.exists():
-        raise DataError(f'data "{data}" does not exist: give mnist, a folder of images, an IDX file, .npz or .npy')
+        raise DataNotFoundError(f'data "{data}" does not exist: give mnist, a folder of images, an IDX file, .npz or .npy')
     if path.is_dir():
         return load_folder(path, size)
     if path.stat().st_size == 0:
@@ -53,20 +54,6 @@ def _read(data: str, size: int | None, split: Split) -> Images:
     if path.suffix.lower() in readable_suffixes():
         raise DataError(f"{path} is one image: name the folder that it lies in")
     return _square(load_array(path, split) if path.suffix.lower() in (".npy", ".npz") else load_idx(path), size)
-
-
-def load_parts(data: str, size: int | None = None, held_out: float = 0.0) -> tuple[Images, Images | None]:
-    """The images to train on, and others of the same data to measure on: their test part, or a share that is set aside.
-
-    Args:
-        data: as for `load`.
-        size: as for `load`.
-        held_out: share to set aside; if it comes to too few images there are none, see `set_aside`.
-    """
-    images = load(data, size)
-    if images.found.part == "train" and (test := load(data, size, "test")).found.part == "test":
-        return images, test
-    return set_aside(images, held_out)
 
 
 def _square(images: Images, size: int | None) -> Images:

@@ -1,4 +1,4 @@
-"""One line about the images that a run is trained on."""
+"""What is said of images: one line about those that a run is trained on, and what was noticed while reading them."""
 
 from collections.abc import Sequence
 
@@ -29,6 +29,13 @@ def summary(images: Images, held_out: Images | None, labels: bool, wanted: bool 
     said = [f"{counted(count, 'image')} {width}x{height} {colour}{how}{part}", _range(images), _classes(whole, labels, wanted)]
     held = "none" if held_out is None else f"{len(held_out):,} {'more' if held_out.found.part else 'of them'}"
     return f"data: {', '.join(said)}; {held} held out"
+
+
+def notices(images: Images) -> list[str]:
+    """What to tell whoever uses the images, one line each: what was noticed while reading them, and values that were scaled."""
+    low, high = images.found.scale
+    scaled = [] if images.found.scale == EIGHT_BITS else [f"{images.name}: values from {low:g} to {high:g} become 0 to 255"]
+    return [*images.found.notes, *scaled]
 
 
 def _range(images: Images) -> str:

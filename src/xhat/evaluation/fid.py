@@ -1,17 +1,14 @@
-"""How good samples are: distances to a data set in the features of a network, digits read, penalties."""
+"""How good samples are: distances to a data set in the features of a network, digits read."""
 
 import importlib
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from xhat.data.images import to_float
-from xhat.losses.penalties import Penalty, total_variation
+from xhat.errors import UsageError
 
 CONFIDENT, KID_SUBSET, KID_SUBSETS, BATCH = 0.9, 500, 50, 500
 
@@ -61,6 +58,9 @@ def distance(samples: Tensor, reference: Tensor, name: str) -> Distance:
         reference: of the real ones.
         name: of the network that made them.
     """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     fake, real = samples.double(), reference.double()
     given = Given(fake.shape[1])
     fid = FrechetInceptionDistance(feature=given).set_dtype(torch.float64)
@@ -96,23 +96,17 @@ def read_digits(probability: Tensor) -> Reading:
     return Reading(float((sure >= CONFIDENT).double().mean()), torch.bincount(digit, minlength=10).tolist())
 
 
-def penalties(images: Tensor, terms: Mapping[str, Penalty]) -> dict[str, float]:
-    """Mean over uint8 images of the total variation, and of each penalty that the run was trained with."""
-    values = to_float(images)
-    return {name: float(p(values).mean()) for name, p in {"total_variation": total_variation, **terms}.items()}
-
-
 def feature_network(path: str) -> nn.Module:
     """The network that "package.module:factory" makes.
 
     Raises:
-        ValueError: it cannot be imported or is no network.
+        UsageError: it cannot be imported or is no network.
     """
     module, _, factory = path.partition(":")
     try:
         network = getattr(importlib.import_module(module), factory)()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f'--features "{path}" is not module:factory of a network: {error}') from None
+        raise UsageError(f'--features "{path}" is not module:factory of a network: {error}') from None
     if not isinstance(network, nn.Module):
-        raise ValueError(f'--features "{path}" made a {type(network).__name__}, not a network')
+        raise UsageError(f'--features "{path}" made a {type(network).__name__}, not a network')
     return network.eval().requires_grad_(False)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -57,7 +55,7 @@ def save_losses(metrics: Path, path: Path) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row["terms"]))
     names = ["loss", *names] if len(names) > 1 else names
     names += [HELD_OUT] if sum(HELD_OUT in row for row in rows) > 1 else []
-    figure = Figure(figsize=(7, 2.6 * len(names) + 0.4), layout="constrained")
+    figure = _figure(7, 2.6 * len(names) + 0.4)
     for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
         points = [(r["step"], r.get(name) if name in ("loss", HELD_OUT) else r["terms"].get(name)) for r in rows]
         steps, values = zip(*[(s, v) for s, v in points if v is not None], strict=True) if points else ((), ())
@@ -74,7 +72,7 @@ def save_losses(metrics: Path, path: Path) -> None:
 
 def save_curves(path: Path, x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> None:
     """A PNG of curves over a common axis; logarithmic if all values are positive and span more than a factor of 20."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = _figure(7, 4)
     axis = figure.subplots()
     for i, (name, values) in enumerate(curves.items()):
         axis.plot(x, values, linewidth=1.8, label=name, color=COLORS[i % 4])
@@ -92,7 +90,7 @@ def save_curves(path: Path, x: Sequence[float], curves: Mapping[str, Sequence[fl
 def save_bound(path: Path, curve: Curve, title: str) -> None:
     """A PNG of where a bound's bits are: per step, and per unit logsnr, where areas are bits."""
     width = [last - first + 1 for first, last in zip(curve.first, curve.last, strict=True)]
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = _figure(9, 3.8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     steps, levels = figure.subplots(1, 2)
     middle = [(a + b) / 2 for a, b in zip(curve.first, curve.last, strict=True)]
@@ -122,7 +120,7 @@ def save_gradients(path: Path, profile: GradientProfile) -> None:
         *([("cosine to the base's gradient", profile.logsnr, cosines)] if cosines else []),
         *[(f"{name}: ‖d penalty / d z‖ along a chain", c.t, {name: c.norm}) for name, c in profile.chains.items()],
     ]
-    figure = Figure(figsize=(4.3 * len(panels), 3.8), layout="constrained")
+    figure = _figure(4.3 * len(panels), 3.8)
     for axis, (title, x, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for color, (name, y) in zip(cycle(COLORS), curves.items(), strict=False):
             axis.plot(x, [v or math.nan for v in y], color=color, marker="o", markersize=3, label=name)
@@ -148,7 +146,7 @@ def save_points(
     path: Path, panels: Mapping[str, Sequence[tuple[str, float, float]]], real: Mapping[str, float], ylabel: str
 ) -> None:
     """A PNG of named points (name, x, y), a panel for each x quantity; a line marks its value on real images."""
-    figure = Figure(figsize=(6.2 * len(panels), 4.6), layout="constrained")
+    figure = _figure(6.2 * len(panels), 4.6)
     for axis, (quantity, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for i, (name, x, y) in enumerate(points):
             axis.plot(x, y, marker="osD^v<>PX*"[i % 10], color=COLORS[i % 4], linestyle="none", markersize=7, label=name)
@@ -163,8 +161,17 @@ def save_points(
     _save_figure(figure, path)
 
 
+def _figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure  # only here: it takes as long to import as all the rest
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _plain_log(axis: Any) -> None:
     """Ticks of a logarithmic axis as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())

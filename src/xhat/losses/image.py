@@ -141,6 +141,10 @@ class ImageLoss(Loss):
             )
         return value
 
+    def of_images(self) -> Penalty | None:
+        """The penalty as a function of images alone, decoded first; None for a `Paired` one, which needs the clean images."""
+        return None if isinstance(self.penalty, Paired) else self._of_images
+
     def scale(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         if not self.at_drawn_time:
             return torch.ones_like(draw.t)
@@ -165,3 +169,7 @@ class ImageLoss(Loss):
 
     def _seen(self, image: Tensor) -> Tensor:
         return image if self.decode is None else self.decode(image)
+
+    def _of_images(self, images: Tensor) -> Tensor:
+        assert not isinstance(self.penalty, Paired)
+        return self.penalty(self._seen(images))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from xhat.config.build import build_penalty
 from xhat.config.config import Config
 from xhat.data.shape import DataShape
 from xhat.errors import UsageError
 from xhat.evaluation.denoising import LEVELS, reached
 from xhat.report.collect import QUANTITIES
-from xhat.report.measured import penalty_of
 
 
 def require_comparable(configs: Mapping[str, Config]) -> None:
@@ -49,7 +49,7 @@ def require_penalties(penalties: Mapping[str, str], shape: DataShape) -> None:
         if name in QUANTITIES:
             raise UsageError(f"penalties.{name}: {name} is measured already, choose another name")
         try:
-            if penalty_of(text)(images).shape != (2,):
+            if build_penalty(text)(images).shape != (2,):
                 raise ValueError(f"{text} has no value for each image")
         except (AttributeError, TypeError, ValueError) as error:
             raise UsageError(f"penalties.{name}: {error}") from None

@@ -3,27 +3,32 @@
 import hashlib
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from xhat.analysis.profile import anatomy, levels
-from xhat.config.build import build_objective
-from xhat.data.images import Images, to_float
-from xhat.evaluation.denoising import LEVELS, reached, summary, x0_errors
+from xhat.config.build import build_objective, build_penalty, build_sampling
+from xhat.data.shape import DataShape
+from xhat.evaluation.counts import QUICK
+from xhat.evaluation.denoising import LEVELS, DenoisingError
 from xhat.evaluation.floor import FloorErrors
+from xhat.evaluation.level_errors import known_floor, level_errors
+from xhat.evaluation.likelihood import bound, choose_first
+from xhat.evaluation.penalties import mean_penalties
+from xhat.evaluation.quality import Features
+from xhat.evaluation.reference import RealImages, own_images
 from xhat.files import write_bytes
 from xhat.report.contents import Line
 from xhat.runs.weights import WEIGHTS, TrainedRun
+from xhat.tensors import device_of
 
 FOLDER, FORMAT = "measured", "xhat-measured-1"
-PILOT, GRID_ROWS, GRID_COLUMNS, CHAINS = 256, 4, 10, 5
-MOST_FLOOR_NUMBERS = 50_000_000  # of the images that the floor looks at: all of MNIST's, 4,000 colour images of 64 pixels
+GRID_ROWS, GRID_COLUMNS, CHAINS = 4, 10, 5
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,9 @@ class How:
         logsnr: noise levels of the denoising error.
     """
 
-    samples: int = 1000
-    images: int = 500
-    bound_images: int = 300
+    samples: int = QUICK.samples
+    images: int = QUICK.error_images
+    bound_images: int = QUICK.bound_images
     penalties: dict[str, str] = field(default_factory=lambda: {"total_variation": "total_variation"})
     logsnr: tuple[float, ...] = LEVELS
 
@@ -87,15 +92,13 @@ def measured(run: Path, how: How) -> Measured:
 
 
 def _measure(run: Path, how: How) -> Measured:
-    from xhat.data.load import load_parts
     from xhat.runs.weights import load
 
     trained = load(run)
-    training, held_out = load_parts(trained.config.data, trained.shape.size, trained.config.held_out)
-    real = _labelled(held_out or training, trained)
-    numbers, lines, problems = _errors(trained, real, held_out is not None, how)
+    real = _real_images(trained.shape, trained.config.data, trained.config.held_out)
+    numbers, lines, problems = _errors(trained, real, how)
     try:
-        numbers, lines = numbers | (bound := _bound(trained, training, real, how))[0], lines | bound[1]
+        numbers, lines = numbers | (found := _bound(trained, real, how))[0], lines | found[1]
     except ValueError as error:
         problems.append(f"no bound: {error}")
     lines |= _weightings(trained)
@@ -104,136 +107,87 @@ def _measure(run: Path, how: How) -> Measured:
     return Measured(trained.step, numbers | of_samples | _times(run), of_real, lines, _pictures(trained, run), problems)
 
 
-def _errors(trained: TrainedRun, real: Images, held_out: bool, how: How) -> tuple[dict[str, float], dict[str, Line], list[str]]:
+@lru_cache(maxsize=1)
+def _real_images(shape: DataShape, data: str, share: float) -> RealImages:
+    """Read once for all runs on the same data."""
+    return own_images(shape, data, share)
+
+
+def _errors(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, Line], list[str]]:
     """The error at each noise level, what of it is above the floor, and what could not be measured."""
-    config = trained.config
     try:
-        logsnr = tuple(reached(trained.denoiser.schedule, how.logsnr))
+        errors = level_errors(trained.denoiser, real.measured, how.images, how.logsnr)
     except ValueError as error:
         return {}, {}, [f"no error by noise level: {error}"]
-    x0, labels = _given(trained, real, how.images)
-    errors = x0_errors(trained.denoiser, x0, labels, logsnr)
-    found = summary(errors, logsnr)
+    found = errors.summary()
     numbers = {"denoising": found.bits_per_dim, "denoising_se": found.bits_per_dim_se}
-    lines = {"x0_error": Line(list(logsnr), found.x0_error, found.x0_error_se)}
-    if not held_out:
+    lines = {"x0_error": _line(found)}
+    if not real.measured.held_out:
         return numbers, lines, ["too few images to hold any out: errors are of training images, and there is no floor"]
     try:
-        floor = _floor(config.data, trained.shape.size, config.held_out, labels is not None, len(x0), logsnr)
+        floor = _floor(trained.shape, trained.config.data, trained.config.held_out, how.images, tuple(errors.logsnr))
     except ValueError as error:
         return numbers, lines, [f"no floor: {error}"]
-    above, low, high = (summary(e, logsnr) for e in (errors - floor.lower, floor.lower, floor.upper))
-    numbers |= {"excess": above.bits_per_dim, "excess_se": above.bits_per_dim_se}
-    lines |= {"floor_lower": Line(list(logsnr), low.x0_error, low.x0_error_se)}
-    lines |= {"floor_upper": Line(list(logsnr), high.x0_error, high.x0_error_se)}
-    return numbers, lines, []
+    excess = errors.over(floor)
+    numbers |= {"excess": excess.above.bits_per_dim, "excess_se": excess.above.bits_per_dim_se}
+    return numbers, lines | {"floor_lower": _line(excess.lower), "floor_upper": _line(excess.upper)}, []
 
 
-def _given(trained: TrainedRun, images: Images, count: int) -> tuple[Tensor, Tensor | None]:
-    """The first images and their labels, for the network."""
-    device = next(trained.denoiser.net.parameters()).device
-    labels = None if images.labels is None else images.labels[:count].to(device)
-    return to_float(images.pixels[:count]).to(device), labels
-
-
-def _labelled(images: Images, trained: TrainedRun) -> Images:
-    """The images with labels as the network knows them: none, their own, or the null class."""
-    if trained.shape.classes is None:
-        return Images(images.pixels, None, 0, images.name)
-    labels = torch.full((len(images),), trained.shape.classes) if images.labels is None else images.labels
-    return Images(images.pixels, labels, trained.shape.classes, images.name)
+def _line(of: DenoisingError) -> Line:
+    return Line(of.logsnr, of.x0_error, of.x0_error_se)
 
 
 @lru_cache(maxsize=4)
-def _floor(data: str, size: int, share: float, labelled: bool, count: int, levels: tuple[float, ...]) -> FloorErrors:
+def _floor(shape: DataShape, data: str, share: float, images: int, logsnr: tuple[float, ...]) -> FloorErrors:
     """Computed once for all runs on the same data."""
-    from xhat.data.load import load_parts
-    from xhat.evaluation.floor import floor_errors
-
-    training, held_out = load_parts(data, size, share)
-    assert held_out is not None
-    most = max(1000, MOST_FLOOR_NUMBERS // training.pixels[0].numel())
-    if len(training) > most:
-        training = training.chosen(torch.randperm(len(training), generator=torch.Generator().manual_seed(0))[:most])
-    known, x0, own = to_float(training.pixels), to_float(held_out.pixels[:count]), held_out.labels
-    if not labelled or training.labels is None or own is None:
-        return floor_errors(known, x0, logsnr=levels)
-    return floor_errors(known, x0, training.labels, own[:count], levels)
+    real = _real_images(shape, data, share)
+    assert real.others is not None
+    return known_floor(real.others, real.measured, images, logsnr)
 
 
-def _bound(trained: TrainedRun, training: Images, real: Images, how: How) -> tuple[dict[str, float], dict[str, Line]]:
+def _bound(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, Line]]:
     """The variational bound, and its steps; a schedule in continuous time is taken in 1000 steps."""
-    from xhat.bound.estimate import estimate_bound
-
-    aside = _labelled(training.chosen(torch.arange(min(PILOT, len(training)))), trained)
-    (x0, labels), (pilot, pilot_labels) = _given(trained, real, how.bound_images), _given(trained, aside, PILOT)
-    cond, pilot_cond = (None if of is None else {"label": of} for of in (labels, pilot_labels))
-    found = estimate_bound(trained.denoiser, x0, pilot, cond=cond, pilot_cond=pilot_cond)
+    chosen = choose_first(real, how.bound_images, QUICK.pilot_images, device_of(trained.denoiser.net))
+    found = bound(trained.denoiser, chosen)
     curve = found.curve
     width = [last - first + 1 for first, last in zip(curve.first, curve.last, strict=True)]
     middle = [(first + last) / 2 for first, last in zip(curve.first, curve.last, strict=True)]
     each = [bits / w for bits, w in zip(curve.bits_per_dim, width, strict=True)]
     seen = [(x, bits / w) for x, bits, w in zip(curve.logsnr, curve.bits_per_dim, curve.logsnr_width, strict=True) if w > 1e-6]
     by_level = Line([x for x, _ in seen], [y for _, y in seen])
-    return {"bits": found.bits_per_dim, "bits_se": found.bits_per_dim_se}, {
-        "bound": Line(middle, each),
-        "bound_levels": by_level,
-    }
+    lines = {"bound": Line(middle, each), "bound_levels": by_level}
+    return {"bits": found.bits_per_dim, "bits_se": found.bits_per_dim_se}, lines
 
 
-def _samples(trained: TrainedRun, run: Path, real: Images, how: How) -> tuple[dict[str, float], dict[str, float]]:
+def _samples(trained: TrainedRun, run: Path, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, float]]:
     """Numbers of samples, penalties of real images; and a picture of the first samples."""
-    from xhat.config.build import build_sampling
-    from xhat.evaluation.fid import distance, features_of, read_digits
     from xhat.evaluation.pictures import save_grid
-    from xhat.networks.digits import MNISTFeatures
 
     sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
     images, _ = sampling.generate(trained.denoiser, trained.shape, how.samples)
     save_grid(images[: GRID_ROWS * GRID_COLUMNS], run / FOLDER / "samples.png", GRID_COLUMNS, zoom=1)
-    penalties = {name: penalty_of(text) for name, text in how.penalties.items()}
-    found = {name: float(penalty(to_float(images)).mean()) for name, penalty in penalties.items()}
-    of_real = {name: float(penalty(to_float(real.pixels[:2000])).mean()) for name, penalty in penalties.items()}
-    if (trained.shape.channels, trained.shape.size) == (1, 28):
-        network = MNISTFeatures.trained()
-        features = features_of(network, images)
-        far = distance(features, _real_features(trained.config.data, trained.config.held_out), "mnist")
-        reading = read_digits(network.read(features))
-        found |= {"fid": far.fid, "kid": far.kid, "read": reading.confident}
-        found |= {"fewest": min(reading.digits) / statistics.fmean(reading.digits)}
-    return found, of_real
+    penalties = {name: build_penalty(text) for name, text in how.penalties.items()}
+    of_real = mean_penalties(real.measured.images.pixels[: QUICK.penalty_images], penalties)
+    return mean_penalties(images, penalties) | _quality(trained, images), of_real
+
+
+def _quality(trained: TrainedRun, samples: Tensor) -> dict[str, float]:
+    """Distances and digits, where the shipped network can read the images."""
+    if (features := Features.shipped(trained.shape)) is None:
+        return {}
+    of_real = _real_features(trained.shape, trained.config.data, trained.config.held_out)
+    found = features.compare(features.of(samples), of_real)
+    assert found.reading is not None
+    numbers = {"fid": found.distance.fid, "kid": found.distance.kid, "read": found.reading.confident}
+    return numbers | {"fewest": min(found.reading.digits) / statistics.fmean(found.reading.digits)}
 
 
 @lru_cache(maxsize=2)
-def _real_features(data: str, share: float) -> Tensor:
+def _real_features(shape: DataShape, data: str, share: float) -> Tensor:
     """Of MNIST's test set, or of the images trained on: of others too few are held out for a distance of distributions."""
-    from xhat.data.load import load_parts
-    from xhat.evaluation.fid import features_of
-    from xhat.networks.digits import MNISTFeatures
-
-    training, held_out = load_parts(data, 28, share)
-    images = held_out if held_out is not None and held_out.found.part == "test" else training
-    return features_of(MNISTFeatures.trained(), images.pixels)
-
-
-def penalty_of(text: str) -> Callable[[Tensor], Tensor]:
-    """The function of images that an expression of a penalty or of an image loss stands for.
-
-    Raises:
-        ValueError: it stands for nothing, or for one that compares with a clean image.
-    """
-    from xhat.config.expressions import evaluate
-    from xhat.config.names import OF_TERMS
-    from xhat.losses.image import ImageLoss
-    from xhat.losses.penalties import Paired
-    from xhat.objective.terms import Loss
-
-    made = evaluate(text, OF_TERMS)
-    decode = made.decode if isinstance(made, ImageLoss) else None
-    penalty = made.penalty if isinstance(made, ImageLoss) else made
-    if isinstance(penalty, Paired | Loss) or not callable(penalty):
-        raise ValueError(f"{text} is no function of images alone")
-    return penalty if decode is None else lambda images: penalty(decode(images))
+    features = Features.shipped(shape)
+    assert features is not None
+    return features.of(_real_images(shape, data, share).distribution.images.pixels)
 
 
 def _weightings(trained: TrainedRun) -> dict[str, Line]:
@@ -247,7 +201,6 @@ def _weightings(trained: TrainedRun) -> dict[str, Line]:
 
 def _pictures(trained: TrainedRun, run: Path) -> list[float]:
     """A picture of x0_hat on the way to the first samples; the times of its columns."""
-    from xhat.config.build import build_sampling
     from xhat.evaluation.pictures import save_grid
     from xhat.sampling.generate import trajectory
 

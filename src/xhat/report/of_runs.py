@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from xhat.config.build import build_penalty
 from xhat.config.config import Config
 from xhat.config.parsing import read_config
 from xhat.errors import UsageError
 from xhat.report.collect import QUANTITIES, Group, collect, subtitle
 from xhat.report.comparable import common_levels, require_comparable
 from xhat.report.contents import SECONDS, Contents
-from xhat.report.measured import How, measured, metrics, penalty_of
+from xhat.report.measured import How, measured, metrics
 from xhat.runs.recipe import CONFIG_FILE
 from xhat.runs.weights import WEIGHTS, read_weights
 from xhat.studies.outcome import Outcome
@@ -72,7 +73,7 @@ def _penalties(configs: Sequence[Config]) -> dict[str, str]:
     for config in configs:
         for name, term in config.terms.items():
             try:
-                penalty_of(term.loss)
+                build_penalty(term.loss)
             except ValueError:
                 continue
             if term.loss not in found.values():

@@ -3,10 +3,10 @@
 import math
 
 import torch
-from torch import Tensor
 
 from xhat.config.config import Config
 from xhat.data.images import Images, to_float
+from xhat.data.parts import labels_for
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.evaluation.denoising import LEVELS, denoising_error
@@ -27,7 +27,8 @@ class HeldOut:
 
     def __init__(self, config: Config, images: Images, shape: DataShape, device: torch.device) -> None:
         first = images.chosen(torch.arange(min(IMAGES, len(images))))
-        self.x0, self.labels = to_float(first.pixels).to(device), _labels(first, shape, device)
+        labels = labels_for(first, shape)
+        self.x0, self.labels = to_float(first.pixels).to(device), None if labels is None else labels.to(device)
         # a training step costs three forward passes for each image, a measurement one for each image and level
         calls, per_step = len(self.x0) * len(LEVELS[::STRIDE]), 3 * config.batch_size
         every = math.ceil(calls / per_step / SHARE) if config.eval_every is None else config.eval_every
@@ -49,12 +50,3 @@ class HeldOut:
         bits = {"eval/bits_per_dim": found.bits_per_dim, "eval/bits_per_dim_se": found.bits_per_dim_se}
         levels = zip(found.logsnr, found.x0_error, strict=True)
         return bits | {f"eval/x0_error/logsnr={level:g}": error for level, error in levels}
-
-
-def _labels(images: Images, shape: DataShape, device: torch.device) -> Tensor | None:
-    """The images' own labels, or the null class where they have none; None if the network takes none."""
-    if shape.classes is None:
-        return None
-    if images.labels is None:
-        return torch.full((len(images),), shape.classes, device=device)
-    return images.labels.to(device)

@@ -1,0 +1,105 @@
+"""The parts of a data source, and its images and labels as a network knows them."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xhat.data.images import Images
+from xhat.data.load import load
+from xhat.data.shape import DataShape
+from xhat.errors import UsageError
+from xhat.rng import generator
+
+LEAST_HELD_OUT, MOST_HELD_OUT = 16, 1000
+
+
+class Parts(NamedTuple):
+    """The images of a data source.
+
+    Attributes:
+        train: to train on.
+        held_out: to measure on: the source's test part, or a share that was set aside; None if there are too few images.
+    """
+
+    train: Images
+    held_out: Images | None
+
+
+def load_parts(data: str, size: int | None = None, held_out: float = 0.0) -> Parts:
+    """The images to train on, and others of the same data to measure on: their test part, or a share that is set aside.
+
+    Args:
+        data: as for `load`.
+        size: as for `load`.
+        held_out: share to set aside; if it comes to too few images there are none, see `set_aside`.
+
+    Raises:
+        DataError: as for `load`.
+    """
+    images = load(data, size)
+    if images.found.part == "train" and (test := load(data, size, "test")).is_test_set:
+        return Parts(images, test)
+    return set_aside(images, held_out)
+
+
+def set_aside(images: Images, share: float) -> Parts:
+    """The images to train on, and a random share of them, at most 1,000, that is kept from training.
+
+    Which ones is a function of their number (and of the labels, where a class would be left without an image to train on), so
+    that it is the same set on every machine and in every later measurement. None if the share is less than 16 images, which
+    say too little.
+    """
+    count = min(MOST_HELD_OUT, int(share * len(images)))
+    if count < LEAST_HELD_OUT:
+        return Parts(images, None)
+    order = torch.randperm(len(images), generator=generator("held out", len(images)))
+    free = order if images.labels is None else _spared(order, images.labels)
+    aside = (free if len(free) >= count else order)[:count]
+    kept = order[~torch.isin(order, aside)]
+    return Parts(images.chosen(kept.sort().values), images.chosen(aside.sort().values))
+
+
+def _spared(order: Tensor, labels: Tensor) -> Tensor:
+    """The order without the last image of each class in it: every class keeps one to train on."""
+    _, last = np.unique(labels[order].flip(0).numpy(), return_index=True)
+    free = torch.ones(len(order), dtype=torch.bool)
+    free[len(order) - 1 - torch.from_numpy(last)] = False
+    return order[free]
+
+
+def labels_for(images: Images, shape: DataShape) -> Tensor | None:
+    """The labels (N,) that a network of this shape is told with the images.
+
+    Their own, numbered as the network's classes are, of which other data may have fewer; the null class, number `classes`,
+    where they have none; None if the network takes none.
+
+    Raises:
+        UsageError: the images have classes that the network does not know.
+    """
+    if shape.classes is None:
+        return None
+    if images.labels is None:
+        return torch.full((len(images),), shape.classes)
+    number = {name: k for k, name in enumerate(shape.class_names)}
+    unknown = [name for name in images.class_names if name not in number]
+    if unknown:
+        few = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        raise UsageError(f"{images.name} has classes that the run does not know: {few}")
+    return torch.tensor([number[name] for name in images.class_names])[images.labels]
+
+
+def in_channels(images: Images, channels: int) -> Images:
+    """The images with so many channels: grey ones are repeated as colour ones.
+
+    Raises:
+        UsageError: they have colours, and another number of channels is asked for.
+    """
+    found = images.pixels.shape[1]
+    if found not in (1, channels):
+        raise UsageError(f"{images.name} has {found} channels, the run was trained on {channels}")
+    if found == channels:
+        return images
+    return replace(images, pixels=images.pixels.expand(-1, channels, -1, -1).contiguous())

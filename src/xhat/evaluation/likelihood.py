@@ -1,0 +1,183 @@
+"""The likelihood of real images under a model, in bits/dim: the variational bound, and the probability-flow ODE."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xhat import rng as counted
+from xhat.bound.estimate import BoundEstimate, Progress, estimate_bound
+from xhat.bound.ode import Dequantization, TruncatedNormal, Uniform, ode_likelihood
+from xhat.bound.student import limits, standard_error
+from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.errors import UsageError
+from xhat.evaluation.reference import RealImages
+
+EVALUATIONS = 8
+"""Network calls for the bound of an image."""
+
+ODE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Images to measure, and others for the pilot of the bound.
+
+    Attributes:
+        x0: images (n, C, H, W).
+        cond: their labels for the network.
+        pilot: other images.
+        pilot_cond: their labels.
+        available: how many there would have been to measure.
+    """
+
+    x0: Tensor
+    cond: Condition | None
+    pilot: Tensor
+    pilot_cond: Condition | None
+    available: int
+
+
+def choose_at_random(real: RealImages, n: int | None, pilot: int, seed: int, device: torch.device) -> Chosen:
+    """Random images; the pilot's are among the others, or where there are none a fifth of those that could be measured.
+
+    Args:
+        real: where they are from.
+        n: images, at most; None is all.
+        pilot: images for the pilot, at most.
+        seed: of the choice.
+        device: where to.
+
+    Raises:
+        UsageError: too few images to leave some to the pilot.
+    """
+    other = real.others or real.measured
+    order = torch.randperm(len(real.measured), generator=counted.generator(seed, "bound images"))
+    if real.others is not None:
+        aside = torch.randperm(len(other), generator=counted.generator(seed, "pilot images"))[:pilot]
+    else:
+        count = min(pilot, len(order) // 5)
+        if count < 1 or len(order) - count < 2:
+            name = real.measured.images.name
+            raise UsageError(f"{name} has {len(order)} images: give at least 5, a fifth of them for the pilot")
+        aside, order = order[:count], order[count:]
+    measured, others = real.measured.chosen(order[:n], device), other.chosen(aside, device)
+    return _chosen(measured, others, len(order))
+
+
+def choose_first(real: RealImages, n: int, pilot: int, device: torch.device) -> Chosen:
+    """The first n images, and for the pilot the first of the others, or of the same where there are no others."""
+    other = real.others or real.measured
+    return _chosen(real.measured.first(n, device), other.first(pilot, device), len(real.measured))
+
+
+def _chosen(measured: tuple[Tensor, Tensor | None], pilot: tuple[Tensor, Tensor | None], available: int) -> Chosen:
+    cond, pilot_cond = (None if labels is None else {"label": labels} for _, labels in (measured, pilot))
+    return Chosen(measured[0], cond, pilot[0], pilot_cond, available)
+
+
+def bound(
+    denoiser: Denoiser,
+    chosen: Chosen,
+    *,
+    evaluations: int | None = EVALUATIONS,
+    precision: float = 0.0,
+    steps: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    report: Callable[[Progress, float], None] | None = None,
+) -> BoundEstimate:
+    """`estimate_bound` of the chosen images.
+
+    Args:
+        denoiser: the model, in evaluation mode.
+        chosen: images and pilot.
+        evaluations: network calls per image; None takes every step.
+        precision: as many images as this standard error takes; 0 measures all.
+        steps: T, or math.inf; None is the schedule's own, or 1000.
+        seed: of all draws.
+        progress: of an interrupted measurement, to go on from.
+        report: called after each batch of images.
+
+    Raises:
+        ValueError: as `estimate_bound`.
+    """
+    return estimate_bound(
+        denoiser,
+        chosen.x0,
+        chosen.pilot,
+        evaluations=evaluations,
+        precision=precision,
+        steps=steps,
+        cond=chosen.cond,
+        pilot_cond=chosen.pilot_cond,
+        seed=seed,
+        progress=progress,
+        report=report,
+    )
+
+
+@dataclass(frozen=True)
+class OdeEstimate:
+    """The mean likelihood of images by the ODE, bits/dim, under the better of two dequantizations.
+
+    Attributes:
+        bits_per_dim: the smaller of two bounds.
+        bits_per_dim_se: its standard error over images.
+        limits: the 95 % interval, by Student's t.
+        network_evaluations_per_image: network calls, of both together.
+        images: number of images.
+        dequantization: the better one's name.
+        other_dequantization: the other one's.
+        other_bits_per_dim: its bound.
+    """
+
+    bits_per_dim: float
+    bits_per_dim_se: float
+    limits: tuple[float, float]
+    network_evaluations_per_image: float
+    images: int
+    dequantization: str
+    other_dequantization: str
+    other_bits_per_dim: float
+
+
+def ode(
+    denoiser: Denoiser, chosen: Chosen, *, seed: int = 0, report: Callable[[int], None] = lambda images: None
+) -> OdeEstimate:
+    """The ODE likelihood of the chosen images: Hutchinson's trace with one probe, the better of two dequantizations.
+
+    Args:
+        denoiser: the model, in evaluation mode.
+        chosen: images; the pilot is not used.
+        seed: of dequantizations and probes.
+        report: called after each batch with the number of its images; every image is measured twice.
+
+    Raises:
+        ValueError: as `ode_likelihood`.
+    """
+    bits, calls = {}, 0.0
+    for dequantization in (Uniform(), TruncatedNormal()):
+        bits[dequantization.name], its = _ode_bits(denoiser, chosen, dequantization, seed, report)
+        calls += its
+    best, other = sorted(bits, key=lambda name: float(bits[name].mean()))
+    mean, error, count = float(bits[best].mean()), standard_error(bits[best]), len(chosen.x0)
+    interval = limits(mean, error, count)
+    return OdeEstimate(mean, error, interval, calls / count, count, best, other, float(bits[other].mean()))
+
+
+def _ode_bits(
+    denoiser: Denoiser, chosen: Chosen, dequantization: Dequantization, seed: int, report: Callable[[int], None]
+) -> tuple[Tensor, float]:
+    """Bits/dim of every image (n,), and the network calls of all."""
+    values, calls = [], 0.0
+    for first in range(0, len(chosen.x0), ODE_BATCH):
+        some = slice(first, first + ODE_BATCH)
+        cond = None if chosen.cond is None else {key: value[some] for key, value in chosen.cond.items()}
+        own = counted.generator(seed, first).initial_seed() % 2**31
+        found = ode_likelihood(denoiser, chosen.x0[some], dequantization=dequantization, cond=cond, seed=own)
+        values.append(found.bits_per_dim.cpu())
+        calls += found.network_evaluations * len(found.bits_per_dim)
+        report(len(found.bits_per_dim))
+    return torch.cat(values), calls

@@ -1,0 +1,63 @@
+"""How good samples are, as a network of features sees them."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from xhat.data.shape import DataShape
+from xhat.evaluation.fid import Distance, Reading, distance, feature_network, features_of, read_digits
+from xhat.networks.digits import MNISTFeatures
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Samples beside real images.
+
+    Attributes:
+        distance: FID and KID between them.
+        reading: how digits are read in the samples; None if the network reads none.
+        reading_real: the same of the real images.
+    """
+
+    distance: Distance
+    reading: Reading | None
+    reading_real: Reading | None
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features that distances are measured in.
+
+    Attributes:
+        network: of images (B, C, H, W) in [-1, 1].
+        name: of the network.
+    """
+
+    network: nn.Module
+    name: str
+
+    @classmethod
+    def shipped(cls, shape: DataShape) -> "Features | None":
+        """Those of the digit network that the package ships, for the grey 28x28 images that it can read; else None."""
+        readable = (shape.channels, shape.size) == (1, 28)
+        return cls(MNISTFeatures.trained(), "mnist") if readable else None
+
+    @classmethod
+    def named(cls, path: str) -> "Features":
+        """Those of the network that "package.module:factory" makes.
+
+        Raises:
+            UsageError: it makes none.
+        """
+        return cls(feature_network(path), path)
+
+    def of(self, images: Tensor) -> Tensor:
+        """Features (N, D) of uint8 images (N, C, H, W)."""
+        return features_of(self.network, images)
+
+    def compare(self, samples: Tensor, real: Tensor) -> Quality:
+        """How far samples are from real images, given the features of both, (N, D) and (M, D)."""
+        far = distance(samples, real, self.name)
+        if not isinstance(self.network, MNISTFeatures):
+            return Quality(far, None, None)
+        return Quality(far, read_digits(self.network.read(samples)), read_digits(self.network.read(real)))
