@@ -19,7 +19,8 @@ import torch
 from usage import counts
 
 import xhat
-from xhat import DDIM, AllSteps, Denoising, FullChain, ImageLoss, Last, OneStep, Term, V
+from xhat import DDIM, Denoising, FullChain, ImageLoss, Last, OneStep, Term, V
+from xhat.sampling.differentiate import AllSteps
 
 ROUNDS = 3
 
@@ -37,7 +38,7 @@ def build(variant: str, steps: int) -> xhat.Objective:
         "naive chain": FullChain(DDIM(), steps, AllSteps(), checkpoint=False),
     }
     image = images[variant]
-    terms = base if image is None else {**base, "smooth": Term(ImageLoss(xhat.total_variation, image), 0.1)}
+    terms = base if image is None else {**base, "smooth": Term(ImageLoss(xhat.penalties.total_variation, image), 0.1)}
     return xhat.Objective(denoiser, terms)
 
 

@@ -30,12 +30,12 @@ from xhat.tensors import over_images
 
 STEPS, IMAGES = 1000, 16
 AT = (2, 3, 10, 100, 500, 1000)
-MEANS = {"EPSILON": xhat.NOISE, "START_X": xhat.X0, "PREVIOUS_X": xhat.POSTERIOR_MEAN}
+MEANS = {"EPSILON": xhat.NOISE, "START_X": xhat.X0, "PREVIOUS_X": xhat.targets.POSTERIOR_MEAN}
 VARIANCES: dict[str, Variance] = {
-    "FIXED_SMALL": xhat.POSTERIOR,
-    "FIXED_LARGE": xhat.FIXED_LARGE,
-    "LEARNED_RANGE": xhat.LEARNED,
-    "LEARNED": xhat.LEARNED,  # their network says the logarithm itself
+    "FIXED_SMALL": xhat.variances.POSTERIOR,
+    "FIXED_LARGE": xhat.variances.FIXED_LARGE,
+    "LEARNED_RANGE": xhat.variances.LEARNED,
+    "LEARNED": xhat.variances.LEARNED,  # their network says the logarithm itself
 }
 
 
@@ -171,13 +171,13 @@ def main() -> None:
     with torch.enable_grad():
         clamped = losses.discretized_gaussian_log_likelihood(level, means=off, log_scales=std).sum()
         (flat,) = torch.autograd.grad(clamped, off)
-        true = xhat.DiscretizedGaussian(off, 2 * std).log_prob(level).sum()
+        true = xhat.bound.eight_bit.DiscretizedGaussian(off, 2 * std).log_prob(level).sum()
         (slope,) = torch.autograd.grad(true, off)
     print(
         f"clamp at 1e-12: a mean 20 standard deviations off has log P {float(clamped):.1f}, slope {float(flat):.0f}; "
         f"exact {float(true):.1f}, slope {float(slope):.0f}"
     )
-    beta = xhat.Denoiser(pair.denoiser.net, pair.denoiser.schedule, pair.denoiser.target, variance=xhat.FORWARD)
+    beta = xhat.Denoiser(pair.denoiser.net, pair.denoiser.schedule, pair.denoiser.target, variance=xhat.variances.FORWARD)
     large, pair.denoiser = pair.ours(1), beta
     forward = pair.ours(1)
     print(

@@ -27,27 +27,13 @@ from torch import Tensor, nn
 from usage import guarded
 
 import xhat
-from xhat import (
-    DDIM,
-    AllSteps,
-    Denoising,
-    DualAscent,
-    FullChain,
-    Heun,
-    ImageLoss,
-    Last,
-    OneStep,
-    ReFL,
-    Rollout,
-    Surrogate,
-    Term,
-    V,
-)
+from xhat import DDIM, Denoising, FullChain, ImageLoss, Last, OneStep, ReFL, Rollout, Surrogate, Term, V
 from xhat.evaluation.pictures import COLORS, GREY
 from xhat.losses.image import ImageEstimate
 from xhat.objective.gates import Gate, always, every, reweighted
-from xhat.sampling.differentiate import Differentiation
-from xhat.sampling.samplers import Sampler
+from xhat.objective.multipliers import DualAscent
+from xhat.sampling.differentiate import AllSteps, Differentiation
+from xhat.sampling.samplers import Heun, Sampler
 
 MODES, RADIUS, STD, EDGE = 8, 0.7, 0.1, 0.5  # EDGE is c
 ANGLES = torch.arange(MODES, dtype=torch.float64) * 2 * math.pi / MODES
@@ -127,7 +113,7 @@ def chain(differentiate: Differentiation) -> FullChain:
 BASE, DUAL = "base alone", "last 5, DualAscent"
 METHODS = {
     BASE: Method(None, marker="D"),
-    "one step, uniform": Method(OneStep(), BLUE, "s", xhat.between(-math.inf, math.inf)),
+    "one step, uniform": Method(OneStep(), BLUE, "s", xhat.weightings.between(-math.inf, math.inf)),
     "one step, gated": Method(OneStep(), BLUE, "o"),
     "rollout of 4, last 1": Method(Rollout(DDIM(), 4, Last(1)), RED, "o"),
     "chain, last 1": Method(chain(Last(1)), GREEN, "o"),
@@ -162,7 +148,7 @@ def train(
 @torch.no_grad()
 def generate(denoiser: xhat.Denoiser, sampler: Sampler, steps: int) -> Tensor:
     """Samples of the model, always from the same noise, (POINTS, 2) float64."""
-    z = xhat.prior(denoiser, (POINTS, 1, 1, 2), torch.Generator().manual_seed(5))
+    z = xhat.sampling.sample.prior(denoiser, (POINTS, 1, 1, 2), torch.Generator().manual_seed(5))
     return xhat.sample(denoiser, sampler, z, xhat.uniform_times(denoiser.schedule, steps)).reshape(-1, 2).double()
 
 
@@ -341,7 +327,7 @@ def jensen(out: Path | None) -> None:
         return
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     for axis, (name, rows) in zip(figure.subplots(1, 3), found.items(), strict=True):
-        gate = xhat.high_snr()(torch.tensor(levels), xhat.Cosine())
+        gate = xhat.weightings.high_snr()(torch.tensor(levels), xhat.Cosine())
         look = {"color": GREY, "alpha": 0.14, "linewidth": 0, "label": "high_snr(), the default gate"}
         axis.fill_between(levels, 0, gate, transform=axis.get_xaxis_transform(), **look)
         axis.plot(levels, [r["samples"] for r in rows], color=BLUE, linewidth=1.8, label="mean penalty of samples of p(x0 | z)")

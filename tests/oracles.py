@@ -15,12 +15,12 @@ SCHEDULES = {
     "cosine": lambda: xhat.Cosine(),
     "cosine_zero": lambda: xhat.Cosine(logsnr_min=-math.inf),
     "cosine_rescaled": lambda: xhat.Cosine(-8.0, 10.0).rescale_zero_terminal(),
-    "linear_logsnr": lambda: xhat.LinearLogSNR(),
-    "linear_logsnr_rescaled": lambda: xhat.LinearLogSNR().rescale_zero_terminal(),
+    "linear_logsnr": lambda: xhat.schedules.LinearLogSNR(),
+    "linear_logsnr_rescaled": lambda: xhat.schedules.LinearLogSNR().rescale_zero_terminal(),
     "flow": lambda: xhat.Flow(),
     "flow_shift3": lambda: xhat.Flow(shift=3.0),
-    "ve": lambda: xhat.VE(),
-    "learned": lambda: xhat.Learned(features=8).double(),
+    "ve": lambda: xhat.schedules.VE(),
+    "learned": lambda: xhat.schedules.Learned(features=8).double(),
     "linear_beta": lambda: xhat.Discrete.linear_beta(100, 1e-3, 0.2),
     "cosine_beta": lambda: xhat.Discrete.cosine_beta(100),
     "discrete_rescaled": lambda: xhat.Discrete.linear_beta(100, 1e-3, 0.2).rescale_zero_terminal(),
@@ -30,8 +30,17 @@ ZERO_TERMINAL = ["cosine_zero", "cosine_rescaled", "linear_logsnr_rescaled", "fl
 DISCRETE = ["linear_beta", "cosine_beta", "discrete_rescaled"]
 CONTINUOUS = [name for name in SCHEDULES if name not in DISCRETE]
 
-TARGETS = [xhat.X0, xhat.NOISE, xhat.V, xhat.SCALED_NOISE, xhat.SCORE, xhat.FLOW, xhat.edm(0.5), xhat.edm(1.0)]
-STEP_TARGETS = [xhat.STEP_NOISE, xhat.POSTERIOR_MEAN]
+TARGETS = [
+    xhat.X0,
+    xhat.NOISE,
+    xhat.V,
+    xhat.targets.SCALED_NOISE,
+    xhat.targets.SCORE,
+    xhat.FLOW,
+    xhat.targets.edm(0.5),
+    xhat.targets.edm(1.0),
+]
+STEP_TARGETS = [xhat.targets.STEP_NOISE, xhat.targets.POSTERIOR_MEAN]
 
 
 def inner_times(schedule: xhat.Schedule, n: int) -> Tensor:

@@ -16,9 +16,10 @@ from torch.distributions import MultivariateNormal, Normal
 
 import xhat
 from oracles import DISCRETE, SCHEDULES, GaussianData, ScaledX0, exact, inner_times, noisy
-from xhat import Denoising, DiscretizedGaussian, Gaussian, Hybrid, Objective, Term, VariationalBound, variational_bound
+from xhat import Denoising, Hybrid, Objective, Term, VariationalBound, variational_bound
+from xhat.bound.eight_bit import DiscretizedGaussian
 from xhat.bound.terms import bits_per_dim, prior_term, rate_term, step_term
-from xhat.diffusion.gaussians import transition
+from xhat.diffusion.gaussians import Gaussian, transition
 from xhat.tensors import over_images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -198,7 +199,7 @@ def test_posterior_of_every_schedule_is_bayes_rule(name, draw_of):
         return Gaussian(over_images(scale, image) * image, over_images(variance.log(), image))
 
     left = given(z_s, step.alpha_ratio, step.forward_variance).log_prob(z)
-    right = xhat.posterior(schedule, clean, z, t, s).log_prob(z_s)
+    right = xhat.gaussians.posterior(schedule, clean, z, t, s).log_prob(z_s)
     right = right + given(clean, schedule.alpha(t), schedule.sigma(t) ** 2).log_prob(z)
     right = right - given(clean, schedule.alpha(s), schedule.sigma(s) ** 2).log_prob(z_s)
     close(left, right, rtol=1e-7, atol=1e-7)
@@ -231,9 +232,9 @@ def test_the_sum_telescopes_from_the_second_step():
 def test_step_one_has_no_kl():
     """(7): q(x0 | x_1, x0) is a point, so that a KL at t = 1 is infinite for every reverse step."""
     schedule = xhat.Discrete.from_betas(times(*STEPS))
-    q = xhat.posterior(schedule, pixels(0.4), pixels(0.1), times(1 / 3), times(0.0))
+    q = xhat.gaussians.posterior(schedule, pixels(0.4), pixels(0.1), times(1 / 3), times(0.0))
     close(q.mean, pixels(0.4))
-    assert float(xhat.kl(q, Gaussian(pixels(0.4), pixels(-2.0)))) == math.inf
+    assert float(xhat.gaussians.kl(q, Gaussian(pixels(0.4), pixels(-2.0)))) == math.inf
 
 
 @pytest.mark.parametrize("clean", [-0.7, 0.4])
@@ -241,8 +242,8 @@ def test_three_terms_of_the_library_are_the_bound(clean):
     """(3), (8)-(10): L_T + sum of L_{t-1} + L_0 of xhat is E_q[log q - log p] of the joint Gaussians."""
     schedule = xhat.Discrete.from_betas(times(*STEPS))
     net = ScaledX0(schedule, xhat.NOISE, scale=0.7, shift=0.1)
-    denoiser = xhat.Denoiser(net, schedule, xhat.NOISE, variance=xhat.FORWARD)
-    bound = variational_bound(denoiser, pixels(clean, clean), decoder=xhat.DENSITY, noise=lambda i: pixels(-1.0, 1.0))
+    denoiser = xhat.Denoiser(net, schedule, xhat.NOISE, variance=xhat.variances.FORWARD)
+    bound = variational_bound(denoiser, pixels(clean, clean), decoder=xhat.bound.DENSITY, noise=lambda i: pixels(-1.0, 1.0))
     steps = []
     for i, beta in enumerate(STEPS, start=1):
         from_x0 = math.sqrt(BARS[i - 1]) * beta / (1 - BARS[i])
@@ -299,7 +300,7 @@ def test_posterior_needs_the_bars():
     plain = sp.Rational(7, 10)
     without = sp.sqrt(plain) * BETA / (1 - BAR) * x0 + a * (1 - plain) / (1 - BAR) * x_t
     schedule = xhat.Discrete.from_betas(times(*STEPS))
-    q = xhat.posterior(schedule, pixels(0.8), pixels(0.3), times(1.0), times(2 / 3))
+    q = xhat.gaussians.posterior(schedule, pixels(0.8), pixels(0.3), times(1.0), times(2 / 3))
     assert float(q.mean) == pytest.approx(float(MEAN_TILDE.subs(step)), rel=1e-12)
     assert float(q.log_variance.exp()) == pytest.approx(float(BETA_TILDE.subs(step)), rel=1e-12)
     assert abs(float(without.subs(step)) - float(q.mean)) > 1e-3
@@ -321,12 +322,12 @@ def test_posterior_mean_by_the_noise(name, draw_of):
     z, step = noisy(schedule, t, clean, unit), transition(schedule, t, t - 1 / schedule.steps)
     own = z - over_images(step.forward_variance / schedule.sigma(t), z) * unit
     own = own / over_images(step.alpha_ratio, z)
-    close(own, xhat.POSTERIOR_MEAN.of(schedule, t, clean, unit))
-    close(own, xhat.posterior(schedule, clean, z, t, t - 1 / schedule.steps).mean)
+    close(own, xhat.targets.POSTERIOR_MEAN.of(schedule, t, clean, unit))
+    close(own, xhat.gaussians.posterior(schedule, clean, z, t, t - 1 / schedule.steps).mean)
 
 
 def test_kl_of_gaussians():
-    """(17): against quadrature of E_p[log p - log q], and xhat.kl. The form with two minus signs is not even 0 at p = q."""
+    """(17): against quadrature of E_p[log p - log q], and kl. The form with two minus signs is not even 0 at p = q."""
 
     def cross_entropy(p, q):
         return -expectation(lambda x: log_normal(x, *q), *p)
@@ -335,7 +336,7 @@ def test_kl_of_gaussians():
     ratio = p[1] / q[1]
     closed = 0.5 * (ratio - 1 - math.log(ratio) + (p[0] - q[0]) ** 2 / q[1])
     assert closed == pytest.approx(cross_entropy(p, q) - cross_entropy(p, p), rel=1e-12)
-    own = xhat.kl(*(Gaussian(pixels(mean), pixels(math.log(var))) for mean, var in (p, q)))
+    own = xhat.gaussians.kl(*(Gaussian(pixels(mean), pixels(math.log(var))) for mean, var in (p, q)))
     assert float(own) == pytest.approx(closed, rel=1e-12)
     printed = -cross_entropy(p, q) - cross_entropy(p, p)  # ∫ p log q - (- ∫ p log p)
     assert printed < 0 < closed
@@ -358,7 +359,7 @@ def test_weight_of_a_kl_term():
 
 
 @pytest.mark.trap(5)
-@pytest.mark.parametrize("variance", [xhat.POSTERIOR, xhat.FORWARD], ids=["posterior", "forward"])
+@pytest.mark.parametrize("variance", [xhat.variances.POSTERIOR, xhat.variances.FORWARD], ids=["posterior", "forward"])
 def test_weight_of_the_librarys_kl_term(variance):
     """(18)-(21): `step_term` is weight · error + constant, at every step of a schedule and for both variances."""
     schedule = xhat.Discrete.linear_beta(50, 1e-3, 0.2)
@@ -369,11 +370,11 @@ def test_weight_of_the_librarys_kl_term(variance):
     value = step_term(denoiser, prediction, clean, unit, t, s)
     step = transition(schedule, t, s)
     beta, tilde, bar = step.forward_variance, step.posterior_variance, schedule.alpha(t) ** 2
-    reverse = tilde if variance is xhat.POSTERIOR else beta
+    reverse = tilde if variance is xhat.variances.POSTERIOR else beta
     constant = 0.5 * (tilde / reverse - 1 - torch.log(tilde / reverse))
     weight = beta**2 / (2 * reverse * (1 - beta) * (1 - bar))
     close(value, weight * (unit - prediction.noise).flatten() ** 2 + constant)
-    if variance is xhat.POSTERIOR:
+    if variance is xhat.variances.POSTERIOR:
         drop = torch.exp(schedule.logsnr(s)) - torch.exp(schedule.logsnr(t))
         close(value, 0.5 * drop * (clean - prediction.x0).flatten() ** 2)
 
@@ -402,14 +403,16 @@ def test_fixed_variances_and_what_lies_between():
         denoiser = xhat.Denoiser(Knows(pixel), schedule, xhat.X0, variance=variance)
         return step_term(denoiser, predicted(denoiser, t, pixel, pixel), pixel, pixel, t, t - 1 / 1000) / LN2
 
-    assert float(constants(xhat.POSTERIOR).abs().max()) < 1e-12
-    assert float(constants(xhat.FORWARD).sum()) == pytest.approx(0.486, abs=5e-4)
-    assert float(constants(xhat.FORWARD)[0]) == pytest.approx(0.175, abs=5e-4)
+    assert float(constants(xhat.variances.POSTERIOR).abs().max()) < 1e-12
+    assert float(constants(xhat.variances.FORWARD).sum()) == pytest.approx(0.486, abs=5e-4)
+    assert float(constants(xhat.variances.FORWARD)[0]) == pytest.approx(0.175, abs=5e-4)
     for value, wanted in ((-1.0, tilde), (1.0, beta), (0.0, (tilde * beta).sqrt())):
-        close(xhat.LEARNED.log_variance(schedule, pixel, t, t - 1 / 1000, pixel + value).flatten().exp(), wanted)
+        close(xhat.variances.LEARNED.log_variance(schedule, pixel, t, t - 1 / 1000, pixel + value).flatten().exp(), wanted)
     previous = transition(schedule, t - 1 / 1000, (t - 2 / 1000).clamp(min=0)).forward_variance
     zero = pixel
-    excess = xhat.kl(Gaussian(zero, over_images(tilde.log(), zero)), Gaussian(zero, over_images(previous.log(), zero)))
+    excess = xhat.gaussians.kl(
+        Gaussian(zero, over_images(tilde.log(), zero)), Gaussian(zero, over_images(previous.log(), zero))
+    )
     assert float(previous[0] / tilde[0]) == pytest.approx(1.83, abs=0.01)
     assert float(excess[0]) > 0.05
 
@@ -433,7 +436,7 @@ def test_l_simple_is_the_bound_without_its_weights():
     assert float(weight[0]) == pytest.approx(0.27, abs=0.005)
     assert float(weight.min()) == pytest.approx(0.005, abs=5e-5)
     assert float(weight[0] / weight.min()) == pytest.approx(55, abs=0.5)
-    continuous = xhat.LinearLogSNR()
+    continuous = xhat.schedules.LinearLogSNR()
     logsnr, rate = torch.linspace(-4, 13, 9, dtype=torch.float64), 18.3 / 2
     by_noise = xhat.Denoiser(ScaledX0(continuous, xhat.NOISE), continuous, xhat.NOISE)
     own, bound = (
@@ -447,10 +450,10 @@ def test_l_simple_is_the_bound_without_its_weights():
 def test_l_simple_is_no_bound(std, below):
     """(24): with the exact denoiser it is smaller than the entropy of wide data, and larger than that of narrow data."""
     schedule = xhat.Discrete.linear_beta(100, 1e-4, 0.2)
-    denoiser = exact(GaussianData(0.0, std), schedule, xhat.X0, variance=xhat.FORWARD)
+    denoiser = exact(GaussianData(0.0, std), schedule, xhat.X0, variance=xhat.variances.FORWARD)
     entropy = 0.5 * math.log(2 * math.pi * math.e * std**2)
     clean, unit = signs(0.0, std)
-    bound = variational_bound(denoiser, clean, decoder=xhat.DENSITY, noise=lambda i: unit).bits_per_dim.mean() * LN2
+    bound = variational_bound(denoiser, clean, decoder=xhat.bound.DENSITY, noise=lambda i: unit).bits_per_dim.mean() * LN2
     assert float(bound) > entropy
     at = torch.arange(1, 101).double().repeat_interleave(4) / 100
     hat = predicted(denoiser, at, clean.repeat(100, 1, 1, 1), unit.repeat(100, 1, 1, 1)).noise
@@ -476,10 +479,10 @@ def test_prior_term_may_be_dropped():
     priors = []
     for scale in (0.0, 5.0):  # two models that generate different images
         denoiser = xhat.Denoiser(ScaledX0(small, xhat.NOISE, scale), small, xhat.NOISE)
-        priors.append(variational_bound(denoiser, clean, decoder=xhat.DENSITY).prior)
+        priors.append(variational_bound(denoiser, clean, decoder=xhat.bound.DENSITY).prior)
         assert not priors[-1].requires_grad
     close(priors[0], priors[1], rtol=0, atol=0)
-    assert prior_term(xhat.Learned(features=8).double(), clean).requires_grad
+    assert prior_term(xhat.schedules.Learned(features=8).double(), clean).requires_grad
 
 
 @pytest.mark.trap(11)
@@ -504,7 +507,7 @@ def test_decoder_integrates_over_bins(mean, std):
 
 def test_many_steps_are_an_integral():
     """(28)-(30): T-step terms are ½ expm1(logsnr_s - logsnr_t) · error; T times one tends to the rate, first order in 1/T."""
-    schedule = xhat.LinearLogSNR()
+    schedule = xhat.schedules.LinearLogSNR()
     denoiser = xhat.Denoiser(ScaledX0(schedule, xhat.NOISE), schedule, xhat.NOISE)
     clean, unit, t = pixels(0.4, -0.8), pixels(-0.9, 0.3), times(0.3, 0.8)
     prediction = predicted(denoiser, t, clean, unit)
@@ -532,7 +535,7 @@ def test_continuous_bound_depends_on_the_ends_only():
     clean, unit = signs(0.3, 0.5)
     count = 4000
     t = ((torch.arange(count).double() + 0.5) / count).repeat_interleave(4)
-    for schedule in (xhat.LinearLogSNR(low, high), xhat.Cosine(low, high)):
+    for schedule in (xhat.schedules.LinearLogSNR(low, high), xhat.Cosine(low, high)):
         denoiser = exact(data, schedule, xhat.V)
         images, units = clean.repeat(count, 1, 1, 1), unit.repeat(count, 1, 1, 1)
         rate = rate_term(denoiser, predicted(denoiser, t, images, units), images, units, t)
@@ -577,7 +580,7 @@ class TwoHeads(torch.nn.Module):
 def test_hybrid_is_mse_plus_a_bound_that_trains_the_variance():
     """(34): xhat.Hybrid = L_simple + 0.001 L_vlb in bits/dim; the bound's gradient reaches the variance head alone."""
     schedule, net = xhat.Discrete.cosine_beta(40), TwoHeads()
-    denoiser = xhat.Denoiser(net, schedule, xhat.NOISE, variance=xhat.LEARNED)
+    denoiser = xhat.Denoiser(net, schedule, xhat.NOISE, variance=xhat.variances.LEARNED)
     levels = torch.randint(0, 256, (40, 1, 2, 2), generator=torch.Generator().manual_seed(0)).double() * 2 / 255 - 1
     losses = {"hybrid": Hybrid(), "simple": Denoising(), "bound": VariationalBound()}
     heads = [net.mean, net.logit]
@@ -600,7 +603,9 @@ def test_mse_plus_kl_with_a_fixed_variance_is_one_weighted_mse():
     clean, unit = torch.full((49, 1, 1, 1), 0.6).double(), torch.full((49, 1, 1, 1), -0.9).double()
     prediction = predicted(denoiser, t, clean, unit)
     draw = xhat.Draw(clean, t, unit, prediction.z, prediction, 0 * t + 1, None, 0, 0)
-    own = Hybrid(0.3, learns=xhat.everything)(denoiser, draw) - 0.3 * bits_per_dim(prior_term(schedule, clean), clean)
+    own = Hybrid(0.3, learns=xhat.losses.variational.everything)(denoiser, draw) - 0.3 * bits_per_dim(
+        prior_term(schedule, clean), clean
+    )
     step = transition(schedule, t, t - 1 / 50)
     weight = step.forward_variance**2 / (2 * step.posterior_variance * step.alpha_ratio**2 * schedule.sigma(t) ** 2)
     close(own, (1 + 0.3 * 50 * weight / LN2) * (unit - prediction.noise).flatten() ** 2)
@@ -635,12 +640,12 @@ def test_kl_term_is_conditioned_on_x0():
     spread_t, spread_s = alpha_t**2 * 0.25 + var_t, alpha_s**2 * 0.25 + var_s
     gain = step.alpha_ratio * spread_s / spread_t
     true = Gaussian(alpha_s * 0.3 + gain * (z - alpha_t * 0.3), (spread_s - gain**2 * spread_t).log().reshape(1, 1, 1, 1))
-    assert float(xhat.kl(true, p).abs().max()) < 1e-12
+    assert float(xhat.gaussians.kl(true, p).abs().max()) < 1e-12
     kept = step_term(denoiser, denoiser(z, t), clean, unit, t, s).mean()
     assert float(kept) == pytest.approx(0.5 * math.log(best / tilde), rel=1e-9)
     assert float(kept) > 0.1
     # a KL to the prior is another number: large also for the exact step back
-    assert float(xhat.kl(p, Gaussian(0 * z, 0 * z)).mean()) > float(kept) + 0.1
+    assert float(xhat.gaussians.kl(p, Gaussian(0 * z, 0 * z)).mean()) > float(kept) + 0.1
 
 
 def two_points(z, alpha, sigma):
@@ -682,10 +687,10 @@ def test_unsquared_norm_learns_a_median():
 
 def test_scale_of_the_target_enters_squared():
     """(38): predicting sigma · noise instead of noise multiplies the loss by sigma²: 10 000-fold at sigma = 0.01, not 100."""
-    schedule = xhat.LinearLogSNR()
+    schedule = xhat.schedules.LinearLogSNR()
     t = schedule.t_of(torch.log(times((1 - 1e-4) / 1e-4)))
     assert float(schedule.sigma(t)) == pytest.approx(0.01, rel=1e-9)
-    ratio = float(xhat.NOISE.gain(schedule, t) / xhat.SCALED_NOISE.gain(schedule, t))
+    ratio = float(xhat.NOISE.gain(schedule, t) / xhat.targets.SCALED_NOISE.gain(schedule, t))
     assert ratio == pytest.approx(1e4, rel=1e-9)
 
 
@@ -696,11 +701,11 @@ def test_noise_of_one_step_is_mostly_unpredictable(rng):
     step = transition(schedule, t, t - 0.01)
     clean, unit = pixels(0.4), pixels(-0.9)
     z = noisy(schedule, t, clean, unit)
-    q = xhat.posterior(schedule, clean, z, t, t - 0.01)
+    q = xhat.gaussians.posterior(schedule, clean, z, t, t - 0.01)
     before = q.sample(torch.randn(n, 1, 1, 1, dtype=torch.float64, generator=rng))
     increment = (z - step.alpha_ratio * before).flatten()
     kept = float(step.alpha_ratio**2 * step.posterior_variance)
-    mean = float(xhat.STEP_NOISE.of(schedule, t, clean, unit))
+    mean = float(xhat.targets.STEP_NOISE.of(schedule, t, clean, unit))
     assert float(increment.mean()) == pytest.approx(mean, abs=5 * (kept / n) ** 0.5)  # five standard errors
     assert float(increment.var()) == pytest.approx(kept, rel=5 * (2 / n) ** 0.5)
     beta = float(step.forward_variance)

@@ -225,8 +225,12 @@ def test_weights_of_plain_losses():
     schedule = xhat.Discrete.linear_beta(1000)
     levels = torch.tensor([8.0, -8.0], dtype=torch.float64)
     steps = schedule.on_grid(schedule.t_of(levels))  # a step's noise is that of a grid's step
-    for target, cells in ((xhat.SCALED_NOISE, "3e-4 | 1"), (xhat.STEP_NOISE, "5e-5 | 3e-4"), (xhat.X0, "3e-4 | 3e3")):
-        if target is xhat.STEP_NOISE:
+    for target, cells in (
+        (xhat.targets.SCALED_NOISE, "3e-4 | 1"),
+        (xhat.targets.STEP_NOISE, "5e-5 | 3e-4"),
+        (xhat.X0, "3e-4 | 3e3"),
+    ):
+        if target is xhat.targets.STEP_NOISE:
             found = (target.gain(schedule, steps) / xhat.NOISE.gain(schedule, steps)).tolist()
         else:
             found = (target.gain_at(schedule, levels) / xhat.NOISE.gain_at(schedule, levels)).tolist()

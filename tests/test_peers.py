@@ -8,10 +8,12 @@ import torch
 
 import xhat
 from oracles import SHAPE
-from xhat import DDIM, DDPM, FORWARD, LEARNED, NOISE, POSTERIOR, X0, Denoiser, Discrete, DPMSolver2M, Euler, Flow, V
+from xhat import DDIM, DDPM, NOISE, X0, Denoiser, Discrete, Flow, V
 from xhat.bound.exact import evaluate
 from xhat.bound.terms import bits_per_dim, form_of
+from xhat.diffusion.variances import FORWARD, LEARNED, POSTERIOR
 from xhat.sampling.sample import sample
+from xhat.sampling.samplers import DPMSolver2M, Euler
 from xhat.tensors import over_images
 
 STEPS = 50
@@ -146,7 +148,7 @@ def test_noising_and_velocity(config, z, rng):
     alpha, sigma = over_images(schedule.alpha(t), z), over_images(schedule.sigma(t), z)
     close(alpha * z + sigma * noise, peer.add_noise(z, noise, k))
     close(V.of(schedule, t, z, noise), peer.get_velocity(z, noise, k))
-    close(xhat.diffusers_index(schedule, t), k.double())
+    close(xhat.time_inputs.diffusers_index(schedule, t), k.double())
 
 
 @pytest.mark.parametrize("prediction", TYPES)
@@ -173,10 +175,13 @@ def test_every_term_of_the_bound_is_openais(mean, variance, rng):
     tilde = betas * (1 - before) / (1 - bar)
     clipped = torch.cat([tilde[1:2], tilde[1:]]).log()
     large = torch.cat([tilde[1:2], betas[1:]]).log()
-    target = {"epsilon": NOISE, "start_x": X0, "previous_x": xhat.POSTERIOR_MEAN}[mean]
-    reverse = {"fixed_small": POSTERIOR, "fixed_large": xhat.FIXED_LARGE, "learned_range": LEARNED, "learned": LEARNED}[
-        variance
-    ]
+    target = {"epsilon": NOISE, "start_x": X0, "previous_x": xhat.targets.POSTERIOR_MEAN}[mean]
+    reverse = {
+        "fixed_small": POSTERIOR,
+        "fixed_large": xhat.variances.FIXED_LARGE,
+        "learned_range": LEARNED,
+        "learned": LEARNED,
+    }[variance]
     schedule = Discrete.linear_beta(1000)
     denoiser = Denoiser(Net(reverse.outputs), schedule, target, variance=reverse)
     steps = torch.tensor([1, 2, 3, 10, 100, 500, 1000])

@@ -4,8 +4,9 @@ import torch
 
 import xhat
 from oracles import SCHEDULES, SHAPE, ScaledX0
-from xhat import DDIM, X0, AllSteps, Denoiser, Denoising, FullChain, ImageLoss, Objective, Term
+from xhat import DDIM, X0, Denoiser, Denoising, FullChain, ImageLoss, Objective, Term
 from xhat.analysis.cost import PeakBytes, cost, term_costs
+from xhat.sampling.differentiate import AllSteps
 
 KB = 1000 * 4  # a thousand float32
 
@@ -62,7 +63,7 @@ def test_a_checkpointed_chain_holds_one_call_and_its_stations():
     x0 = torch.zeros(16, *SHAPE)
 
     def terms(checkpoint):
-        chain = ImageLoss(xhat.total_variation, FullChain(DDIM(), 20, AllSteps(), checkpoint=checkpoint))
+        chain = ImageLoss(xhat.penalties.total_variation, FullChain(DDIM(), 20, AllSteps(), checkpoint=checkpoint))
         return {"denoise": Term(Denoising(space=X0)), "smooth": Term(chain)}
 
     ours = term_costs(Objective(denoiser, terms(True)), x0)
@@ -73,6 +74,6 @@ def test_a_checkpointed_chain_holds_one_call_and_its_stations():
 
 def test_costs_are_of_open_gates_and_leave_no_gradient():
     schedule = SCHEDULES["flow"]()
-    image = Term(ImageLoss(xhat.total_variation), when=xhat.every(1000))
+    image = Term(ImageLoss(xhat.penalties.total_variation), when=xhat.every(1000))
     objective = Objective(Denoiser(ScaledX0(schedule, X0), schedule, X0), {"d": Term(Denoising(space=X0)), "i": image})
     assert list(term_costs(objective, torch.zeros(4, *SHAPE, dtype=torch.float64))) == ["base", "i"]

@@ -8,23 +8,11 @@ import torch
 
 from helpers import xhat
 from oracles import SCHEDULES, SHAPE, Constant, ScaledX0
-from xhat import (
-    DDIM,
-    FLOW,
-    X0,
-    ConflictFree,
-    Denoiser,
-    Denoising,
-    Euler,
-    FullChain,
-    ImageLoss,
-    Objective,
-    Paired,
-    Term,
-    between,
-    gradient_profile,
-    uniform_times,
-)
+from xhat import DDIM, FLOW, X0, Denoiser, Denoising, FullChain, ImageLoss, Objective, Term, gradient_profile, uniform_times
+from xhat.diffusion.weightings import between
+from xhat.losses.penalties import Paired
+from xhat.objective.multipliers import ConflictFree
+from xhat.sampling.samplers import Euler
 
 ALL = between(-math.inf, math.inf)
 

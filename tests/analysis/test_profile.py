@@ -23,7 +23,7 @@ DATA = GaussianData(mean=0.3, std=0.5)
 SECOND_MOMENT = 0.3**2 + 0.5**2
 
 
-def objective_of(schedule, target, *losses, times=None, variance=xhat.POSTERIOR):
+def objective_of(schedule, target, *losses, times=None, variance=xhat.variances.POSTERIOR):
     net = Constant(torch.zeros(1, 1, 2, 2, dtype=torch.float64))
     return Objective(
         xhat.Denoiser(net, schedule, target, variance=variance), {f"l{i}": Term(x) for i, x in enumerate(losses)}, times
@@ -65,7 +65,7 @@ def test_the_noise_loss_in_every_space(schedule, target):
 def test_spaces_of_a_discrete_step_and_the_outputs_own():
     """The noise loss is sigma²/beta² on the step's noise and 1/b² on mu-tilde, whose error is b noise's at given z."""
     schedule = SCHEDULES["linear_beta"]()
-    target = xhat.edm(0.5)
+    target = xhat.targets.edm(0.5)
     result = found(objective_of(schedule, target, Denoising()))
     t = torch.tensor(result.t, dtype=torch.float64)
     beta, sigma = 1 - (schedule.alpha(t) / schedule.alpha(t - 0.01)) ** 2, schedule.sigma(t)
@@ -88,8 +88,8 @@ def test_terms_add_with_their_weights_and_others_are_named():
     terms = {
         "a": Term(Denoising(), 0.5),
         "b": Term(Denoising(xhat.X0), 2.0),
-        "median": Term(Denoising(norm=xhat.absolute)),
-        "found": Term(Denoising(), xhat.DualAscent(0.1)),
+        "median": Term(Denoising(norm=xhat.norms.absolute)),
+        "found": Term(Denoising(), xhat.multipliers.DualAscent(0.1)),
     }
     result = found(Objective(denoiser, terms))
     snr = torch.tensor(result.logsnr, dtype=torch.float64).exp()
@@ -98,16 +98,16 @@ def test_terms_add_with_their_weights_and_others_are_named():
 
 
 CASES = [
-    *(("cosine", target) for target in (xhat.X0, xhat.NOISE, xhat.V, xhat.SCALED_NOISE)),
+    *(("cosine", target) for target in (xhat.X0, xhat.NOISE, xhat.V, xhat.targets.SCALED_NOISE)),
     ("flow", xhat.FLOW),
-    ("ve", xhat.edm(0.5)),
+    ("ve", xhat.targets.edm(0.5)),
     ("linear_beta", xhat.X0),
-    ("linear_beta", xhat.STEP_NOISE),
+    ("linear_beta", xhat.targets.STEP_NOISE),
 ]
 
 
 @pytest.mark.parametrize(("schedule", "target"), CASES, ids=str)
-@pytest.mark.parametrize("times", [xhat.Uniform, xhat.LogitNormal])
+@pytest.mark.parametrize("times", [xhat.times.Uniform, xhat.times.LogitNormal])
 def test_the_gradient_is_that_of_autograd(schedule, target, times, rng):
     """RMS of (pixels · d loss/d output) over many images, at a network whose output is 0, with the sample's importance."""
     objective = objective_of(SCHEDULES[schedule](), target, Denoising(xhat.V), times=times())
@@ -163,12 +163,12 @@ def test_the_verdicts_of_kingma_and_gao():
 
 
 @pytest.mark.parametrize("schedule", ["linear_beta", "cosine_beta"])
-@pytest.mark.parametrize("variance", [xhat.POSTERIOR, xhat.FORWARD], ids=["posterior", "forward"])
+@pytest.mark.parametrize("variance", [xhat.variances.POSTERIOR, xhat.variances.FORWARD], ids=["posterior", "forward"])
 def test_coarse_grids_do_not_spoil_the_verdict(schedule, variance):
     """The bound of 100 steps is the bound, though its first and last steps are far from the continuous limit; so is elbo."""
     schedule = SCHEDULES[schedule]()
     own = found(objective_of(schedule, xhat.V, VariationalBound(), variance=variance))
-    assert max(own.effective) > 1.5 * min(own.effective) or variance is xhat.FORWARD
+    assert max(own.effective) > 1.5 * min(own.effective) or variance is xhat.variances.FORWARD
     assert own.constant
     assert found(objective_of(schedule, xhat.V, Denoising(weighting=elbo), variance=variance)).constant
     v = found(objective_of(schedule, xhat.V, Denoising(xhat.V), variance=variance))
@@ -178,7 +178,7 @@ def test_coarse_grids_do_not_spoil_the_verdict(schedule, variance):
 @pytest.mark.parametrize("schedule", ["cosine", "linear_beta"])
 def test_where_the_samples_go(schedule, rng):
     """Quartiles and density against many draws."""
-    objective = objective_of(SCHEDULES[schedule](), xhat.V, Denoising(xhat.V), times=xhat.LogitNormal(0.5, 0.7))
+    objective = objective_of(SCHEDULES[schedule](), xhat.V, Denoising(xhat.V), times=xhat.times.LogitNormal(0.5, 0.7))
     result = found(objective)
     schedule = objective.denoiser.schedule
     drawn = schedule.logsnr(objective.times.sample(schedule, 200000, rng)[0].double())
@@ -247,12 +247,14 @@ def test_a_small_weight_that_does_not_vanish_is_trained():
 
 
 def test_scaled_noise_gives_little_weight_to_low_noise():
-    sentence = said(objective_of(xhat.Cosine(), xhat.V, Denoising(xhat.SCALED_NOISE)))["scaled_noise_loss"]
+    sentence = said(objective_of(xhat.Cosine(), xhat.V, Denoising(xhat.targets.SCALED_NOISE)))["scaled_noise_loss"]
     assert f"{1 / (1 + math.exp(10)):.2g} of the weight" in sentence
-    assert "scaled_noise_loss" not in said(objective_of(xhat.Cosine(), xhat.SCALED_NOISE, Denoising()))
+    assert "scaled_noise_loss" not in said(objective_of(xhat.Cosine(), xhat.targets.SCALED_NOISE, Denoising()))
 
 
-@pytest.mark.parametrize(("target", "loss"), [(xhat.STEP_NOISE, Denoising()), (xhat.V, Denoising(xhat.STEP_NOISE))])
+@pytest.mark.parametrize(
+    ("target", "loss"), [(xhat.targets.STEP_NOISE, Denoising()), (xhat.V, Denoising(xhat.targets.STEP_NOISE))]
+)
 def test_step_noise_has_a_floor(target, loss, rng):
     """The share that z and x0 leave open, against many drawn steps."""
     objective = objective_of(SCHEDULES["linear_beta"](), target, loss)
@@ -283,7 +285,12 @@ def test_the_increment_keeps_its_floor():
 
 @pytest.mark.parametrize(
     ("target", "expected"),
-    [(xhat.NOISE, {"amplified_in_x0"}), (xhat.SCORE, {"amplified_in_x0"}), (xhat.X0, {"amplified_in_noise"}), (xhat.V, set())],
+    [
+        (xhat.NOISE, {"amplified_in_x0"}),
+        (xhat.targets.SCORE, {"amplified_in_x0"}),
+        (xhat.X0, {"amplified_in_noise"}),
+        (xhat.V, set()),
+    ],
     ids=str,
 )
 def test_amplified_errors(target, expected):
@@ -295,19 +302,22 @@ def test_amplified_errors(target, expected):
 
 
 def test_samplers_move_samples_alone():
-    even = [None, xhat.Uniform()]
+    even = [None, xhat.times.Uniform()]
     assert not any("sampler_moves_samples" in said(objective_of(xhat.Cosine(), xhat.V, Denoising(), times=t)) for t in even)
-    sentence = said(objective_of(xhat.Cosine(), xhat.V, Denoising(), times=xhat.LogNormalSigma(-1.2, 1.2)))[
+    sentence = said(objective_of(xhat.Cosine(), xhat.V, Denoising(), times=xhat.times.LogNormalSigma(-1.2, 1.2)))[
         "sampler_moves_samples"
     ]
     quarter = 1.2 * 0.6745  # ln(sigma/alpha) = -logsnr/2 ~ N(-1.2, 1.2²)
     assert f"between logsnr {2.4 - 2 * quarter:.1f} and {2.4 + 2 * quarter:.1f}" in sentence
-    assert "Adaptive" in said(objective_of(xhat.Cosine(), xhat.V, Denoising(), times=xhat.Adaptive()))["sampler_moves_samples"]
+    assert (
+        "Adaptive"
+        in said(objective_of(xhat.Cosine(), xhat.V, Denoising(), times=xhat.times.Adaptive()))["sampler_moves_samples"]
+    )
 
 
 @pytest.mark.parametrize(
     ("norm", "centre"),
-    [(xhat.absolute, "median of each"), (xhat.euclidean, "geometric"), (xhat.huber(0.1), "between the mean")],
+    [(xhat.norms.absolute, "median of each"), (xhat.norms.euclidean, "geometric"), (xhat.norms.huber(0.1), "between the mean")],
 )
 def test_other_norms_have_another_minimum(norm, centre):
     sentences = said(objective_of(xhat.Cosine(), xhat.V, Denoising(xhat.V, norm=norm)))
@@ -329,5 +339,5 @@ def test_what_training_will_find_is_said():
     assert "balanced_later" in sentences
     assert "balanced_later" not in said(preset("edm"))
     denoiser = xhat.Denoiser(Constant(torch.zeros(1, 1, 2, 2)), xhat.Cosine(), xhat.V)
-    objective = Objective(denoiser, {"a": Term(Denoising()), "b": Term(Denoising(), xhat.DualAscent(0.1))})
+    objective = Objective(denoiser, {"a": Term(Denoising()), "b": Term(Denoising(), xhat.multipliers.DualAscent(0.1))})
     assert '"b" (its factor is found' in said(objective)["not_in_the_numbers"]

@@ -28,14 +28,14 @@ def images(n, seed=0):
     return level.double() * 2 / 255 - 1
 
 
-def model(schedule, variance=xhat.POSTERIOR):
+def model(schedule, variance=xhat.variances.POSTERIOR):
     return xhat.Denoiser(ScaledX0(schedule, xhat.V), schedule, xhat.V, variance=variance)
 
 
 SCHEDULES = {
     "discrete": (lambda: xhat.Discrete.linear_beta(100, 1e-3, 0.2), None),
-    "steps": (lambda: xhat.LinearLogSNR(-6, 9), 50),
-    "continuous": (lambda: xhat.LinearLogSNR(-6, 9), math.inf),
+    "steps": (lambda: xhat.schedules.LinearLogSNR(-6, 9), 50),
+    "continuous": (lambda: xhat.schedules.LinearLogSNR(-6, 9), math.inf),
 }
 
 
@@ -85,7 +85,7 @@ class Toy(ContinuousForm):
 
 
 def toy(linear, quadratic):
-    schedule = xhat.LinearLogSNR(-6, 9)
+    schedule = xhat.schedules.LinearLogSNR(-6, 9)
     form = Toy(schedule, 20, form_of(schedule, math.inf).decoder, linear, quadratic)
     return form, xhat.Denoiser(Zero(), schedule, xhat.V)
 
@@ -172,7 +172,7 @@ def test_every_step_is_the_measured_bound():
 
 def test_the_standard_error_covers_the_images_and_the_draws():
     """Repeated samples of images scatter as the standard error says."""
-    schedule = xhat.LinearLogSNR(-6, 9)
+    schedule = xhat.schedules.LinearLogSNR(-6, 9)
     denoiser, pilot = model(schedule), images(64, seed=1)
     runs = [estimate_bound(denoiser, images(100, seed=10 + k), pilot, evaluations=2, seed=k, draws=16) for k in range(40)]
     scatter = float(torch.tensor([r.bits_per_dim for r in runs]).std())
@@ -231,7 +231,7 @@ def test_cells_cover_every_part_once():
 
 def test_it_goes_on_where_it_stopped():
     """An estimate that was stopped after some batches ends with the same digits."""
-    denoiser, x0, pilot = model(xhat.LinearLogSNR(-6, 9)), images(300), images(64, seed=1)
+    denoiser, x0, pilot = model(xhat.schedules.LinearLogSNR(-6, 9)), images(300), images(64, seed=1)
     whole = estimate_bound(denoiser, x0, pilot, rows=128)
     kept = []
 
@@ -304,7 +304,7 @@ def test_a_correlation_that_cannot_be_is_not_trusted(correlation, tmp_path):
 
 def test_a_precision_takes_as_many_images_as_the_pilots_spread_says():
     """About a quarter of all for twice the error; what is measured has no say in it."""
-    denoiser, x0, pilot = model(xhat.LinearLogSNR(-6, 9)), images(2000), images(256, seed=1)
+    denoiser, x0, pilot = model(xhat.schedules.LinearLogSNR(-6, 9)), images(2000), images(256, seed=1)
     whole = estimate_bound(denoiser, x0, pilot)
     some = estimate_bound(denoiser, x0, pilot, precision=2 * whole.bits_per_dim_se)
     assert 350 < some.images < 700
@@ -316,7 +316,7 @@ def test_a_precision_takes_as_many_images_as_the_pilots_spread_says():
 
 
 def test_an_interrupted_precision_goes_on_to_the_same_number_of_images():
-    denoiser, x0, pilot = model(xhat.LinearLogSNR(-6, 9)), images(400), images(64, seed=1)
+    denoiser, x0, pilot = model(xhat.schedules.LinearLogSNR(-6, 9)), images(400), images(64, seed=1)
     wanted = estimate_bound(denoiser, x0, pilot, precision=16.0)
     kept = []
 
@@ -335,12 +335,12 @@ def test_an_interrupted_precision_goes_on_to_the_same_number_of_images():
 
 
 def test_without_a_precision_all_images_are_measured():
-    assert estimate_bound(model(xhat.LinearLogSNR(-6, 9)), images(200), images(8), rows=512).images == 200
+    assert estimate_bound(model(xhat.schedules.LinearLogSNR(-6, 9)), images(200), images(8), rows=512).images == 200
 
 
 def test_a_precision_needs_pilot_images():
     with pytest.raises(ValueError, match="2 pilot images"):
-        estimate_bound(model(xhat.LinearLogSNR(-6, 9)), images(20), images(1), precision=0.1)
+        estimate_bound(model(xhat.schedules.LinearLogSNR(-6, 9)), images(20), images(1), precision=0.1)
 
 
 class Zero(torch.nn.Module):
@@ -371,7 +371,7 @@ def test_conditions_follow_their_images():
         def forward(self, z, t, label):
             return label.reshape(-1, 1, 1, 1) + 0 * z
 
-    schedule = xhat.LinearLogSNR(-6, 9)
+    schedule = xhat.schedules.LinearLogSNR(-6, 9)
     denoiser = xhat.Denoiser(Told(), schedule, xhat.X0)
     values = torch.tensor([-1.0, 1.0, 51 / 127.5 - 1]).double()
     x0 = values.repeat(40).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
@@ -396,12 +396,12 @@ def test_conditions_follow_their_images():
 def test_bad_input_is_named(arguments, message):
     given = {"x0": images(4), "pilot": images(4)} | arguments
     with pytest.raises(ValueError, match=message):
-        estimate_bound(model(xhat.LinearLogSNR(-6, 9)), **given)
+        estimate_bound(model(xhat.schedules.LinearLogSNR(-6, 9)), **given)
 
 
 def test_the_exact_denoiser_has_the_entropy_of_its_data():
     levels, chance = [0, 100, 255], torch.tensor([0.6, 0.15, 0.25], dtype=torch.float64)
-    schedule = xhat.LinearLogSNR(-12, 14)
+    schedule = xhat.schedules.LinearLogSNR(-12, 14)
     denoiser = xhat.Denoiser(Levels(schedule, levels, chance), schedule, xhat.NOISE)
     own = torch.Generator().manual_seed(0)
     chosen = torch.multinomial(chance, 600 * 16, replacement=True, generator=own).reshape(600, 1, 4, 4)

@@ -8,7 +8,8 @@ from numpy.polynomial.hermite_e import hermegauss
 
 import xhat
 from oracles import Levels, ScaledX0
-from xhat import DENSITY, DISCRETIZED, SOFTMAX, variational_bound
+from xhat import variational_bound
+from xhat.bound import DENSITY, DISCRETIZED, SOFTMAX
 from xhat.bound.terms import form_of, rate_term, step_term
 
 LN2 = math.log(2)
@@ -73,7 +74,9 @@ def reference(x0, noise_of, x0_hat, log_variance_of):
 
 @pytest.mark.trap(5)
 @pytest.mark.trap(13)
-@pytest.mark.parametrize("target", [xhat.NOISE, xhat.X0, xhat.V, xhat.POSTERIOR_MEAN, xhat.SCORE], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "target", [xhat.NOISE, xhat.X0, xhat.V, xhat.targets.POSTERIOR_MEAN, xhat.targets.SCORE], ids=lambda t: t.name
+)
 @pytest.mark.parametrize("variance", ["posterior", "forward", "learned"])
 def test_every_term_equals_the_general_gaussian_kl(target, variance):
     schedule = xhat.Discrete.from_betas(BETAS)
@@ -89,7 +92,9 @@ def test_every_term_equals_the_general_gaussian_kl(target, variance):
         return forward * BETAS[i].log() + (1 - forward) * tilde.log()
 
     net = Linear(schedule, target, rule, None if variance != "learned" else 2 * forward - 1)
-    choice = {"posterior": xhat.POSTERIOR, "forward": xhat.FORWARD, "learned": xhat.LEARNED}[variance]
+    choice = {"posterior": xhat.variances.POSTERIOR, "forward": xhat.variances.FORWARD, "learned": xhat.variances.LEARNED}[
+        variance
+    ]
     denoiser = xhat.Denoiser(net, schedule, target, variance=choice)
     bound = variational_bound(denoiser, x0, noise=lambda i: noises[i])
     prior, terms, last = reference(x0, lambda i: noises[i], rule, log_variance)
@@ -119,7 +124,7 @@ def test_weight_of_the_x0_error_at_stable_diffusions_step_500():
     assert float(value) == pytest.approx(0.001279, abs=5e-7)
 
 
-@pytest.mark.parametrize("variance", [xhat.POSTERIOR, xhat.FORWARD], ids=["posterior", "forward"])
+@pytest.mark.parametrize("variance", [xhat.variances.POSTERIOR, xhat.variances.FORWARD], ids=["posterior", "forward"])
 def test_gaussian_data_with_the_exact_denoiser_reach_the_closed_form(variance):
     """Every term is quadratic in x0 and noise: two points each give its expectation to the last digits."""
     mean, std, steps = 0.3, 0.5, 200
@@ -143,9 +148,9 @@ def test_gaussian_data_with_the_exact_denoiser_reach_the_closed_form(variance):
             continue
         tilde = beta * (1 - before) / (1 - bar)
         tilde_2 = tilde_2 or tilde
-        v = tilde if variance is xhat.POSTERIOR else beta
+        v = tilde if variance is xhat.variances.POSTERIOR else beta
         total += 0.5 * (math.log(v / tilde) + tilde / v - 1 + before * beta**2 / (1 - bar) ** 2 * mse / v)
-    v = tilde_2 if variance is xhat.POSTERIOR else betas[0]
+    v = tilde_2 if variance is xhat.variances.POSTERIOR else betas[0]
     closed = {
         "prior": 0.5 * (bar * (mean**2 + std**2) - bar - math.log(1 - bar)),
         "diffusion": total,
@@ -179,7 +184,7 @@ def mixture_bound(steps):
     weight, mean, std = mixture()
     schedule = xhat.Discrete.cosine_beta(steps)
     net = Linear(schedule, xhat.V, mixture_rule)
-    denoiser = xhat.Denoiser(net, schedule, xhat.V, variance=xhat.FORWARD)
+    denoiser = xhat.Denoiser(net, schedule, xhat.V, variance=xhat.variances.FORWARD)
     node, share = nodes(48)
     x0 = (mean[:, None, None] + std * node[None, :, None]).expand(-1, -1, 48)
     chance = (weight[:, None, None] * share[None, :, None] * share).reshape(-1)
@@ -236,7 +241,7 @@ def test_the_bound_of_eight_bit_data_falls_to_their_entropy_in_bits():
     noise, weight = node.repeat(3).reshape(-1, 1, 1, 1), (chance[:, None] * share).reshape(-1)
     gaps = []
     for steps in (250, 1000):
-        schedule = xhat.LinearLogSNR(-12.0, 13.3)
+        schedule = xhat.schedules.LinearLogSNR(-12.0, 13.3)
         denoiser = xhat.Denoiser(Levels(schedule, levels, chance), schedule, xhat.NOISE)
         bound = variational_bound(denoiser, x0, steps=steps, noise=lambda i: noise)
         gaps.append(float(((bound.prior + bound.diffusion) * weight).sum()) - entropy)
@@ -260,7 +265,15 @@ def test_the_same_function_through_any_target_has_the_same_bound():
     schedule = xhat.Discrete.linear_beta(50, 1e-3, 0.2)
     x0 = eight_bit((4, 1, 2, 2))
     values = []
-    for target in (xhat.NOISE, xhat.POSTERIOR_MEAN, xhat.V, xhat.X0, xhat.edm(0.5), xhat.STEP_NOISE, xhat.SCALED_NOISE):
+    for target in (
+        xhat.NOISE,
+        xhat.targets.POSTERIOR_MEAN,
+        xhat.V,
+        xhat.X0,
+        xhat.targets.edm(0.5),
+        xhat.targets.STEP_NOISE,
+        xhat.targets.SCALED_NOISE,
+    ):
         denoiser = xhat.Denoiser(ScaledX0(schedule, target), schedule, target)
         values.append(variational_bound(denoiser, x0).bits_per_dim)
     for other in values[1:]:
@@ -270,7 +283,12 @@ def test_the_same_function_through_any_target_has_the_same_bound():
 @pytest.mark.trap(13)
 def test_the_prior_uses_the_noise_variance_that_is_left():
     """At abar_T near 0, log(1 - abar_T), not log(abar_T); 0 where no signal is left."""
-    for schedule in (xhat.LinearLogSNR(), xhat.Discrete.linear_beta(), xhat.Cosine(), xhat.Cosine().rescale_zero_terminal()):
+    for schedule in (
+        xhat.schedules.LinearLogSNR(),
+        xhat.Discrete.linear_beta(),
+        xhat.Cosine(),
+        xhat.Cosine().rescale_zero_terminal(),
+    ):
         denoiser = xhat.Denoiser(Linear(schedule, xhat.V, lambda z, a, s: 0 * z), schedule, xhat.V)
         x0 = pixels(-1.0, 1.0)
         steps = schedule.steps or 3
@@ -303,7 +321,7 @@ def test_what_is_not_defined_is_refused_by_the_name_of_its_term(schedule, argume
 
 def test_a_schedule_down_to_the_data_has_the_forward_variance():
     schedule = xhat.Flow(t_min=0)
-    denoiser = xhat.Denoiser(constant(schedule).net, schedule, xhat.V, variance=xhat.FORWARD)
+    denoiser = xhat.Denoiser(constant(schedule).net, schedule, xhat.V, variance=xhat.variances.FORWARD)
     bound = variational_bound(denoiser, pixels(-1.0, 1.0), decoder=DISCRETIZED, steps=20)
     assert torch.isfinite(bound.bits_per_dim).all()
 

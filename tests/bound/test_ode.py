@@ -11,12 +11,12 @@ from xhat.bound.ode import AsDensity, Exact, Hutchinson, TruncatedNormal, Unifor
 
 SCHEDULES = {
     "cosine": xhat.Cosine(-15, 18),
-    "linear_logsnr": xhat.LinearLogSNR(-14, 18),
+    "linear_logsnr": xhat.schedules.LinearLogSNR(-14, 18),
     "flow": xhat.Flow(t_min=1e-4),
     "zero_terminal": xhat.Cosine(-15, 18).rescale_zero_terminal(),
     "discrete": xhat.Discrete.linear_beta(1000, 1e-7, 0.02),
     "discrete_zero_terminal": xhat.Discrete.linear_beta(1000, 1e-7, 0.02).rescale_zero_terminal(),
-    "ve": xhat.VE(1e-4, 5000.0),
+    "ve": xhat.schedules.VE(1e-4, 5000.0),
 }
 
 
@@ -72,7 +72,7 @@ def test_eight_bit_data_pay_for_their_bins(rng):
 def test_truncated_noise_is_tight_for_pixels_that_are_levels(rng):
     """Pixels with three values, the exact denoiser: -log2 of each pixel's probability; uniform noise costs more."""
     levels, chance = [0, 100, 255], torch.tensor([0.6, 0.15, 0.25], dtype=torch.float64)
-    schedule = xhat.LinearLogSNR(-12, 14)
+    schedule = xhat.schedules.LinearLogSNR(-12, 14)
     denoiser = xhat.Denoiser(Levels(schedule, levels, chance), schedule, xhat.NOISE)
     chosen = torch.multinomial(chance, 32 * 4, replacement=True, generator=rng).reshape(32, 1, 2, 2)
     x = torch.tensor(levels)[chosen].double() * 2 / 255 - 1
@@ -89,11 +89,11 @@ def test_both_dequantizations_are_measured_and_the_smaller_is_named(kind, rng):
     """Truncated noise is tighter where the network resolves levels; uniform noise where it does not, as on the demo."""
     if kind == "levels":
         levels, chance = [0, 100, 255], torch.tensor([0.6, 0.15, 0.25], dtype=torch.float64)
-        denoiser = xhat.Denoiser(Levels(schedule := xhat.LinearLogSNR(-12, 14), levels, chance), schedule, xhat.NOISE)
+        denoiser = xhat.Denoiser(Levels(schedule := xhat.schedules.LinearLogSNR(-12, 14), levels, chance), schedule, xhat.NOISE)
         x = torch.tensor(levels)[torch.multinomial(chance, 32, replacement=True, generator=rng)].reshape(8, 1, 2, 2)
         x = x.double() * 2 / 255 - 1
     else:  # exact only down to noise of four levels, below which it believes in N(0, 1)
-        denoiser = xhat.Denoiser(_Blunt(), xhat.LinearLogSNR(-12, 14), xhat.V)
+        denoiser = xhat.Denoiser(_Blunt(), xhat.schedules.LinearLogSNR(-12, 14), xhat.V)
         x = ((torch.randn(8, 1, 2, 2, generator=rng, dtype=torch.float64).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     each = {d.name: ode_likelihood(denoiser, x, dequantization=d, trace=Exact()) for d in (Uniform(), TruncatedNormal())}
     best = ode_likelihood(denoiser, x, trace=Exact())
@@ -127,7 +127,7 @@ def test_the_ode_and_the_bound_agree_on_exact_denoisers(rng):
     """
     data = GaussianData(std=0.2)
     x = ((data.sample(256, rng).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    schedule = xhat.LinearLogSNR(-12, 13.3)
+    schedule = xhat.schedules.LinearLogSNR(-12, 13.3)
     denoiser = exact(data, schedule)
     bound = xhat.estimate_bound(denoiser, x, x[:32], steps=math.inf, evaluations=16)
     ode = ode_likelihood(denoiser, x, dequantization=TruncatedNormal(), trace=Exact()).bits_per_dim

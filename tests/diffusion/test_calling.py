@@ -104,9 +104,9 @@ def test_a_bare_diffusers_network_is_refused_where_no_step_can_be_counted(unet):
 
 def test_a_wrapped_network_keeps_what_it_says_of_itself():
     net = xhat.UNet(widths=(8,), blocks=(1,), embedding=16, size=8, fold=1)
-    net.target, net.time_input = V, xhat.log_sigma
+    net.target, net.time_input = V, xhat.time_inputs.log_sigma
     inside = nn.DataParallel(net)
-    assert Denoiser(inside, Cosine(), V).time_input is xhat.log_sigma
+    assert Denoiser(inside, Cosine(), V).time_input is xhat.time_inputs.log_sigma
     with pytest.raises(ValueError, match="UNet predicts v, not noise"):
         Denoiser(inside, Cosine(), NOISE)
 
@@ -117,7 +117,7 @@ def test_a_wrapped_network_keeps_what_it_says_of_itself():
 def test_all_thousand_timesteps_arrive_exactly_whatever_the_datas_precision(dtype, on_the_way):
     """In bf16 499 is 500 and 998 is 1000, outside of the table."""
     schedule, net = Discrete.linear_beta(1000), Noting()
-    denoiser = Denoiser(net, schedule, NOISE, time_input=xhat.diffusers_index)
+    denoiser = Denoiser(net, schedule, NOISE, time_input=xhat.time_inputs.diffusers_index)
     x0 = torch.zeros(1000, 1, 1, 1, dtype=dtype)
     if on_the_way == "objective":
         Objective(denoiser, {"d": Term(Denoising())})(x0)

@@ -20,12 +20,14 @@ from oracles import (
     inner_times,
     noisy,
 )
-from xhat import FLOW, FORWARD, NOISE, POSTERIOR, SCORE, X0, Denoiser, Denoising, Objective, Term, V
+from xhat import FLOW, NOISE, X0, Denoiser, Denoising, Objective, Term, V
 from xhat.diffusion.gaussians import transition
+from xhat.diffusion.targets import SCORE
+from xhat.diffusion.variances import FORWARD, POSTERIOR
 from xhat.tensors import over_images
 
 DATA = {"gaussian": GaussianData(), "mixture": MixtureData()}
-ENDS_WELL = [X0, V, FLOW, xhat.edm(0.5)]
+ENDS_WELL = [X0, V, FLOW, xhat.targets.edm(0.5)]
 
 
 def close(a, b, rtol=1e-8, atol=1e-9):
@@ -163,10 +165,10 @@ class _Conv(torch.nn.Module):
 
 
 def test_the_network_sees_the_scaled_z_its_own_time_and_the_condition(draw_of):
-    schedule, (z, _) = xhat.VE(), draw_of(4)
+    schedule, (z, _) = xhat.schedules.VE(), draw_of(4)
     t, label = inner_times(schedule, 4), torch.arange(4)
     net = _Conv(torch.nn.Conv2d(1, 1, 1).double())
-    Denoiser(net, schedule, xhat.edm(0.5), time_input=xhat.log_sigma)(z, t, {"label": label})
+    Denoiser(net, schedule, xhat.targets.edm(0.5), time_input=xhat.time_inputs.log_sigma)(z, t, {"label": label})
     sigma = schedule.sigma(t)
     close(net.seen["z"], z / over_images(torch.sqrt(sigma**2 + 0.25), z))
     close(net.seen["t"], sigma.log() / 4)
@@ -176,9 +178,9 @@ def test_the_network_sees_the_scaled_z_its_own_time_and_the_condition(draw_of):
 def test_diffusers_index_counts_from_zero():
     schedule = xhat.Discrete.linear_beta(1000)
     t = schedule.time(torch.tensor([1, 500, 1000]))
-    close(xhat.diffusers_index(schedule, t), torch.tensor([0.0, 499.0, 999.0]), rtol=1e-6, atol=1e-4)
+    close(xhat.time_inputs.diffusers_index(schedule, t), torch.tensor([0.0, 499.0, 999.0]), rtol=1e-6, atol=1e-4)
     with pytest.raises(ValueError, match="discrete"):
-        xhat.diffusers_index(SCHEDULES["cosine"](), torch.ones(1))
+        xhat.time_inputs.diffusers_index(SCHEDULES["cosine"](), torch.ones(1))
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear_beta", "flow"])
@@ -199,7 +201,7 @@ def test_float32_images_stay_float32_whatever_the_dtype_of_t(name):
     """Times from `uniform_times` are float64: they must not turn images into float64."""
     schedule = SCHEDULES[name]()
     net = _Conv(torch.nn.Conv2d(1, 1, 1))
-    denoiser = Denoiser(net, schedule, xhat.edm(0.5))
+    denoiser = Denoiser(net, schedule, xhat.targets.edm(0.5))
     t, z = inner_times(schedule, 8), torch.randn(8, *SHAPE)
     p = denoiser(z, t)
     assert {net.seen["z"].dtype, net.seen["t"].dtype} == {torch.float32}

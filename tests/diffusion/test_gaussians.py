@@ -12,9 +12,8 @@ from scipy import special
 
 import xhat
 from oracles import SCHEDULES, inner_times, noisy
-from xhat import DiscretizedGaussian, Gaussian, kl, posterior, softmax_decoder
-from xhat.bound.eight_bit import bin_index, log_normal_mass
-from xhat.diffusion.gaussians import transition
+from xhat.bound.eight_bit import DiscretizedGaussian, bin_index, log_normal_mass, softmax_decoder
+from xhat.diffusion.gaussians import Gaussian, kl, posterior, transition
 from xhat.tensors import over_images
 
 LEVELS = torch.arange(256, dtype=torch.float64) * (2 / 255) - 1

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import xhat
 from oracles import CONTINUOUS, DISCRETE, PRESERVING, SCHEDULES, ZERO_TERMINAL, inner_times
-from xhat import Cosine, Discrete, Flow, LinearLogSNR
+from xhat import Cosine, Discrete, Flow
+from xhat.diffusion.schedules import LinearLogSNR
 
 ALL = list(SCHEDULES)
 
@@ -90,7 +91,7 @@ def test_learned_t_of_carries_the_gradients_of_the_implicit_function():
 
 
 def test_learned_stays_monotone_for_any_parameters(rng):
-    schedule = xhat.Learned(features=16).double()
+    schedule = xhat.schedules.Learned(features=16).double()
     for p in schedule.parameters():
         p.data += torch.randn(p.shape, generator=rng, dtype=torch.float64)
     t = torch.linspace(0, 1, 200, dtype=torch.float64)
@@ -224,13 +225,13 @@ def _long():
         (lambda: Discrete(torch.tensor([0.9, float("nan"), 0.1])), "alpha_bar"),
         (lambda: Cosine(5.0, -5.0), "logsnr"),
         (lambda: LinearLogSNR(-math.inf, 5.0), "finite"),
-        (lambda: xhat.Learned(5.0, 5.0), "logsnr"),
+        (lambda: xhat.schedules.Learned(5.0, 5.0), "logsnr"),
         (lambda: Flow(shift=0.0), "shift"),
         (lambda: Flow(t_min=1.0), "t_min"),
-        (lambda: xhat.VE(0.0, 1.0), "sigma_min"),
-        (lambda: xhat.VE(2.0, 1.0), "sigma_min"),
-        (lambda: xhat.VE().rescale_zero_terminal(), "VE"),
-        (lambda: xhat.Learned().rescale_zero_terminal(), "logsnr_min"),
+        (lambda: xhat.schedules.VE(0.0, 1.0), "sigma_min"),
+        (lambda: xhat.schedules.VE(2.0, 1.0), "sigma_min"),
+        (lambda: xhat.schedules.VE().rescale_zero_terminal(), "VE"),
+        (lambda: xhat.schedules.Learned().rescale_zero_terminal(), "logsnr_min"),
     ],
 )
 def test_bad_input_is_refused_with_a_reason(make, match):
@@ -277,7 +278,7 @@ def test_the_first_step_adds_noise_under_autocast_and_bf16_casts(dtype):
 
 @pytest.mark.trap(6)
 def test_learned_schedule_is_not_rounded_by_autocast():
-    schedule, t = xhat.Learned(), torch.linspace(0, 1, 11)
+    schedule, t = xhat.schedules.Learned(), torch.linspace(0, 1, 11)
     plain = schedule.logsnr(t).detach()
     with torch.autocast("cpu", torch.bfloat16):
         close(schedule.logsnr(t).detach(), plain, rtol=0, atol=0)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import xhat
 from oracles import DISCRETE, SCHEDULES, STEP_TARGETS, TARGETS, ZERO_TERMINAL, GaussianData, exact, inner_times, noisy
-from xhat import FLOW, NOISE, POSTERIOR_MEAN, SCORE, STEP_NOISE, X0, Denoiser, Discrete, V, decode
-from xhat.diffusion.targets import forward_step
+from xhat import FLOW, NOISE, X0, Denoiser, Discrete, V, decode
+from xhat.diffusion.targets import POSTERIOR_MEAN, SCORE, STEP_NOISE, forward_step
 from xhat.tensors import over_images
 
 CASES = [(s, target) for s in SCHEDULES for target in TARGETS + (STEP_TARGETS if s in DISCRETE else [])]
@@ -64,7 +64,7 @@ def test_gains_on_a_variance_preserving_schedule(name):
     close(NOISE.gain(schedule, t), snr)
     close(V.gain(schedule, t), snr + 1)
     close(FLOW.gain(schedule, t), (1 + snr.sqrt()) ** 2)
-    close(xhat.SCALED_NOISE.gain(schedule, t), alpha**2)
+    close(xhat.targets.SCALED_NOISE.gain(schedule, t), alpha**2)
     close(SCORE.gain(schedule, t), alpha**2 / sigma**4)
 
 
@@ -75,7 +75,7 @@ def test_gains_on_rectified_flow(shift):
     schedule, t = xhat.Flow(shift), torch.linspace(0.01, 0.99, 30, dtype=torch.float64)
     close(FLOW.gain(schedule, t), (1 + (schedule.logsnr(t) / 2).exp()) ** 2)
     close(FLOW.gain(schedule, t), schedule.sigma(t) ** -2)
-    close(xhat.SCALED_NOISE.gain(schedule, t), schedule.alpha(t) ** 2)
+    close(xhat.targets.SCALED_NOISE.gain(schedule, t), schedule.alpha(t) ** 2)
 
 
 @pytest.mark.trap(20)
@@ -84,7 +84,7 @@ def test_signs_by_hand():
     schedule = Discrete(torch.tensor([0.36, 0.09], dtype=torch.float64))
     t = torch.tensor([0.5], dtype=torch.float64)
     x0, noise = torch.full((1, 1, 1, 1), 2.0).double(), torch.full((1, 1, 1, 1), 3.0).double()
-    expected = {X0: 2.0, NOISE: 3.0, V: 0.6 * 3 - 0.8 * 2, FLOW: 3.0 - 2.0, SCORE: -3 / 0.8, xhat.SCALED_NOISE: 2.4}
+    expected = {X0: 2.0, NOISE: 3.0, V: 0.6 * 3 - 0.8 * 2, FLOW: 3.0 - 2.0, SCORE: -3 / 0.8, xhat.targets.SCALED_NOISE: 2.4}
     for target, value in expected.items():
         assert target.of(schedule, t, x0, noise).item() == pytest.approx(value, rel=1e-12)
 
@@ -109,27 +109,27 @@ def test_v_is_the_angular_derivative_of_the_circular_path(draw_of):
 def test_edm_of_unit_data_is_minus_v(name, draw_of):
     schedule, (x0, noise) = SCHEDULES[name](), draw_of(10)
     t = inner_times(schedule, 10)
-    close(xhat.edm(1.0).of(schedule, t, x0, noise), -V.of(schedule, t, x0, noise))
+    close(xhat.targets.edm(1.0).of(schedule, t, x0, noise), -V.of(schedule, t, x0, noise))
 
 
 def test_edm_is_the_papers_preconditioning(draw_of):
     """D(x) = c_skip x + c_out F(c_in x; c_noise), table 1 of Karras et al. 2022, on the VE schedule."""
-    schedule, sd, (z, f) = xhat.VE(), 0.5, draw_of(12)
+    schedule, sd, (z, f) = xhat.schedules.VE(), 0.5, draw_of(12)
     t = inner_times(schedule, 12)
     sigma = over_images(schedule.sigma(t), z)
     c_skip, c_out = sd**2 / (sigma**2 + sd**2), sigma * sd / torch.sqrt(sigma**2 + sd**2)
-    x0, _ = decode(xhat.edm(sd), schedule, z, t, f)
+    x0, _ = decode(xhat.targets.edm(sd), schedule, z, t, f)
     close(x0, c_skip * z + c_out * f)
     c_in = 1 / torch.sqrt(schedule.sigma(t) ** 2 + sd**2)
-    close(xhat.edm(sd).scale_input(schedule, t), c_in)
-    close(xhat.log_sigma(schedule, t), schedule.sigma(t).log() / 4)
+    close(xhat.targets.edm(sd).scale_input(schedule, t), c_in)
+    close(xhat.time_inputs.log_sigma(schedule, t), schedule.sigma(t).log() / 4)
 
 
 @pytest.mark.parametrize("name", ["ve", "cosine", "flow"])
 @pytest.mark.parametrize("sd", [0.5, 2.0])
 def test_edm_gives_the_network_unit_variance_input_and_target(name, sd):
     """With independent x0 of variance sd²: var(scale z) = var(F) = 1 and they are uncorrelated."""
-    schedule, target = SCHEDULES[name](), xhat.edm(sd)
+    schedule, target = SCHEDULES[name](), xhat.targets.edm(sd)
     t = inner_times(schedule, 25)
     (a, b), alpha, sigma = target.coefficients(schedule, t), schedule.alpha(t), schedule.sigma(t)
     close((a * sd) ** 2 + b**2, torch.ones_like(t))
@@ -199,7 +199,7 @@ def test_score_is_the_gradient_of_the_exact_log_density(name, rng):
 
 
 @pytest.mark.parametrize("name", ZERO_TERMINAL)
-@pytest.mark.parametrize("target", [NOISE, SCORE, xhat.SCALED_NOISE], ids=lambda x: x.name)
+@pytest.mark.parametrize("target", [NOISE, SCORE, xhat.targets.SCALED_NOISE], ids=lambda x: x.name)
 @pytest.mark.trap(7)
 def test_noise_like_targets_are_refused_at_zero_terminal_snr(name, target):
     with pytest.raises(ValueError, match="V, FLOW or X0"):
@@ -214,7 +214,7 @@ def test_x0_is_refused_where_there_is_no_noise_to_read(schedule):
 
 
 @pytest.mark.parametrize("name", ZERO_TERMINAL)
-@pytest.mark.parametrize("target", [X0, V, FLOW, xhat.edm(0.5)], ids=lambda x: x.name)
+@pytest.mark.parametrize("target", [X0, V, FLOW, xhat.targets.edm(0.5)], ids=lambda x: x.name)
 @pytest.mark.trap(7)
 def test_zero_terminal_end_is_exact_and_differentiable(name, target, draw_of):
     """At alpha = 0 the value is the truth and every gradient is finite, in float32 as in training."""
@@ -243,4 +243,4 @@ def test_cosine_that_starts_at_alpha_bar_one_is_exact_at_its_start(draw_of):
 
 def test_edm_refuses_a_meaningless_sigma_data():
     with pytest.raises(ValueError, match="sigma_data"):
-        xhat.edm(0.0)
+        xhat.targets.edm(0.0)

@@ -10,7 +10,17 @@ from scipy import stats
 
 import xhat
 from oracles import SCHEDULES, GaussianData, ScaledX0
-from xhat import Adaptive, LogitNormal, LogNormalSigma, LossSecondMoment, OneLevel, Sequential, Stratified, Uniform, weightings
+from xhat import weightings
+from xhat.diffusion.times import (
+    Adaptive,
+    LogitNormal,
+    LogNormalSigma,
+    LossSecondMoment,
+    OneLevel,
+    Sequential,
+    Stratified,
+    Uniform,
+)
 
 
 def warm(times):

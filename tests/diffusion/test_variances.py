@@ -5,7 +5,8 @@ import torch
 
 import xhat
 from oracles import SCHEDULES, GaussianData, exact, inner_times
-from xhat import FIXED_LARGE, FORWARD, LEARNED, POSTERIOR, Denoiser, Discrete, V
+from xhat import Denoiser, Discrete, V
+from xhat.diffusion.variances import FIXED_LARGE, FORWARD, LEARNED, POSTERIOR
 
 
 def close(a, b, rtol=1e-9, atol=1e-12):
@@ -56,7 +57,7 @@ def test_the_last_steps_variance_changes_the_reconstruction_and_no_sample():
     assert torch.equal(*drawn)
     t = schedule.time(torch.ones(64, dtype=torch.int64)).double()
     z = schedule.alpha(t)[:, None, None, None] * x0.expand(-1, 1, 2, 2)
-    l0 = [-xhat.DISCRETIZED.log_prob(d, d(z, t), x0.expand(-1, 1, 2, 2)).mean() for d in (a, b)]
+    l0 = [-xhat.bound.DISCRETIZED.log_prob(d, d(z, t), x0.expand(-1, 1, 2, 2)).mean() for d in (a, b)]
     assert l0[1] < 0.97 * l0[0]
 
 

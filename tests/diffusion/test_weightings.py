@@ -9,20 +9,10 @@ from scipy import stats
 
 import xhat
 from oracles import SCHEDULES, GaussianData, ScaledX0, inner_times
-from xhat import (
-    FLOW,
-    NOISE,
-    SCALED_NOISE,
-    X0,
-    Denoiser,
-    Denoising,
-    LogitNormal,
-    Objective,
-    Term,
-    V,
-    convert_weighting,
-    weightings,
-)
+from xhat import FLOW, NOISE, X0, Denoiser, Denoising, Objective, Term, V, weightings
+from xhat.diffusion.targets import SCALED_NOISE
+from xhat.diffusion.times import LogitNormal
+from xhat.diffusion.weightings import convert_weighting
 
 VP = xhat.Cosine()
 
@@ -111,7 +101,7 @@ def test_p2_multiplies_the_noise_loss():
 @pytest.mark.trap(22)
 def test_edm_reads_sigma_data_from_the_target_and_is_one_in_its_space(sigma_data):
     """lambda(sigma) = (sigma² + sd²)/(sigma sd)² on x0 is the constant weight on EDM's F, on any schedule."""
-    target = xhat.edm(sigma_data)
+    target = xhat.targets.edm(sigma_data)
     weight = weightings.edm_weight(target)
     sigma2 = 1 / SNR
     close(weight(LOGSNR, VP), (sigma2 + sigma_data**2) / (sigma2 * sigma_data**2))
@@ -123,14 +113,14 @@ def test_edm_reads_sigma_data_from_the_target_and_is_one_in_its_space(sigma_data
         weightings.edm_weight(V)
 
 
-@pytest.mark.parametrize("space", [NOISE, V, FLOW, xhat.SCORE, xhat.edm(0.5)], ids=lambda x: x.name)
+@pytest.mark.parametrize("space", [NOISE, V, FLOW, xhat.targets.SCORE, xhat.targets.edm(0.5)], ids=lambda x: x.name)
 def test_moved_there_and_back_is_the_same(space):
     there_and_back = convert_weighting(convert_weighting(weightings.min_snr(5), X0, space), space, X0)
     close(there_and_back(LOGSNR, VP), SNR.clamp(max=5), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["cosine", "flow", "ve", "linear_beta"])
-@pytest.mark.parametrize("target", [NOISE, V, FLOW, xhat.edm(0.5)], ids=lambda x: x.name)
+@pytest.mark.parametrize("target", [NOISE, V, FLOW, xhat.targets.edm(0.5)], ids=lambda x: x.name)
 @pytest.mark.trap(1)
 def test_a_moved_weight_makes_the_same_loss_and_gradient(name, target, rng):
     """weight in x0 space and its moved twin in another space: equal values and gradients on one draw."""
@@ -158,7 +148,7 @@ def test_elbo_integral_does_not_depend_on_the_schedule():
     """∫ elbo f(logsnr) dt = ½ ∫ f dlogsnr between the same ends (VDM's invariance)."""
     x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(80))
     results = []
-    for schedule in (xhat.LinearLogSNR(-4, 6), xhat.Cosine(-4, 6), xhat.Learned(-4, 6, 16).double()):
+    for schedule in (xhat.schedules.LinearLogSNR(-4, 6), xhat.Cosine(-4, 6), xhat.schedules.Learned(-4, 6, 16).double()):
         logsnr = schedule.logsnr((x + 1) / 2).detach()
         value = weightings.elbo(logsnr, schedule).detach() * torch.exp(-(logsnr**2) / 8)
         results.append((value * w).sum().item() / 2)
@@ -179,20 +169,20 @@ def test_from_density_is_the_density_relative_to_uniform():
 def test_from_density_vanishes_at_the_ends_it_never_draws(dtype):
     """Uniform float32 times do round to 1; the logit-normal density there is 0, not 0/0."""
     schedule = xhat.Flow(t_min=0.0)
-    for times in (LogitNormal(), xhat.LogNormalSigma()):
+    for times in (LogitNormal(), xhat.times.LogNormalSigma()):
         weight = weightings.from_density(times)
         close(weight(schedule.logsnr(torch.tensor([0.0, 1.0], dtype=dtype)), schedule), torch.zeros(2, dtype=dtype))
 
 
 def test_edm_s_training_distribution_as_a_weighting_over_ve():
     """p(ln sigma) = N(-1.2, 1.2²) against VE's uniform ln sigma: the ratio of the two densities, truncated to the range."""
-    schedule = xhat.VE()
+    schedule = xhat.schedules.VE()
     t = inner_times(schedule, 15)
     log_sigma = schedule.sigma(t).log().numpy()
     low, high = math.log(0.002), math.log(80.0)
     inside = stats.norm.cdf(high, -1.2, 1.2) - stats.norm.cdf(low, -1.2, 1.2)
     expected = stats.norm.pdf(log_sigma, -1.2, 1.2) * (high - low) / inside
-    weight = weightings.from_density(xhat.LogNormalSigma())
+    weight = weightings.from_density(xhat.times.LogNormalSigma())
     close(weight(schedule.logsnr(t), schedule), torch.from_numpy(expected), rtol=1e-7)
 
 
@@ -212,7 +202,7 @@ ALL_WEIGHTS = {
     "truncated": weightings.truncated_snr,
     "p2": weightings.p2(),
     "debiased": weightings.debiased,
-    "edm": weightings.edm_weight(xhat.edm(0.5)),
+    "edm": weightings.edm_weight(xhat.targets.edm(0.5)),
     "elbo": weightings.elbo,
     "sigmoid": weightings.sigmoid(1.0),
     "clipped_velocity": weightings.clipped_velocity(),
@@ -242,7 +232,9 @@ def test_a_weighting_belongs_to_no_schedule():
     assert torch.equal(first, weight(LOGSNR, xhat.Flow()))
 
 
-@pytest.mark.parametrize("make", [lambda w: Denoising(X0, w), lambda w: xhat.ImageLoss(xhat.total_variation, weighting=w)])
+@pytest.mark.parametrize(
+    "make", [lambda w: Denoising(X0, w), lambda w: xhat.ImageLoss(xhat.penalties.total_variation, weighting=w)]
+)
 def test_what_cannot_be_called_with_logsnr_and_schedule_is_refused(make):
     with pytest.raises(ValueError, match=r"called with \(logsnr, schedule\).*write for example lambda logsnr, schedule"):
         make(lambda logsnr: logsnr)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from oracles import SCHEDULES, STEP_TARGETS, TARGETS, GaussianData, ScaledX0, exact
-from xhat import NOISE, POSTERIOR_MEAN, X0, Cosine, Denoiser, Discrete, Flow, LinearLogSNR, V
+from xhat import NOISE, X0, Cosine, Denoiser, Discrete, Flow, V
+from xhat.diffusion.schedules import LinearLogSNR
+from xhat.diffusion.targets import POSTERIOR_MEAN
 from xhat.evaluation.denoising import LEVELS, bits_between, denoising_error, reached, summary, x0_errors
 
 DATA = GaussianData()

@@ -13,19 +13,13 @@ from xhat import (
     DDIM,
     DDPM,
     X0,
-    AllSteps,
     Denoiser,
     Denoising,
-    DPMSolver2M,
-    Euler,
     FullChain,
-    Heun,
     ImageLoss,
     Last,
-    NoSteps,
     Objective,
     OneStep,
-    Paired,
     RandomLast,
     ReFL,
     Rollout,
@@ -33,13 +27,16 @@ from xhat import (
     Surrogate,
     Term,
     V,
-    between,
     every,
     weightings,
 )
 from xhat.config.expressions import evaluate
 from xhat.config.names import OF_TERMS
+from xhat.diffusion.weightings import between
 from xhat.errors import ConfigError
+from xhat.losses.penalties import Paired
+from xhat.sampling.differentiate import AllSteps, NoSteps
+from xhat.sampling.samplers import DPMSolver2M, Euler, Heun
 from xhat.sampling.spacings import rollout_times, uniform_times
 from xhat.tensors import over_images
 
@@ -309,7 +306,7 @@ def test_a_chain_is_a_function_of_seed_step_and_sample_alone():
 def test_a_full_chain_is_not_importance_weighted():
     """Its value does not depend on where the times were drawn; a rollout's is corrected."""
     values = {}
-    for name, times in (("uniform", xhat.Uniform()), ("skewed", xhat.LogitNormal(1.0, 0.7))):
+    for name, times in (("uniform", xhat.times.Uniform()), ("skewed", xhat.times.LogitNormal(1.0, 0.7))):
         denoiser, _, x0 = make(OneStep())
         objective = Objective(denoiser, {"i": Term(ImageLoss(penalty, FullChain(steps=3)))}, times, seed=5)
         values[name] = objective(x0)["i"]

@@ -66,7 +66,7 @@ def test_the_error_is_that_of_y_in_its_space(space, norm, images):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "flow", "ve", "linear_beta"])
-@pytest.mark.parametrize("space", [X0, NOISE, V, FLOW, xhat.SCALED_NOISE], ids=lambda x: x.name)
+@pytest.mark.parametrize("space", [X0, NOISE, V, FLOW, xhat.targets.SCALED_NOISE], ids=lambda x: x.name)
 @pytest.mark.trap(1)
 @pytest.mark.trap(2)
 def test_squared_errors_of_all_spaces_are_the_x0_error_times_the_gain(schedule, space, images):

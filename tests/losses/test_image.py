@@ -10,21 +10,9 @@ from torch import nn
 
 import xhat
 from oracles import SCHEDULES, SHAPE, GaussianData, MixtureData, ScaledX0
-from xhat import (
-    X0,
-    Denoiser,
-    Denoising,
-    ImageLoss,
-    Objective,
-    OneStep,
-    Term,
-    V,
-    between,
-    out_of_range,
-    per_image,
-    total_variation,
-    weightings,
-)
+from xhat import X0, Denoiser, Denoising, ImageLoss, Objective, OneStep, Term, V, weightings
+from xhat.diffusion.weightings import between
+from xhat.losses.penalties import out_of_range, per_image, total_variation
 
 EVERYWHERE = between(-math.inf, math.inf)
 
@@ -108,7 +96,7 @@ def test_no_second_network_call(drawn):
     ImageLoss(total_variation)(denoiser, draw)
 
 
-@pytest.mark.parametrize("target", [X0, V, xhat.NOISE, xhat.edm(0.5)], ids=lambda x: x.name)
+@pytest.mark.parametrize("target", [X0, V, xhat.NOISE, xhat.targets.edm(0.5)], ids=lambda x: x.name)
 def test_one_step_is_the_same_image_whatever_the_network_predicts(target, rng):
     schedule, x0 = SCHEDULES["cosine"](), GaussianData().sample(4, rng)
     objective = Objective(Denoiser(ScaledX0(schedule, target), schedule, target), {"i": Term(ImageLoss(total_variation))})
@@ -246,4 +234,4 @@ def test_the_penalty_of_images_alone_sees_them_decoded():
     images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     loss = xhat.ImageLoss(lambda x: x.flatten(1).mean(1), decode=lambda z: 2 * z + 1)
     torch.testing.assert_close(loss.of_images()(images), 2 * images.mean((1, 2, 3)) + 1)
-    assert xhat.ImageLoss(xhat.Paired(lambda a, b: (a - b).flatten(1).mean(1))).of_images() is None
+    assert xhat.ImageLoss(xhat.penalties.Paired(lambda a, b: (a - b).flatten(1).mean(1))).of_images() is None

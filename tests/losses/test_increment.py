@@ -7,7 +7,8 @@ import torch
 
 import xhat
 from oracles import DISCRETE, SCHEDULES, GaussianData, ScaledX0
-from xhat import STEP_NOISE, Denoiser, Denoising, Increment, Objective, Term, weightings
+from xhat import Denoiser, Denoising, Increment, Objective, Term, weightings
+from xhat.diffusion.targets import STEP_NOISE
 from xhat.losses.increment import last_step
 
 DATA = GaussianData(mean=0.3, std=0.5)

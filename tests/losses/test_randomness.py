@@ -10,8 +10,6 @@ from oracles import ScaledX0
 from xhat import (
     DDIM,
     DDPM,
-    LEARNED,
-    AllSteps,
     Denoiser,
     Denoising,
     FullChain,
@@ -23,15 +21,17 @@ from xhat import (
     RandomLast,
     ReFL,
     Rollout,
-    ScheduleVariance,
     Shard,
     Surrogate,
     Term,
     VariationalBound,
-    total_variation,
 )
+from xhat.diffusion.variances import LEARNED
+from xhat.losses.penalties import total_variation
+from xhat.losses.variational import ScheduleVariance
+from xhat.sampling.differentiate import AllSteps
 
-CONTINUOUS, GRID = xhat.LinearLogSNR, lambda: xhat.Discrete.linear_beta(20, 1e-3, 0.2)
+CONTINUOUS, GRID = xhat.schedules.LinearLogSNR, lambda: xhat.Discrete.linear_beta(20, 1e-3, 0.2)
 
 
 def image(estimate):
@@ -43,8 +43,8 @@ LOSSES = {
     "uncertainty": (CONTINUOUS, lambda: xhat.LearnedUncertainty(Denoising())),
     "bound": (CONTINUOUS, VariationalBound),
     "bound on a grid": (GRID, VariationalBound),
-    "hybrid": (GRID, lambda: Hybrid(learns=xhat.everything)),
-    "schedule variance": (lambda: xhat.Learned(features=4).double(), ScheduleVariance),
+    "hybrid": (GRID, lambda: Hybrid(learns=xhat.losses.variational.everything)),
+    "schedule variance": (lambda: xhat.schedules.Learned(features=4).double(), ScheduleVariance),
     "increment": (GRID, Increment),
     "one step": (CONTINUOUS, image(xhat.OneStep())),
     "rollout": (CONTINUOUS, image(Rollout(DDIM(eta=0.5), 3, AllSteps()))),

@@ -6,7 +6,8 @@ from torch import nn
 
 import xhat
 from oracles import SCHEDULES, GaussianData, ScaledX0
-from xhat import NOISE, X0, Denoiser, Denoising, LearnedUncertainty, Objective, Term, V, from_density, min_snr
+from xhat import NOISE, X0, Denoiser, Denoising, LearnedUncertainty, Objective, Term, V, min_snr
+from xhat.diffusion.weightings import from_density
 
 LOGSNR = torch.linspace(-9, 9, 37, dtype=torch.float64)
 VP = xhat.Cosine()
@@ -44,7 +45,7 @@ def test_it_starts_as_the_loss_that_it_balances():
 )
 def test_the_loss_is_the_balanced_one_and_the_offset(loss):
     """outer (L e^-u + u) (EDM2, eq. 14), with u and outer of any size."""
-    schedule, outer = SCHEDULES["linear_beta"](), from_density(xhat.LogitNormal())
+    schedule, outer = SCHEDULES["linear_beta"](), from_density(xhat.times.LogitNormal())
     own = LearnedUncertainty(loss, outer)
     nn.init.constant_(own.gains, 0.1)
     denoiser = Denoiser(ScaledX0(schedule, V), schedule, V)

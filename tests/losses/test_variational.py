@@ -7,10 +7,11 @@ import torch
 
 import xhat
 from oracles import GaussianData, ScaledX0, exact, noisy
-from xhat import Denoising, Hybrid, Objective, ScheduleVariance, Term, VariationalBound, variational_bound
+from xhat import Denoising, Hybrid, Objective, Term, VariationalBound, variational_bound
 from xhat.bound.eight_bit import DiscretizedGaussian
 from xhat.bound.terms import bits_per_dim, prior_term, step_term
 from xhat.diffusion.gaussians import Gaussian, kl, posterior
+from xhat.losses.variational import ScheduleVariance
 from xhat.tensors import over_images
 
 LN2 = math.log(2)
@@ -44,7 +45,7 @@ def objective_of(denoiser, loss):
     return Objective(denoiser, {"bound": Term(loss)})
 
 
-@pytest.mark.parametrize("target", [xhat.NOISE, xhat.POSTERIOR_MEAN, xhat.V], ids=lambda t: t.name)
+@pytest.mark.parametrize("target", [xhat.NOISE, xhat.targets.POSTERIOR_MEAN, xhat.V], ids=lambda t: t.name)
 def test_the_mean_over_all_steps_is_the_measured_bound(target):
     """E_t of the loss is the sum of all T terms: same images, same noise."""
     schedule = xhat.Discrete.linear_beta(20, 1e-3, 0.2)
@@ -60,7 +61,7 @@ def test_the_mean_over_all_steps_is_the_measured_bound(target):
 
 
 def test_continuous_time_is_vdms_three_losses():
-    schedule = xhat.LinearLogSNR()
+    schedule = xhat.schedules.LinearLogSNR()
     denoiser = xhat.Denoiser(ScaledX0(schedule, xhat.NOISE), schedule, xhat.NOISE)
     objective = objective_of(denoiser, VariationalBound())
     x0, t = eight_bit(16, 1, 2, 2), torch.linspace(0.01, 0.99, 16, dtype=torch.float64)
@@ -86,7 +87,7 @@ def test_hybrid_is_improved_ddpms_loss():
     """mse + lambda · T · mean_t(L_t) with lambda = 0.001; the bound trains the variance head alone."""
     schedule = xhat.Discrete.cosine_beta(40)
     net = TwoHeads()
-    denoiser = xhat.Denoiser(net, schedule, xhat.NOISE, variance=xhat.LEARNED)
+    denoiser = xhat.Denoiser(net, schedule, xhat.NOISE, variance=xhat.variances.LEARNED)
     objective = objective_of(denoiser, Hybrid())
     x0 = eight_bit(40, 1, 2, 2)
     noise = torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -124,9 +125,9 @@ def test_hybrid_is_improved_ddpms_loss():
 def test_the_general_form_trains_everything_with_the_bound():
     """reconstruction + beta · KL without the stop-gradient equals two terms."""
     schedule = xhat.Discrete.cosine_beta(40)
-    denoiser = xhat.Denoiser(TwoHeads(), schedule, xhat.V, variance=xhat.LEARNED)
-    simple = Denoising(xhat.V, norm=xhat.absolute)
-    one = Objective(denoiser, {"hybrid": Term(Hybrid(0.3, simple, xhat.everything))})
+    denoiser = xhat.Denoiser(TwoHeads(), schedule, xhat.V, variance=xhat.variances.LEARNED)
+    simple = Denoising(xhat.V, norm=xhat.norms.absolute)
+    one = Objective(denoiser, {"hybrid": Term(Hybrid(0.3, simple, xhat.losses.variational.everything))})
     two = Objective(denoiser, {"simple": Term(simple), "bound": Term(VariationalBound(), weight=0.3)})
     x0 = eight_bit(8, 1, 2, 2)
     a, b = one(x0)["loss"], two(x0)["loss"]
@@ -144,16 +145,20 @@ def test_a_variance_head_that_is_not_there_is_refused():
 
 
 @pytest.mark.parametrize(
-    "loss", [Hybrid(), VariationalBound(xhat.variance_only), VariationalBound()], ids=["hybrid", "head", "all"]
+    "loss",
+    [Hybrid(), VariationalBound(xhat.losses.variational.variance_only), VariationalBound()],
+    ids=["hybrid", "head", "all"],
 )
 def test_continuous_time_has_no_variance_to_learn(loss):
     """Its bound does not depend on the variance: the head would get no gradient, silently."""
-    denoiser = xhat.Denoiser(TwoHeads(), xhat.Cosine(), xhat.V, variance=xhat.LEARNED)
+    denoiser = xhat.Denoiser(TwoHeads(), xhat.Cosine(), xhat.V, variance=xhat.variances.LEARNED)
     with pytest.raises(ValueError, match="continuous time has no reverse variance to learn: use linear_beta or cosine_beta"):
         objective_of(denoiser, loss)(eight_bit(4, 1, 2, 2))
 
 
-@pytest.mark.parametrize("schedule", [xhat.LinearLogSNR(), xhat.Discrete.linear_beta(1000)], ids=["continuous", "discrete"])
+@pytest.mark.parametrize(
+    "schedule", [xhat.schedules.LinearLogSNR(), xhat.Discrete.linear_beta(1000)], ids=["continuous", "discrete"]
+)
 def test_a_latent_is_refused_by_the_loss_too(schedule):
     """At whatever step: here one far from the decoder's."""
     objective = objective_of(exact(GaussianData(), schedule), VariationalBound())
@@ -169,7 +174,7 @@ def test_the_gradient_is_finite_at_every_step_and_for_absurd_networks():
     for scale in (0.0, 1.0, 1e4):
         net = TwoHeads()
         net.mean.data.fill_(scale)
-        denoiser = xhat.Denoiser(net, schedule, xhat.NOISE, variance=xhat.LEARNED)
+        denoiser = xhat.Denoiser(net, schedule, xhat.NOISE, variance=xhat.variances.LEARNED)
         objective = objective_of(denoiser, VariationalBound())
         t = schedule.time(torch.tensor([1, 2, 3, 500, 999, 1000])).double()
         x0 = eight_bit(6, 1, 2, 2)
@@ -180,7 +185,7 @@ def test_the_gradient_is_finite_at_every_step_and_for_absurd_networks():
             assert torch.isfinite(g)
 
 
-@pytest.mark.parametrize("variance", [xhat.POSTERIOR, xhat.FORWARD], ids=["posterior", "forward"])
+@pytest.mark.parametrize("variance", [xhat.variances.POSTERIOR, xhat.variances.FORWARD], ids=["posterior", "forward"])
 def test_its_effective_weighting_is_the_weight_of_the_noise_error(variance):
     """The derivative of the loss with respect to the squared error, by a change of the error."""
     schedule = xhat.Discrete.linear_beta(50, 1e-3, 0.2)
@@ -192,7 +197,7 @@ def test_its_effective_weighting_is_the_weight_of_the_noise_error(variance):
     z = noisy(schedule, t, x0, noise)
 
     def value(shift):
-        prediction = xhat.Prediction(denoiser, z, t, noise + shift, None)
+        prediction = xhat.diffusion.denoiser.Prediction(denoiser, z, t, noise + shift, None)
         return loss(denoiser, xhat.Draw(x0, t, noise, z, prediction, t, None, 0, 0))
 
     slope = value(1.0) - value(0.0)  # the mean squared error grows by 1
@@ -216,7 +221,7 @@ def test_its_effective_weighting_in_continuous_time_is_that_of_the_times_it_draw
 
     def value(error):
         raw = denoiser.target.of(schedule, t, *_moved(schedule, z, t, noise, error))
-        prediction = xhat.Prediction(denoiser, z, t, raw, None)
+        prediction = xhat.diffusion.denoiser.Prediction(denoiser, z, t, raw, None)
         return loss(denoiser, xhat.Draw(x0, t, noise, z, prediction, t, None, 0, 0))
 
     slope = value(1.0) - value(0.0)  # the mean squared error of the noise grows by 1
@@ -259,7 +264,7 @@ class Scaled(torch.nn.Module):
 
 def learned_setting():
     data = GaussianData(std=0.1)
-    schedule = xhat.Learned(logsnr_min=-6, logsnr_max=9, features=16).double()
+    schedule = xhat.schedules.Learned(logsnr_min=-6, logsnr_max=9, features=16).double()
     denoiser = exact(data, schedule, xhat.NOISE)
     t = (torch.arange(512, dtype=torch.float64) + 0.5) / 512
     generator = torch.Generator().manual_seed(0)

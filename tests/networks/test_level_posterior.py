@@ -55,7 +55,7 @@ def test_float32_resolves_the_gradients_at_low_noise():
 
 def test_a_learned_schedule_gets_its_whole_gradient():
     """Through z/alpha and through the precision: against finite differences of the continuous-time bound."""
-    schedule = xhat.Learned(features=4).double()
+    schedule = xhat.schedules.Learned(features=4).double()
     denoiser = xhat.Denoiser(LevelPosterior(1, 8, widths=(8,), blocks=(1,), features=4).double(), schedule, xhat.X0)
     own = torch.Generator().manual_seed(0)
     x0 = torch.randint(0, 256, (8, 1, 8, 8), generator=own).double() / 127.5 - 1
@@ -80,7 +80,7 @@ def test_a_learned_schedule_gets_its_whole_gradient():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_at_low_noise_it_reads_the_pixels_themselves(channels):
     """float32, logsnr 14: an untrained network still knows every level."""
-    schedule = xhat.LinearLogSNR(-8.0, 14.0)
+    schedule = xhat.schedules.LinearLogSNR(-8.0, 14.0)
     net = LevelPosterior(channels, widths=(8, 8), blocks=(1, 1))
     denoiser = xhat.Denoiser(net, schedule, xhat.X0)
     x0 = torch.randint(0, 256, (8, channels, 8, 8)) / 127.5 - 1
@@ -94,8 +94,8 @@ def test_at_low_noise_it_reads_the_pixels_themselves(channels):
 def test_it_says_what_it_reads_and_predicts():
     net = LevelPosterior(widths=(8, 8), blocks=(1, 1))
     with pytest.raises(ValueError, match="LevelPosterior predicts x0, not v: use target x0"):
-        xhat.Denoiser(net, xhat.LinearLogSNR(), xhat.V)
-    schedule = xhat.LinearLogSNR()
+        xhat.Denoiser(net, xhat.schedules.LinearLogSNR(), xhat.V)
+    schedule = xhat.schedules.LinearLogSNR()
     denoiser = xhat.Denoiser(net, schedule, xhat.X0)
     t = torch.tensor([0.3])
     torch.testing.assert_close(denoiser.time_input(schedule, t), -schedule.logsnr(t) / 8)

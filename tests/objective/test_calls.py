@@ -11,7 +11,8 @@ from torch import nn
 
 import xhat
 from oracles import SCHEDULES, MixtureData, ScaledX0
-from xhat import NOISE, X0, Denoising, DualAscent, Objective, Shard, Term, V, every
+from xhat import NOISE, X0, Denoising, Objective, Shard, Term, V, every
+from xhat.objective.multipliers import DualAscent
 
 
 def simple(schedule="cosine", target=V, terms=None, **kwargs):
@@ -86,7 +87,9 @@ def test_micro_batches_of_unlike_size_share_no_noise(images):
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["step", "no step"])
-@pytest.mark.parametrize("times", [xhat.Stratified, lambda: xhat.LogitNormal(0.0, 1.0)], ids=["stratified", "logit_normal"])
+@pytest.mark.parametrize(
+    "times", [xhat.times.Stratified, lambda: xhat.times.LogitNormal(0.0, 1.0)], ids=["stratified", "logit_normal"]
+)
 def test_two_micro_batches_with_a_shard_are_one_batch(images, times, told):
     """Loss and gradient of accumulation equal those of the whole batch, where the caller says which part is which."""
     whole, parts = simple(times=times()), simple(times=times())
@@ -101,7 +104,7 @@ def test_two_micro_batches_with_a_shard_are_one_batch(images, times, told):
 
 @pytest.mark.parametrize("step", [torch.tensor(3), 3.0, np.int64(3), np.float32(3), torch.tensor(3.0)], ids=repr)
 def test_a_whole_number_of_any_type_is_that_step(images, step):
-    gate = xhat.randomly(0.5)
+    gate = xhat.gates.randomly(0.5)
     terms = {"d": Term(Denoising()), "e": Term(Denoising(X0), when=gate)}
     assert losses(simple(terms=terms), ((images,), {"step": step})) == losses(simple(terms=terms), ((images,), {"step": 3}))
 
@@ -115,7 +118,7 @@ def test_what_is_no_step_is_refused_and_changes_nothing(images, step):
 
 
 @pytest.mark.parametrize("cut", [3, 5])
-@pytest.mark.parametrize("times", [xhat.Stratified, lambda: xhat.Adaptive(bins=2)], ids=["stratified", "adaptive"])
+@pytest.mark.parametrize("times", [xhat.times.Stratified, lambda: xhat.times.Adaptive(bins=2)], ids=["stratified", "adaptive"])
 def test_parts_of_unequal_size_are_one_batch_too(images, times, cut):
     """Without a step: the parts of one batch are one step, whatever their sizes, and a learned density takes in all of it."""
     whole, parts = simple(times=times()), simple(times=times())
@@ -124,14 +127,14 @@ def test_parts_of_unequal_size_are_one_batch_too(images, times, cut):
         first, second = images.split((cut, 8 - cut))
         a, b = (parts(x, shard=Shard(at, 8))["loss"].item() for x, at in ((first, 0), (second, cut)))
         assert (cut * a + (8 - cut) * b) / 8 == pytest.approx(total, rel=1e-6)
-    if isinstance(parts.times, xhat.Adaptive):
+    if isinstance(parts.times, xhat.times.Adaptive):
         assert parts.times.seen.sum() > 0
         torch.testing.assert_close(parts.times.average, whole.times.average, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.trap(37)
 def test_only_the_loss_has_a_graph(images):
-    terms = {"d": Term(Denoising()), "i": Term(xhat.ImageLoss(xhat.total_variation), DualAscent(0.1))}
+    terms = {"d": Term(Denoising()), "i": Term(xhat.ImageLoss(xhat.penalties.total_variation), DualAscent(0.1))}
     values = simple(terms=terms)(images)
     assert {name for name, value in values.items() if value.requires_grad} == {"loss"}
 
@@ -157,7 +160,17 @@ def test_a_loop_that_forgot_the_step_trains_as_one_that_did_not(rng):
     assert counted == named < 0.9 * repeated
 
 
-ALL = [X0, NOISE, V, xhat.SCALED_NOISE, xhat.STEP_NOISE, xhat.POSTERIOR_MEAN, xhat.SCORE, xhat.FLOW, xhat.edm(0.5)]
+ALL = [
+    X0,
+    NOISE,
+    V,
+    xhat.targets.SCALED_NOISE,
+    xhat.targets.STEP_NOISE,
+    xhat.targets.POSTERIOR_MEAN,
+    xhat.targets.SCORE,
+    xhat.FLOW,
+    xhat.targets.edm(0.5),
+]
 
 
 class OwnTarget(nn.Module):
@@ -190,11 +203,14 @@ def test_copies_of_network_denoiser_and_objective_are_the_same(images, target, c
     xhat.Denoiser(of(denoiser.net), schedule, target)  # accepted with the target that it has
     terms = {
         "d": Term(
-            Denoising(target, weighting=xhat.convert_weighting(xhat.min_snr(5), X0, target)), when=xhat.reweighted(every(1))
+            Denoising(target, weighting=xhat.weightings.convert_weighting(xhat.min_snr(5), X0, target)),
+            when=xhat.gates.reweighted(every(1)),
         ),
-        "i": Term(xhat.ImageLoss(xhat.total_variation), DualAscent(0.1), xhat.both(every(1), xhat.after(0))),
+        "i": Term(
+            xhat.ImageLoss(xhat.penalties.total_variation), DualAscent(0.1), xhat.gates.both(every(1), xhat.gates.after(0))
+        ),
     }
-    objective = Objective(denoiser, terms, xhat.Adaptive(bins=4))
+    objective = Objective(denoiser, terms, xhat.times.Adaptive(bins=4))
     objective(images)
     other = of(objective)
     assert other.denoiser.target == target

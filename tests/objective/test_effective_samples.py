@@ -7,8 +7,9 @@ import torch
 
 import xhat
 from oracles import SCHEDULES, ScaledX0
-from xhat import FLOW, X0, Denoiser, Denoising, Flow, LogitNormal, LogNormalSigma, Objective, Term, weightings
+from xhat import FLOW, X0, Denoiser, Denoising, Flow, Objective, Term, weightings
 from xhat.config.presets import preset_names
+from xhat.diffusion.times import LogitNormal, LogNormalSigma
 from xhat.diffusion.weightings import from_density
 from xhat.objective.effective_samples import effective_share, effective_shares
 
@@ -37,7 +38,7 @@ def test_the_share_is_that_of_the_samples_drawn():
     [
         (lambda: LogitNormal(0.8, 0.8), Flow, "LogitNormal"),
         (lambda: LogitNormal(0.0, 1.0), Flow, "LogitNormal"),  # SD3's script, where the density is the weighting
-        (LogNormalSigma, xhat.VE, "LogNormalSigma"),
+        (LogNormalSigma, xhat.schedules.VE, "LogNormalSigma"),
         (LogNormalSigma, xhat.Cosine, "LogNormalSigma"),
     ],
     ids=["jit", "sd3", "edm", "cosine"],
@@ -59,7 +60,9 @@ def test_the_constructor_says_that_a_density_wastes_samples_and_names_the_way_ou
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "flow", "linear_beta"])
-@pytest.mark.parametrize("times", [xhat.Stratified, xhat.Uniform, xhat.Adaptive, lambda: LogitNormal(0.0, 2.0)])
+@pytest.mark.parametrize(
+    "times", [xhat.times.Stratified, xhat.times.Uniform, xhat.times.Adaptive, lambda: LogitNormal(0.0, 2.0)]
+)
 def test_nobody_is_told_where_samples_count(times, schedule):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -70,7 +73,7 @@ def test_nobody_is_told_where_samples_count(times, schedule):
 def test_an_uneven_weighting_under_uniform_times_is_nobodys_mistake():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        objective(xhat.Stratified(), from_density(LogNormalSigma()), xhat.VE(), X0)
+        objective(xhat.times.Stratified(), from_density(LogNormalSigma()), xhat.schedules.VE(), X0)
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -90,8 +93,8 @@ def test_sd3s_density_corrected_for_importance_is_another_objective():
     """Drawing logit-normal times and dividing by the density learns the uniform loss, not SD3's."""
     schedule, own = Flow(), torch.Generator().manual_seed(0)
     as_weighting, corrected = (
-        objective(xhat.Stratified(), from_density(LogitNormal(0, 1))),
-        objective(xhat.Stratified()),
+        objective(xhat.times.Stratified(), from_density(LogitNormal(0, 1))),
+        objective(xhat.times.Stratified()),
     )
     x0 = torch.randn(4000, 1, 2, 2, generator=own).double()
     logsnr = torch.tensor([-3.0, 0.0, 3.0]).double()
@@ -106,7 +109,7 @@ def test_sd3s_density_corrected_for_importance_is_another_objective():
 def test_a_hybrid_has_the_weighting_of_its_simple_loss():
     simple = Denoising(FLOW, from_density(LogitNormal(0, 1)))
     schedule = Flow()
-    hybrid = Term(xhat.Hybrid(simple=simple, learns=xhat.everything))
+    hybrid = Term(xhat.Hybrid(simple=simple, learns=xhat.losses.variational.everything))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = Objective(Denoiser(ScaledX0(schedule, FLOW), schedule, FLOW), {"h": hybrid}, LogitNormal(0, 1))

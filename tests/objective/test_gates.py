@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from xhat import after, always, both, every, randomly, reweighted
+from xhat import every
+from xhat.objective.gates import after, always, both, randomly, reweighted
 
 
 def open_steps(gate, steps=60, seed=0):

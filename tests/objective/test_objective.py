@@ -9,26 +9,9 @@ from torch import nn
 
 import xhat
 from oracles import SCHEDULES, SHAPE, Constant, GaussianData, MixtureData, ScaledX0, exact, inner_times
-from xhat import (
-    FLOW,
-    NOISE,
-    X0,
-    Adaptive,
-    Denoiser,
-    Denoising,
-    ImageLoss,
-    LogitNormal,
-    LogNormalSigma,
-    LossSecondMoment,
-    Objective,
-    Shard,
-    Stratified,
-    Term,
-    Uniform,
-    V,
-    between,
-    weightings,
-)
+from xhat import FLOW, NOISE, X0, Denoiser, Denoising, ImageLoss, Objective, Shard, Term, V, weightings
+from xhat.diffusion.times import Adaptive, LogitNormal, LogNormalSigma, LossSecondMoment, Stratified, Uniform
+from xhat.diffusion.weightings import between
 from xhat.objective.draw import Draw
 from xhat.objective.gates import every, randomly
 from xhat.objective.terms import Loss
@@ -157,7 +140,7 @@ class NoiseTimesK(nn.Module):
         return self.k * z / over_images(self.schedule.sigma(t), z)
 
 
-@pytest.mark.parametrize("space", [NOISE, X0, V, FLOW, xhat.SCORE, xhat.edm(0.5)], ids=str)
+@pytest.mark.parametrize("space", [NOISE, X0, V, FLOW, xhat.targets.SCORE, xhat.targets.edm(0.5)], ids=str)
 @pytest.mark.trap(30)
 def test_input_perturbation_teaches_the_same_in_every_space(space):
     """On data 0 the network sees sigma (noise + gamma xi): the best k is 1/(1 + gamma²) in any space."""
@@ -178,7 +161,7 @@ def test_input_perturbation_teaches_the_same_in_every_space(space):
     assert at_0 / (at_0 - at_1) == pytest.approx(1 / (1 + gamma**2), abs=0.01)
 
 
-@pytest.mark.parametrize("space", [X0, V, FLOW, xhat.edm(0.5)], ids=str)
+@pytest.mark.parametrize("space", [X0, V, FLOW, xhat.targets.edm(0.5)], ids=str)
 @pytest.mark.parametrize("target", [NOISE, V, X0], ids=str)
 @pytest.mark.trap(30)
 def test_a_moved_weighting_is_the_same_loss_under_input_perturbation(images, space, target):
@@ -381,7 +364,7 @@ def test_losses_with_parameters_are_the_objectives(images):
         ("cosine", V, NOISE, weightings.constant),
         ("linear_beta", NOISE, NOISE, weightings.p2()),
         ("flow", FLOW, FLOW, weightings.from_density(LogitNormal())),
-        ("ve", xhat.edm(0.5), X0, weightings.edm_weight(xhat.edm(0.5))),
+        ("ve", xhat.targets.edm(0.5), X0, weightings.edm_weight(xhat.targets.edm(0.5))),
         ("discrete_rescaled", V, V, weightings.constant),
     ],
     ids=str,
@@ -389,7 +372,10 @@ def test_losses_with_parameters_are_the_objectives(images):
 @pytest.mark.parametrize("times", [Stratified, lambda: LogNormalSigma(0.0, 1.5)], ids=["uniform", "log_normal"])
 def test_gradients_by_finite_differences(images, schedule, target, space, weight, times):
     """d loss/d scale of the whole objective, an image term included."""
-    terms = {"d": Term(Denoising(space=space, weighting=weight)), "i": Term(ImageLoss(xhat.total_variation), weight=0.1)}
+    terms = {
+        "d": Term(Denoising(space=space, weighting=weight)),
+        "i": Term(ImageLoss(xhat.penalties.total_variation), weight=0.1),
+    }
     objective = simple(schedule, target, terms, times=times()).eval()  # the same draw at each call
     scale = objective.denoiser.net.scale
     (grad,) = torch.autograd.grad(objective(images, step=2)["loss"], scale)
@@ -430,9 +416,11 @@ COSINE = xhat.Cosine(-math.inf, math.inf)
         (xhat.Flow(), FLOW, Denoising(weighting=weightings.sigmoid(2.0)), torch.sigmoid(2 - LOGSNR)),
         # EDM: N(l; 2.4, 2.4²) (1 + 4 e^-l), its density in l = -2 ln sigma and weight per noise error; 2 is the bound's ½
         (
-            xhat.VE(1e-4, 1e4),
-            xhat.edm(0.5),
-            Denoising(X0, weightings.product(weightings.from_density(LogNormalSigma()), weightings.edm_weight(xhat.edm(0.5)))),
+            xhat.schedules.VE(1e-4, 1e4),
+            xhat.targets.edm(0.5),
+            Denoising(
+                X0, weightings.product(weightings.from_density(LogNormalSigma()), weightings.edm_weight(xhat.targets.edm(0.5)))
+            ),
             torch.exp(-0.5 * ((LOGSNR - 2.4) / 2.4) ** 2) / (2.4 * math.sqrt(2 * math.pi)) * (1 + 4 / SNR) * 2,
         ),
     ],
@@ -446,8 +434,8 @@ def test_effective_weighting_adds_terms_and_ignores_what_is_no_squared_error():
     losses = [
         (0.5, Denoising(space=V)),
         (2.0, Denoising()),
-        (9.0, ImageLoss(xhat.total_variation)),
-        (9.0, Denoising(norm=xhat.absolute)),
+        (9.0, ImageLoss(xhat.penalties.total_variation)),
+        (9.0, Denoising(norm=xhat.norms.absolute)),
     ]
     expected = torch.exp(-LOGSNR / 2) / math.pi + 2 / (math.pi * torch.cosh(LOGSNR / 2))
     close(relative(COSINE, V, losses, LOGSNR), expected, rtol=1e-6)

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import xhat
-from xhat import DDIM, FORWARD, LEARNED, NOISE, POSTERIOR, X0, Denoiser, Discrete, V
+from xhat import DDIM, NOISE, X0, Denoiser, Discrete, V
 from xhat.config.build import build_denoiser
 from xhat.config.config import Config
 from xhat.config.expressions import evaluate
 from xhat.data.shape import DataShape
+from xhat.diffusion.variances import FORWARD, LEARNED, POSTERIOR
 from xhat.errors import ConfigError, RunError
 from xhat.pretrained.diffusers_folder import describe, load_diffusers, weights
 from xhat.pretrained.diffusers_unet import DiffusersUNet, diffusers_schedule, diffusers_unet

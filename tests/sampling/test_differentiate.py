@@ -7,26 +7,13 @@ import torch
 from torch import nn
 
 from oracles import SCHEDULES, SHAPE
-from xhat import (
-    DDIM,
-    DDPM,
-    AllSteps,
-    Denoiser,
-    DPMSolver2M,
-    Euler,
-    Last,
-    NoSteps,
-    RandomLast,
-    ReFL,
-    Surrogate,
-    V,
-    sample,
-    uniform_times,
-)
+from xhat import DDIM, DDPM, Denoiser, Last, RandomLast, ReFL, Surrogate, V, sample, uniform_times
 from xhat.config.expressions import evaluate
 from xhat.config.names import OF_TERMS
 from xhat.errors import ConfigError
 from xhat.sampling.chain import Chain
+from xhat.sampling.differentiate import AllSteps, NoSteps
+from xhat.sampling.samplers import DPMSolver2M, Euler
 
 STEPS = 5
 

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from xhat import DDIM, LEARNED, NOISE, X0, Cosine, Denoiser, Guided, Heun, V, edm, generate, sample, uniform_times
+from xhat import DDIM, NOISE, X0, Cosine, Denoiser, Guided, V, generate, sample, uniform_times
 from xhat.data.shape import DataShape
+from xhat.diffusion.targets import edm
+from xhat.diffusion.variances import LEARNED
 from xhat.networks.unet import UNet
+from xhat.sampling.samplers import Heun
 
 
 def model(target, **kwargs):

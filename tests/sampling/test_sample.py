@@ -8,20 +8,9 @@ import torch
 
 import xhat
 from oracles import SCHEDULES, SHAPE, Constant, GaussianData, ScaledX0, exact
-from xhat import (
-    DDIM,
-    DDPM,
-    AllSteps,
-    Denoiser,
-    DPMSolver2M,
-    Euler,
-    Heun,
-    Last,
-    RandomLast,
-    V,
-    sample,
-    uniform_times,
-)
+from xhat import DDIM, DDPM, Denoiser, Last, RandomLast, V, sample, uniform_times
+from xhat.sampling.differentiate import AllSteps
+from xhat.sampling.samplers import DPMSolver2M, Euler, Heun
 
 DETERMINISTIC = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "2m": DPMSolver2M()}
 STOCHASTIC = {"ddpm": DDPM(), "ddim_eta": DDIM(eta=0.7)}
@@ -164,8 +153,8 @@ class _Conv(torch.nn.Module):
 @pytest.mark.parametrize("name", EVERY)
 def test_float32_networks_sample_float32_images_on_float64_times(name, schedule):
     schedule = SCHEDULES[schedule]()
-    denoiser = Denoiser(_Conv(), schedule, xhat.edm(0.5))
-    start = xhat.prior(denoiser, (2, *SHAPE), seeded())
+    denoiser = Denoiser(_Conv(), schedule, xhat.targets.edm(0.5))
+    start = xhat.sampling.sample.prior(denoiser, (2, *SHAPE), seeded())
     x = sample(denoiser, EVERY[name], start, uniform_times(schedule, 6), differentiate=Last(2), generator=seeded())
     assert x.dtype == torch.float32
     assert torch.isfinite(x).all()
@@ -174,8 +163,8 @@ def test_float32_networks_sample_float32_images_on_float64_times(name, schedule)
 @pytest.mark.parametrize("schedule", ["cosine", "ve", "flow", "linear_beta"])
 def test_prior_has_the_scale_of_unit_data_at_the_schedules_end(schedule):
     schedule = SCHEDULES[schedule]()
-    denoiser = Denoiser(Constant(torch.zeros(1, *SHAPE)), schedule, xhat.edm(0.5))
-    x = xhat.prior(denoiser, (1000, *SHAPE), seeded())
+    denoiser = Denoiser(Constant(torch.zeros(1, *SHAPE)), schedule, xhat.targets.edm(0.5))
+    x = xhat.sampling.sample.prior(denoiser, (1000, *SHAPE), seeded())
     scale = math.sqrt(float(schedule.alpha(torch.ones(1))) ** 2 + float(schedule.sigma(torch.ones(1))) ** 2)
     close(x, scale * torch.randn(1000, *SHAPE, generator=seeded()), rtol=1e-6)
 
@@ -185,11 +174,11 @@ def test_prior_has_the_scale_of_unit_data_at_the_schedules_end(schedule):
 def test_a_table_that_keeps_signal_samples_unit_data_exactly(sampler):
     """alpha_bar_T = 0.36: N(0, 1) data end at N(0, 1) there, and start there in `prior`, `generate` and `FullChain` alike."""
     schedule = xhat.Discrete.linear_beta(100)
-    denoiser = exact(GaussianData(mean=0.0, std=1.0), schedule, variance=xhat.FORWARD)
+    denoiser = exact(GaussianData(mean=0.0, std=1.0), schedule, variance=xhat.variances.FORWARD)
     x = sample(
         denoiser,
         sampler,
-        xhat.prior(denoiser, (20_000, *SHAPE), seeded()).double(),
+        xhat.sampling.sample.prior(denoiser, (20_000, *SHAPE), seeded()).double(),
         uniform_times(schedule, 100),
         generator=seeded(3),
     )

@@ -7,21 +7,10 @@ import torch
 
 import xhat
 from oracles import SCHEDULES, SHAPE, GaussianData, MixtureData, exact, noisy
-from xhat import (
-    DDIM,
-    DDPM,
-    FLOW,
-    FORWARD,
-    POSTERIOR,
-    X0,
-    Denoiser,
-    DPMSolver2M,
-    Euler,
-    Heun,
-    sample,
-    uniform_times,
-)
+from xhat import DDIM, DDPM, FLOW, X0, Denoiser, sample, uniform_times
 from xhat.diffusion.gaussians import transition
+from xhat.diffusion.variances import FORWARD, POSTERIOR
+from xhat.sampling.samplers import DPMSolver2M, Euler, Heun
 
 DETERMINISTIC = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "2m": DPMSolver2M()}
 STOCHASTIC = {"ddpm": DDPM(), "ddim_eta": DDIM(eta=0.7)}
@@ -92,7 +81,7 @@ def test_order_over_the_whole_range_of_a_flow(name, order, z):
 def test_a_perfect_x0_is_reproduced_by_any_number_of_steps(name, schedule, z):
     """With x0_hat = x0 every deterministic rule is exact: z_s = alpha_s x0 + sigma_s noise, with the noise of the start."""
     schedule = SCHEDULES[schedule]()
-    x0, target = z[:1] / 2, xhat.edm(0.5)
+    x0, target = z[:1] / 2, xhat.targets.edm(0.5)
     perfect = _Perfect(x0, schedule, target)
     denoiser = Denoiser(perfect, schedule, target)
     for t in (torch.tensor([0.9, 0.5, 0.1]).double(), torch.tensor([1.0, 0.6, 0.58, 0.02, 0.01]).double()):

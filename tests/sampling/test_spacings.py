@@ -7,16 +7,9 @@ import torch
 
 import xhat
 from oracles import SCHEDULES, SHAPE, GaussianData, exact
-from xhat import (
-    DDIM,
-    DDPM,
-    DPMSolver2M,
-    Euler,
-    Heun,
-    karras_times,
-    sample,
-    uniform_times,
-)
+from xhat import DDIM, DDPM, sample, uniform_times
+from xhat.sampling.samplers import DPMSolver2M, Euler, Heun
+from xhat.sampling.spacings import karras_times
 
 DETERMINISTIC = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "2m": DPMSolver2M()}
 STOCHASTIC = {"ddpm": DDPM(), "ddim_eta": DDIM(eta=0.7)}
@@ -49,7 +42,9 @@ def test_uniform_times():
         uniform_times(xhat.Cosine(), 0)
 
 
-@pytest.mark.parametrize("schedule", [xhat.VE(1e-3, 100.0), xhat.Cosine(), xhat.Flow(t_min=0.0)], ids=["ve", "cosine", "flow"])
+@pytest.mark.parametrize(
+    "schedule", [xhat.schedules.VE(1e-3, 100.0), xhat.Cosine(), xhat.Flow(t_min=0.0)], ids=["ve", "cosine", "flow"]
+)
 def test_karras_times_are_the_papers_noise_levels(schedule):
     """sigma_i = (smax^(1/rho) + i/(N-1) (smin^(1/rho) - smax^(1/rho)))^rho, then 0 (eq. 5), on any schedule."""
     n, rho = 12, 7
@@ -62,8 +57,8 @@ def test_karras_times_are_the_papers_noise_levels(schedule):
 @pytest.mark.parametrize("name", ["ddim", "heun", "2m"])
 def test_on_ve_the_last_karras_step_leaves_no_noise(name, z):
     """EDM's algorithm 1 ends at sigma = 0, with the denoiser's output: VE's own t = 0 still has sigma = 0.002."""
-    schedule, data = xhat.VE(), GaussianData()
-    denoiser, times = exact(data, schedule, xhat.edm(0.5)), karras_times(schedule, 8)
+    schedule, data = xhat.schedules.VE(), GaussianData()
+    denoiser, times = exact(data, schedule, xhat.targets.edm(0.5)), karras_times(schedule, 8)
     end = sample(denoiser, EVERY[name], 80 * z, times)
     before = sample(denoiser, EVERY[name], 80 * z, times[:-1])
     close(end, denoiser(before, times[-2].expand(len(z))).x0, rtol=1e-9)
@@ -81,8 +76,8 @@ def test_karras_times_decrease_on_every_schedule(schedule, steps):
 
 def test_heun_on_karras_times_is_of_second_order_over_edms_whole_range(z):
     """From sigma = 80 to 0.002 on EDM's mesh of 18 and 36 levels."""
-    schedule, data = xhat.VE(), GaussianData()
-    denoiser, errors = exact(data, schedule, xhat.edm(0.5)), []
+    schedule, data = xhat.schedules.VE(), GaussianData()
+    denoiser, errors = exact(data, schedule, xhat.targets.edm(0.5)), []
     for n in (18, 36):
         times = karras_times(schedule, n)
         truth = data.flow_map(schedule, 80 * z, float(times[0]), float(times[-1]))

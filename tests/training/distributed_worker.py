@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from xhat import Denoiser, Denoising, LossSecondMoment, Objective, Shard, Term, V
+from xhat import Denoiser, Denoising, Objective, Shard, Term, V
 from xhat.diffusion.schedules import Discrete
+from xhat.diffusion.times import LossSecondMoment
 from xhat.networks.unet import UNet
 
 TOTAL = 8

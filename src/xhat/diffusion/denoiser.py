@@ -1,6 +1,6 @@
 """The denoiser: a network, a schedule, a target and a reverse variance, read as one function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -12,35 +12,11 @@ from xhat.diffusion.calling import call_network, is_diffusers, unwrapped
 from xhat.diffusion.gaussians import Gaussian, posterior
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import NOISE, X0, Target, decode_noise, decode_x0
+from xhat.diffusion.time_inputs import OverTime, diffusers_index, time_itself
 from xhat.diffusion.variances import POSTERIOR, Variance
-from xhat.registry import TIME_INPUTS
 from xhat.tensors import over_images
 
-OverTime = Callable[[Schedule, Tensor], Tensor]
 Condition = Mapping[str, Tensor]
-
-
-@TIME_INPUTS.named("t")
-def time_itself(schedule: Schedule, t: Tensor) -> Tensor:
-    """t in [0, 1], as our networks expect it."""
-    return t
-
-
-@TIME_INPUTS.register
-def log_sigma(schedule: Schedule, t: Tensor) -> Tensor:
-    """EDM's c_noise = ln(sigma/alpha)/4 (Karras et al. 2022, table 1)."""
-    return -schedule.logsnr(t) / 8
-
-
-@TIME_INPUTS.register
-def diffusers_index(schedule: Schedule, t: Tensor) -> Tensor:
-    """The 0-based timestep that diffusers' networks expect: T t - 1. Discrete schedules only."""
-    if schedule.steps is None:
-        raise ValueError(
-            "the timesteps of diffusers' networks count the steps of a discrete schedule: use Discrete.from_diffusers, or say "
-            "with time_input what the network is given"
-        )
-    return (t * schedule.steps).round() - 1
 
 
 class Prediction:

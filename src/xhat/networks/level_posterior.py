@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from xhat.diffusion.denoiser import log_sigma
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import X0
+from xhat.diffusion.time_inputs import log_sigma
 from xhat.networks.layers import float32_edge
 from xhat.networks.unet import UNet
 from xhat.registry import NETWORKS

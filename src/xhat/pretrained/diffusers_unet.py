@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xhat.diffusion.denoiser import diffusers_index
 from xhat.diffusion.schedules import Discrete
 from xhat.diffusion.targets import NOISE, X0, Target, V
+from xhat.diffusion.time_inputs import diffusers_index
 from xhat.errors import RunError
 from xhat.networks.layers import float32_edge
 from xhat.registry import NETWORKS, SCHEDULES
