@@ -72,7 +72,7 @@ from xhat.objective.objective import Objective
 from xhat.objective.terms import Loss, Term
 from xhat.pretrained.diffusers_folder import load_diffusers
 from xhat.rng import Shard
-from xhat.runs.weights import load
+from xhat.runs.load import load
 from xhat.sampling.differentiate import AllSteps, Last, NoSteps, RandomLast, ReFL, Surrogate
 from xhat.sampling.generate import generate
 from xhat.sampling.guidance import Guided

@@ -25,7 +25,8 @@ from xhat.networks.unet import UNet
 from xhat.report import measured as module
 from xhat.report.contents import Line
 from xhat.report.measured import FOLDER, How, Measured, measured, metrics
-from xhat.runs.weights import load, save_weights
+from xhat.runs.load import load
+from xhat.runs.weights import save_weights
 from xhat.sampling.generate import trajectory
 
 QUICK = How(samples=8, images=16, bound_images=8, logsnr=(-4.0, -2.0, 0.0, 2.0, 4.0))

@@ -60,7 +60,7 @@ def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfil
     from xhat.data.load import load as load_data
     from xhat.data.summary import notices
     from xhat.rng import Shard
-    from xhat.runs.weights import load
+    from xhat.runs.load import load
     from xhat.training.batches import Batches
     from xhat.training.loop import data_shape
 

@@ -16,9 +16,9 @@ from xhat.data.images import Images
 from xhat.errors import DataError, DataNotFoundError, UsageError
 from xhat.files import sweep
 from xhat.runs.checkpoint import Checkpoint, newest_checkpoint
+from xhat.runs.environment import write_environment
 from xhat.runs.lock import main_process, reserved
 from xhat.runs.recipe import BUDGETS, CONFIG_FILE, find_recipe
-from xhat.runs.weights import write_environment
 from xhat.training.budget import rate_jump
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from xhat.config.changes import flat
 from xhat.config.config import Config
 from xhat.report.contents import Column, Contents, Entry, Floor, Line, Mark, Number, Picture
 from xhat.report.measured import FOLDER, How, Measured, metrics
-from xhat.runs.weights import read_environment
+from xhat.runs.environment import read_environment
 from xhat.studies.outcome import Outcome, best
 
 LOWER_IS_BETTER = ("bits", "denoising", "excess", "fid", "kid")

@@ -24,7 +24,8 @@ from xhat.evaluation.quality import Features
 from xhat.evaluation.reference import RealImages, own_images
 from xhat.files import write_bytes
 from xhat.report.contents import Line
-from xhat.runs.weights import WEIGHTS, TrainedRun
+from xhat.runs.load import TrainedRun
+from xhat.runs.weights import WEIGHTS
 from xhat.tensors import device_of
 
 FOLDER, FORMAT = "measured", "xhat-measured-1"
@@ -92,7 +93,7 @@ def measured(run: Path, how: How) -> Measured:
 
 
 def _measure(run: Path, how: How) -> Measured:
-    from xhat.runs.weights import load
+    from xhat.runs.load import load
 
     trained = load(run)
     real = _real_images(trained.shape, trained.config.data, trained.config.held_out)
