@@ -33,7 +33,7 @@ def test_what_was_saved_is_loaded(tiny_run, tmp_path):
 
 def test_a_config_that_is_none_is_damage(tiny_run, tmp_path):
     path = rewritten(tiny_run, tmp_path / "w.safetensors", config="{}")
-    with pytest.raises(RunError, match="w.safetensors is damaged"):
+    with pytest.raises(RunError, match=r"w\.safetensors is damaged"):
         load(path)
 
 

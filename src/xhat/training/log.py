@@ -1,6 +1,5 @@
 """What a run tells: metrics.jsonl, and a progress bar (or, where there is no terminal, a line now and then)."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from xhat.commands.terminal import console, say
-from xhat.files import write_bytes
+from xhat.runs.metrics import append_metrics, forget_metrics
 
 
 class Log:
@@ -26,15 +25,14 @@ class Log:
     """
 
     def __init__(self, run: Path, accelerator: Accelerator, every: int, start: int, batch: int) -> None:
-        self.path, self.accelerator, self.every, self.batch = run / "metrics.jsonl", accelerator, every, batch
+        self.run, self.accelerator, self.every, self.batch = run, accelerator, every, batch
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.since, self.steps, self.spoken = time.perf_counter(), 0, 0
         self.console = console(stderr=True)
         self.bar: Progress | None = None
         if accelerator.is_main_process:
-            kept = [r for r in _lines(self.path) if json.loads(r)["step"] <= start]
-            write_bytes(self.path, "".join(f"{r}\n" for r in kept).encode())
+            forget_metrics(run, start)
             if self.console.is_terminal:
                 self.bar = Progress(
                     TextColumn("training"),
@@ -99,8 +97,7 @@ class Log:
             "images_per_second": round(speed, 1),
         }
         row |= {"lr": lr, "grad_norm": grad_norm, "loss": loss, "terms": means, **measured}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_metrics(self.run, row)
         if self.bar is not None:
             self.bar.update(self.task, completed=progress, step=done, loss=loss, speed=speed)
         elif progress * 10 >= self.spoken + 1 or progress >= 1:
@@ -114,11 +111,3 @@ class Log:
 
     def _over_ranks(self, value: Tensor) -> float:
         return float(self.accelerator.reduce(value, reduction="mean"))
-
-
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file; a crash may have cut the last one."""
-    if not path.exists():
-        return []
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
-    return whole

@@ -21,6 +21,7 @@ from xhat.objective.multipliers import FromGradients, flat_gradient
 from xhat.rng import Shard
 from xhat.runs.checkpoint import Checkpoint, save_checkpoint
 from xhat.runs.initial import load_into
+from xhat.runs.metrics import read_metrics
 from xhat.runs.weights import WEIGHTS, read_weights, save_weights
 from xhat.training.batches import Batches
 from xhat.training.budget import Budget, Stop
@@ -116,7 +117,7 @@ class Trainer:
             if self.accelerator.is_main_process and self.step == first:
                 self._mend_weights()
             elif self.accelerator.is_main_process:
-                save_losses(self.run / "metrics.jsonl", self.run / "losses.png")
+                save_losses(read_metrics(self.run), self.run / "losses.png")
         finally:
             self.log.close()
             stop.restore()
