@@ -13,9 +13,9 @@ from xhat import rng as counted
 from xhat.config.build import build_denoiser, build_objective, build_sampling
 from xhat.config.config import Config
 from xhat.data.images import Images
-from xhat.data.shape import DataShape
+from xhat.data.shape import data_shape
 from xhat.diffusion.denoiser import Denoiser
-from xhat.errors import ConfigError, DataError, RunError
+from xhat.errors import ConfigError, RunError
 from xhat.evaluation.pictures import grid_columns, save_grid, save_losses
 from xhat.objective.multipliers import FromGradients, flat_gradient
 from xhat.rng import Shard
@@ -53,7 +53,7 @@ class Trainer:
         self, config: Config, data: Images, run: Path, checkpoint: Checkpoint | None = None, held_out: Images | None = None
     ) -> None:
         self.config, self.run, self.budget = config, run, Budget(config)
-        self.shape = data_shape(config, data)
+        self.shape = data_shape(data, config.labels)
         torch.manual_seed(config.seed)
         self.denoiser = build_denoiser(config, self.shape)
         if config.init is not None and checkpoint is None:
@@ -69,7 +69,8 @@ class Trainer:
             raise RunError(f"batch_size {config.batch_size} must be a multiple of processes · accumulate = {parts}")
         self.rows = config.batch_size // parts
         self.objective.to(self.accelerator.device)
-        self.batches = Batches(config, data, self.shape, self.accelerator.device)
+        told = self.shape.classes
+        self.batches = Batches(data, told, self.accelerator.device, config.batch_size, config.seed, config.label_dropout)
         self.held_out = None if held_out is None else HeldOut(config, held_out, self.shape, self.accelerator.device)
         self._refuse_what_cannot_run()
         self.average = power_average(self.denoiser, config.ema) if config.ema else None
@@ -77,8 +78,7 @@ class Trainer:
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.peaks = [group["lr"] for group in self.groups]
         self.step, self.seconds, self.resumed_from = 0, 0.0, checkpoint
-        told = self.shape.classes is not None
-        self.fingerprint = f"{data.fingerprint()} {data.labels_fingerprint()}" if told else data.fingerprint()
+        self.fingerprint = self.batches.fingerprint()
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -296,16 +296,3 @@ class Trainer:
         folder = self.run / "samples"
         folder.mkdir(exist_ok=True)
         save_grid(images, folder / f"step-{self.step:08d}.png", columns)
-
-
-def data_shape(config: Config, data: Images) -> DataShape:
-    """What the network must know of the data.
-
-    Raises:
-        DataError: the network shall be conditioned on labels, and there are none.
-    """
-    channels, size = data.pixels.shape[1:3]
-    if config.labels is True and data.labels is None:
-        raise DataError(f"labels: true, but {data.name} has none: {data.found.unlabelled}; or set labels to auto or false")
-    used = config.labels and data.labels is not None
-    return DataShape(channels, size, data.classes if used else None, data.names if used else ())
