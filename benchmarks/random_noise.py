@@ -22,7 +22,7 @@ from xhat.evaluation.denoising import reached, x0_errors
 from xhat.evaluation.fid import distance, features_of
 from xhat.evaluation.pictures import save_grid
 from xhat.networks.digits import MNISTFeatures
-from xhat.runs.weights import load
+from xhat.runs.load import load
 
 SAMPLES, IMAGES, STEPS = 500, 500, 25
 

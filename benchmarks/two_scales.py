@@ -6,7 +6,6 @@ FOLDER is the --out of `xhat compare`. The first seed of each change. The floor 
 a bracket from the data alone.
 """
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from usage import Parser, folder, guarded
 
 from xhat.report.measured import measured
 from xhat.report.of_study import study_how
+from xhat.runs.metrics import read_metrics
 from xhat.studies.study import STUDY_FILE, study_from_file
 
 LEVELS = (-8, -4, 0, 4, 8)
@@ -23,8 +23,7 @@ EARLY = (20, 100)
 
 def losses(run: Path) -> list[float]:
     """The mean raw loss of the 20 steps up to an early step, and of the run's last 100."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    found = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    found = {row["step"]: row["loss"] for row in read_metrics(run) if "loss" in row}
     last = [value for step, value in found.items() if step > max(found) - 100]
     return [*(found[step] for step in EARLY), sum(last) / len(last)]
 

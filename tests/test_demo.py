@@ -10,7 +10,7 @@ from xhat.data.images import to_float
 from xhat.data.parts import load_parts
 from xhat.evaluation.denoising import LEVELS, x0_errors
 from xhat.evaluation.floor import floor_errors
-from xhat.runs.weights import load
+from xhat.runs.load import load
 
 STEPS = 1500
 

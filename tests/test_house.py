@@ -24,10 +24,7 @@ FLOORS = (
 """From the lowest; xhat/__init__.py stands above all, but for its version."""
 MOST_ROOMS, MOST_LINES = 24, 320
 
-KNOWN = {
-    "runs.progress_file -> commands.terminal",
-    "training.log -> commands.terminal",
-}
+KNOWN: set[str] = set()
 """What is not mended yet: "module -> module" for an import, or the name of a module that is too long."""
 
 

@@ -43,7 +43,7 @@ from xhat.objective.objective import Objective
 from xhat.objective.terms import Loss, Term
 from xhat.pretrained.diffusers_folder import load_diffusers
 from xhat.rng import Shard
-from xhat.runs.weights import load
+from xhat.runs.load import load
 from xhat.sampling import differentiate as differentiate
 from xhat.sampling import samplers as samplers
 from xhat.sampling import spacings as spacings

@@ -7,12 +7,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from helpers import TINY, process, write_digits, xhat
-from xhat.bound.control import NOISE, Control
-from xhat.bound.density import Pilot, cells
+from xhat.bound.control import Control
+from xhat.bound.density import Pilot
 from xhat.bound.estimate import Curve, Progress
 from xhat.commands import likelihood
 from xhat.commands.terminal import print_json
@@ -105,88 +103,19 @@ def test_an_interrupted_bound_goes_on(run, digits, measure, monkeypatch):
     assert not (run / "bound.progress.safetensors").exists()
 
 
-PARTS = 30
-
-
-@pytest.fixture
-def left(tmp_path):
-    """A progress file of three images, its reader, and a way to change what it holds."""
-    path = tmp_path / "bound.progress.safetensors"
-    pilot = run_pilot_of(PARTS)
-    ProgressFile(path, [1]).write(Progress(pilot, torch.ones(3, 3).double(), torch.ones(len(cells(PARTS))).double()))
-
-    def read(settings=1, parts=PARTS, images=8, pilot=True):
-        return len(ProgressFile(path, [settings]).read(parts, images, pilot).terms)
-
-    def change(**tensors):
-        with safe_open(path, framework="pt") as file:
-            metadata, held = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        save_file(held | tensors, path, metadata=metadata)
-
-    return path, read, change
-
-
-def run_pilot_of(parts):
-    p = torch.full((parts,), 1 / parts, dtype=torch.float64)
-    return Pilot(p, Control.none(parts), 7)
-
-
-def test_progress_comes_back(left):
-    assert left[1]() == 3
-
-
-@pytest.mark.parametrize("arguments", [{"settings": 2}, {"parts": 31}, {"images": 2}], ids=str)
-def test_progress_of_another_measurement_is_dropped_in_one_line(left, arguments, capsys):
-    assert left[1](**arguments) == 0
-    err = capsys.readouterr().err
-    assert err.startswith("xhat: note: bound.progress.safetensors")
-    assert err.endswith("starting anew\n")
-    assert len(err.splitlines()) == 1
-
-
-def test_progress_of_another_version_is_dropped(left, monkeypatch):
-    monkeypatch.setattr("xhat.runs.progress_file.FORMAT", "later")
-    assert left[1]() == 0
-
-
-@pytest.mark.parametrize(
-    "tensors",
-    [
-        {"terms": torch.ones(3, 2).double()},
-        {"terms": torch.tensor(1.0).double()},
-        {"terms": torch.full((3, 3), torch.nan).double()},
-        {"terms": torch.ones(3, 3)},
-        {"by_cell": torch.ones(3).double()},
-        {"probability": torch.zeros(PARTS).double()},
-        {"probability": torch.ones(PARTS - 1).double()},
-        {"constant": torch.ones(PARTS, 1).double()},
-        {"slope": torch.full((PARTS, NOISE), torch.inf).double()},
-    ],
-    ids=lambda t: next(f"{name} {tuple(x.shape)} {x.flatten()[0]}" for name, x in t.items()),
-)
-def test_damaged_progress_is_not_trusted(left, tensors):
-    left[2](**tensors)
-    assert left[1]() == 0
-
-
-def test_a_file_that_is_no_progress_is_not_used(left):
-    left[0].write_bytes(b"broken")
-    assert left[1]() == 0
-    left[0].unlink()
-    left[0].mkdir()
-    assert left[1]() == 0
-
-
+@pytest.mark.filterwarnings("default:.*is damaged")
 def test_damaged_progress_in_a_run_is_measured_anew(measure, monkeypatch):
     """All that matches are the settings."""
+    pilot = Pilot(torch.full((30,), 1 / 30, dtype=torch.float64), Control.none(30), 7)
     kept = []
     with monkeypatch.context() as own:
         own.setattr(ProgressFile, "remove", lambda self: kept.append(self))
         want = measure("--n", 8)
-    kept[0].write(Progress(run_pilot_of(PARTS), torch.full((4, 3), torch.nan).double(), torch.ones(2).double()))
+    kept[0].write(Progress(pilot, torch.full((4, 3), torch.nan).double(), torch.ones(2).double()))
     assert measure("--n", 8) == want
 
 
+@pytest.mark.filterwarnings("default:cannot write")
 def test_a_folder_that_cannot_be_written_costs_a_note_not_the_numbers(run, digits, monkeypatch, capsys):
     monkeypatch.setattr(likelihood, "SAVE_SECONDS", -1.0)
     for name in ("bound.png", ".bound.progress.safetensors.partial"):

@@ -24,8 +24,9 @@ from xhat.networks.digits import MNISTFeatures
 from xhat.networks.unet import UNet
 from xhat.report import measured as module
 from xhat.report.contents import Line
-from xhat.report.measured import FOLDER, How, Measured, measured, metrics
-from xhat.runs.weights import load, save_weights
+from xhat.report.measured import FOLDER, How, Measured, measured
+from xhat.runs.load import load
+from xhat.runs.weights import save_weights
 from xhat.sampling.generate import trajectory
 
 QUICK = How(samples=8, images=16, bound_images=8, logsnr=(-4.0, -2.0, 0.0, 2.0, 4.0))
@@ -269,14 +270,6 @@ def test_times_of_a_step(run, stub, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert module._times(tmp_path) == pytest.approx({"milliseconds": 80.0, "minutes": 2.0})
     assert module._times(run) == {}
-
-
-@pytest.mark.parametrize("end", [b'{"step": 3, "ima', b"\xff\xfe\n", b"3\n", b"{}\n", b"\x00"])
-def test_half_a_line_of_metrics_is_none(end, tmp_path):
-    row = {"step": 1, "images": 16, "seconds": 1.0, "images_per_second": 100.0}
-    (tmp_path / "metrics.jsonl").write_bytes(json.dumps(row).encode() + b"\n" + end)
-    assert metrics(tmp_path) == [row]
-    assert metrics(tmp_path / "nothing") == []
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "ddpm"])

@@ -12,7 +12,7 @@ from xhat.data.images import Images
 from xhat.data.parts import load_parts
 from xhat.data.shape import DataShape
 from xhat.evaluation.denoising import LEVELS, denoising_error
-from xhat.runs.weights import load
+from xhat.runs.load import load
 from xhat.training.held_out import IMAGES, STRIDE, HeldOut
 
 

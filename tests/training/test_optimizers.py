@@ -5,7 +5,7 @@ import torch
 
 from xhat.config.config import OptimizerConfig
 from xhat.networks.unet import UNet
-from xhat.training.optimizers import KernelMuon, build_optimizers, learning_rate_factor, orthogonalized
+from xhat.training.optimizers import KernelMuon, build_optimizers, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(6, 4, 3, 3), (12, 2, 1, 1), (5, 5)])
@@ -47,11 +47,3 @@ def test_every_parameter_has_exactly_one_optimizer():
     assert by_adam | by_muon == {id(p) for p in network.parameters()}
     assert not by_adam & by_muon
     assert len(build_optimizers(network, OptimizerConfig())) == 1
-
-
-def test_learning_rate_warms_up_and_decays_to_zero():
-    assert learning_rate_factor(0, 0.0, 10) == pytest.approx(0.1)
-    assert learning_rate_factor(9, 0.0, 10) == 1
-    assert learning_rate_factor(500, 0.5, 10) == pytest.approx(0.5)
-    assert learning_rate_factor(1000, 1.0, 10) == pytest.approx(0, abs=1e-12)
-    assert learning_rate_factor(0, 0.0, 0) == 1

@@ -3,7 +3,6 @@
 import json
 import shlex
 import signal
-import threading
 import time
 
 import numpy as np
@@ -13,11 +12,9 @@ from safetensors.torch import load_file
 
 from helpers import TINY, process, states_equal, write_digits, xhat
 from xhat import load
-from xhat.config.config import Config, OptimizerConfig
 from xhat.files import read_tensors
 from xhat.runs.checkpoint import newest_checkpoint
 from xhat.runs.weights import WEIGHTS
-from xhat.training.budget import rate_jump
 
 
 def final_state(run):
@@ -160,43 +157,6 @@ def test_a_longer_run_says_where_its_learning_rate_goes(tmp_path, digits, capsys
     last, first = rows[9]["lr"], rows[10]["lr"]
     assert first > last
     assert f"goes from {last:.1e} back up to {first:.1e}, since the cosine now ends at step 12 or after 9 minutes" in said
-
-
-def config(**values):
-    return Config(batch_size=10, optimizer=OptimizerConfig(lr=1.0, warmup_steps=0), **values)
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "said"),
-    [
-        ({"max_steps": 100}, {"max_steps": 100}, None),
-        ({"max_steps": 100}, {"max_images": 1000}, None),
-        ({"max_steps": 100}, {"max_images": 4000}, "from 1.0e-01 back up to 9.0e-01, since the cosine now ends at step 400"),
-        (
-            {"max_minutes": 1.0},
-            {"max_minutes": 4.0},
-            "from 5.0e-01 back up to 9.6e-01, since the cosine now ends after 4 min",
-        ),
-        ({"max_steps": 400}, {"max_steps": 100}, "from 9.5e-01 down to 3.5e-01"),
-        ({"max_steps": 10000}, {"max_steps": 20000}, None),
-        ({"max_steps": 100}, {"max_steps": 50}, None),  # nothing left to train
-    ],
-)
-def test_when_the_rate_jumps(before, now, said):
-    step = 80 if before == {"max_steps": 100} and now == {"max_images": 4000} else 60
-    found = rate_jump(config(**before), config(**now), step, 30.0)
-    assert found is None if said is None else said in (found or ""), found
-
-
-def test_training_from_a_thread(tmp_path, digits):
-    """As notebooks and web servers do: without handlers of signals, which are the main thread's."""
-    before, codes = signal.getsignal(signal.SIGINT), []
-    arguments = ("train", "mnist", "--data", digits, "--run", tmp_path / "run", "--max_steps", 2, *TINY)
-    thread = threading.Thread(target=lambda: codes.append(xhat(*arguments)[0]))
-    thread.start()
-    thread.join()
-    assert codes == [0]
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_printed_commands_can_be_pasted(tmp_path, digits, capsys):

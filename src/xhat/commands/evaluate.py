@@ -15,7 +15,7 @@ from xhat.commands.tables import new_table, number_column, show_table, text_colu
 from xhat.commands.terminal import console, note, notes, print_json, progress_bar
 from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
-from xhat.runs.weights import TrainedRun
+from xhat.runs.load import TrainedRun
 
 if TYPE_CHECKING:
     from xhat.evaluation.quality import Features
@@ -118,7 +118,7 @@ def _evaluate(
     from xhat.evaluation.penalties import mean_penalties, own_penalties
     from xhat.evaluation.quality import Features
     from xhat.losses.penalties import total_variation
-    from xhat.runs.weights import load
+    from xhat.runs.load import load
 
     trained = load(run_)
     real = real_images(trained, data)

@@ -58,11 +58,11 @@ def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfil
     """The profile, and the steps trained; None for untrained weights."""
     from xhat.config.build import build_denoiser, build_objective
     from xhat.data.load import load as load_data
+    from xhat.data.shape import data_shape
     from xhat.data.summary import notices
     from xhat.rng import Shard
-    from xhat.runs.weights import load
+    from xhat.runs.load import load
     from xhat.training.batches import Batches
-    from xhat.training.loop import data_shape
 
     if Path(source).is_dir() or source.endswith(".safetensors"):
         trained = load(source)
@@ -71,14 +71,15 @@ def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfil
     else:
         config, step = read_config(recipe_path(source)), None
         data = load_data(config.data, config.image_size)
-        shape = data_shape(config, data)
+        shape = data_shape(data, config.labels)
         torch.manual_seed(config.seed)
         denoiser = build_denoiser(config, shape)
     objective: Objective = build_objective(config, denoiser)
     if n > len(data):
         raise UsageError(f"--n {n}: {data.name} has {len(data)} images")
     device = device_of(denoiser.net)
-    x0, cond = Batches(config, data, shape, device).get(seed, Shard(0, n), n)
+    batches = Batches(data, shape.classes, device, config.batch_size, config.seed, config.label_dropout)
+    x0, cond = batches.get(seed, Shard(0, n), n)
     stand_in = {"total_variation": ImageLoss(total_variation, FullChain(steps=chain))}
     if step is None:  # a run's own data were spoken of when it was trained
         notes(notices(data))

@@ -24,7 +24,7 @@ from xhat.config.parsing import recipe_path, to_config
 from xhat.config.presets import preset_names
 from xhat.config.yaml_files import read_mapping
 from xhat.data.images import Images, to_float
-from xhat.data.shape import DataShape
+from xhat.data.shape import DataShape, data_shape
 from xhat.data.summary import notices
 from xhat.errors import UsageError
 from xhat.losses.denoising import Denoising
@@ -111,10 +111,8 @@ def _images(config: Config) -> Images:
 
 
 def _inspect(recipe: str, config: Config) -> dict[str, Any]:
-    from xhat.training.loop import data_shape
-
     images = _images(config)
-    shape = data_shape(config, images)
+    shape = data_shape(images, config.labels)
     denoiser = build_denoiser(config, shape)
     objective = build_objective(config, denoiser)
     second_moment = float(to_float(images.pixels[:1000]).square().mean())

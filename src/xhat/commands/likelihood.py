@@ -19,8 +19,8 @@ from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
 from xhat.evaluation.likelihood import EVALUATIONS, Chosen, bound, choose_at_random, ode
 from xhat.evaluation.reference import Reference
+from xhat.runs.load import TrainedRun, load
 from xhat.runs.progress_file import ProgressFile, attempt
-from xhat.runs.weights import TrainedRun, load
 from xhat.tensors import device_of
 
 SAVE_SECONDS = 10.0

@@ -7,23 +7,23 @@ from xhat.config.config import Config
 from xhat.data.images import Images
 
 if TYPE_CHECKING:
-    from xhat.training.loop import Trainer
+    from xhat.training.setup import Setup
 
 UNTOLD = "the network is not told labels"
 UNTAUGHT = "label_dropout is 0, so that the network is never shown the null class, against which guidance works"
 
 
-def without_effect(config: Config, base: Mapping[str, Any], trainer: "Trainer", data: Images, measured: bool) -> list[str]:
+def without_effect(config: Config, base: Mapping[str, Any], setup: "Setup", data: Images, measured: bool) -> list[str]:
     """What to say of the values of a new run.
 
     Args:
         config: of the run.
         base: the values that the user did not choose: of the preset, of the starting weights; else the defaults.
-        trainer: that was made of it.
+        setup: that was made of it.
         data: that it trains on.
         measured: whether images are held out.
     """
-    told, muon, guidance = trainer.shape.classes is not None, len(trainer.optimizers) > 1, config.sampling.guidance
+    told, muon, guidance = setup.shape.classes is not None, len(setup.state.optimizers) > 1, config.sampling.guidance
     why = {
         "label_dropout": None if told else UNTOLD,
         "sampling.guidance": None if told or guidance == 1 else UNTOLD,

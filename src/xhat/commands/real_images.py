@@ -4,7 +4,7 @@ from xhat.commands.terminal import notes
 from xhat.data.summary import notices
 from xhat.errors import UsageError
 from xhat.evaluation.reference import RealImages, other_images, own_images
-from xhat.runs.weights import TrainedRun
+from xhat.runs.load import TrainedRun
 
 
 def real_images(trained: TrainedRun, data: str | None) -> RealImages:

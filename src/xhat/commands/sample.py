@@ -48,7 +48,7 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, la
     from xhat.config.build import build_sampling
     from xhat.evaluation.pictures import grid_columns, save_grid
     from xhat.files import write_bytes
-    from xhat.runs.weights import load
+    from xhat.runs.load import load
     from xhat.sampling.generate import generate
 
     if out.suffix != ".npz":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xhat.commands.no_effect import without_effect
 from xhat.commands.parsing import CommandParser, config_parser
-from xhat.commands.terminal import note, say
+from xhat.commands.terminal import console, note, say
 from xhat.config.changes import differences
 from xhat.config.config import Config
 from xhat.config.parsing import read_config, to_config, write_config
@@ -16,13 +16,13 @@ from xhat.data.images import Images
 from xhat.errors import DataError, DataNotFoundError, UsageError
 from xhat.files import sweep
 from xhat.runs.checkpoint import Checkpoint, newest_checkpoint
+from xhat.runs.environment import write_environment
 from xhat.runs.lock import main_process, reserved
 from xhat.runs.recipe import BUDGETS, CONFIG_FILE, find_recipe
-from xhat.runs.weights import write_environment
-from xhat.training.budget import rate_jump
+from xhat.training.learning_rate import rate_jump
 
 if TYPE_CHECKING:
-    from xhat.training.loop import Trainer
+    from xhat.training.setup import Setup
 
 DESCRIPTION = """Train a model into a run folder.
 
@@ -108,25 +108,25 @@ def _parser(values: Mapping[str, Any] | None) -> CommandParser:
 
 
 def _train(asked: Resolved, stored: Path) -> int:
-    from xhat.training.loop import Trainer
+    from xhat.training.setup import set_up
 
     config, folder = asked.config, asked.folder
     before = read_config(stored) if stored.exists() else None
     checkpoint = None if before is None else _checkpoint(asked, before)
     data, held_out = _load(config, asked.resume)
-    trainer = Trainer(config, data, folder, checkpoint, held_out)
-    trainer.accelerator.wait_for_everyone()  # all have seen that there was no run before there is one
+    setup = set_up(config, data, checkpoint, held_out)
+    setup.accelerator.wait_for_everyone()  # all have seen that there was no run before there is one
     if main_process():
         write_config(config, stored)
         write_environment(folder)
         say_what_is_trained_on(config, data, held_out)
         if before is None:
-            lines = without_effect(config, asked.unchosen, trainer, data, held_out is not None)
+            lines = without_effect(config, asked.unchosen, setup, data, held_out is not None)
         else:
-            lines = [jump] if (jump := rate_jump(before, config, trainer.step, trainer.seconds)) else []
+            lines = [jump] if (jump := rate_jump(before, config, setup.state.step, setup.state.seconds)) else []
         for line in lines:
             note(line)
-    return _fit(trainer, shlex.quote(str(folder)), shlex.quote(str(folder / "samples.npz")))
+    return _fit(setup, folder)
 
 
 def _checkpoint(asked: Resolved, before: Config) -> Checkpoint | None:
@@ -164,13 +164,17 @@ def _load(config: Config, resume: bool) -> tuple[Images, Images | None]:
         raise
 
 
-def _fit(trainer: "Trainer", folder: str, samples: str) -> int:
-    finished, main = trainer.fit(), main_process()
+def _fit(setup: "Setup", run: Path) -> int:
+    from xhat.training.display import Display
+    from xhat.training.fit import fit
+
+    finished, main = fit(setup, run, Display(console(stderr=True), say)), main_process()
+    folder, samples = shlex.quote(str(run)), shlex.quote(str(run / "samples.npz"))
     if main and finished:
-        print(f"trained {trainer.step} steps; samples, losses.png and metrics.jsonl are in {folder}")
+        print(f"trained {setup.state.step} steps; samples, losses.png and metrics.jsonl are in {folder}")
         print(f"next: xhat sample {folder} --n 64 --out {samples}")
     elif main:
-        print(f"stopped and saved at step {trainer.step}; go on with: xhat train --run {folder} --resume")
+        print(f"stopped and saved at step {setup.state.step}; go on with: xhat train --run {folder} --resume")
     return 0 if finished else 130
 
 

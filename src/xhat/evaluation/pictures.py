@@ -1,6 +1,5 @@
 """Pictures: grids of samples, curves of losses and weightings."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -47,9 +46,13 @@ def grid_columns(classes: int | None) -> int:
     return classes if classes is not None and 5 <= classes <= 16 else 8
 
 
-def save_losses(metrics: Path, path: Path) -> None:
-    """A PNG of every term of a metrics.jsonl against the step, smoothed line over the raw one; and of the common scale."""
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+def save_losses(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A PNG of every term against the step, smoothed line over the raw one; and of the common scale. None without rows.
+
+    Args:
+        rows: of a run's metrics: "step", "loss", "terms" (name -> mean), and held-out bits/dim where they were measured.
+        path: the PNG.
+    """
     if not rows:
         return
     names = list(dict.fromkeys(name for row in rows for name in row["terms"]))

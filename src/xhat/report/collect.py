@@ -11,8 +11,9 @@ from typing import Any
 from xhat.config.changes import flat
 from xhat.config.config import Config
 from xhat.report.contents import Column, Contents, Entry, Floor, Line, Mark, Number, Picture
-from xhat.report.measured import FOLDER, How, Measured, metrics
-from xhat.runs.weights import read_environment
+from xhat.report.measured import FOLDER, How, Measured
+from xhat.runs.environment import read_environment
+from xhat.runs.metrics import read_metrics
 from xhat.studies.outcome import Outcome, best
 
 LOWER_IS_BETTER = ("bits", "denoising", "excess", "fid", "kid")
@@ -140,7 +141,7 @@ def _entry(g: Group, columns: Sequence[Column], marks: Mapping[tuple[str, str], 
         spread = g.outcome.se(c.key) if c.key in WITH_SE else g.outcome.sd(c.key) if c.spread else math.nan
         numbers[c.key] = Number(g.outcome.mean(c.key), spread, marks.get((c.key, g.name), Mark.NONE))
     failed = [f"seed {seed}: {line}" for seed, line in g.outcome.failed.items()]
-    rows = [metrics(folder) for folder in g.folders]
+    rows = [read_metrics(folder) for folder in g.folders]
     lines = {name: mean_line([m.lines[name] for m in g.measured if name in m.lines]) for name in _LINES}
     return Entry(
         g.name,

@@ -57,7 +57,7 @@ def require_penalties(penalties: Mapping[str, str], shape: DataShape) -> None:
 
 def common_levels(folders: Sequence[Path]) -> tuple[float, ...]:
     """The noise levels that the schedules of all runs have; a run that has fewer than two of them does not count."""
-    from xhat.runs.weights import load
+    from xhat.runs.load import load
 
     levels = list(LEVELS)
     for folder in folders:

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import statistics
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -24,7 +22,9 @@ from xhat.evaluation.quality import Features
 from xhat.evaluation.reference import RealImages, own_images
 from xhat.files import write_bytes
 from xhat.report.contents import Line
-from xhat.runs.weights import WEIGHTS, TrainedRun
+from xhat.runs.load import TrainedRun
+from xhat.runs.metrics import read_metrics
+from xhat.runs.weights import WEIGHTS
 from xhat.tensors import device_of
 
 FOLDER, FORMAT = "measured", "xhat-measured-1"
@@ -92,7 +92,7 @@ def measured(run: Path, how: How) -> Measured:
 
 
 def _measure(run: Path, how: How) -> Measured:
-    from xhat.runs.weights import load
+    from xhat.runs.load import load
 
     trained = load(run)
     real = _real_images(trained.shape, trained.config.data, trained.config.held_out)
@@ -212,23 +212,8 @@ def _pictures(trained: TrainedRun, run: Path) -> list[float]:
 
 def _times(run: Path) -> dict[str, float]:
     """Median time of a training step, and all of the training time."""
-    rows = [row for row in metrics(run) if row["images_per_second"]]  # it is rounded, so that it may be 0
+    rows = [row for row in read_metrics(run) if row["images_per_second"]]  # it is rounded, so that it may be 0
     if not rows:
         return {}
     seconds = statistics.median(float(row["images"] / row["step"] / row["images_per_second"]) for row in rows)
     return {"milliseconds": 1000 * seconds, "minutes": float(rows[-1]["seconds"]) / 60}
-
-
-def metrics(run: Path) -> list[Mapping[str, Any]]:
-    """The rows of a run's metrics.jsonl; the last may be cut short while training writes it, or by a crash."""
-    path = run / "metrics.jsonl"
-    rows: list[Mapping[str, Any]] = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(row, dict) or not row.keys() >= {"step", "images", "seconds", "images_per_second"}:
-            break
-        rows.append(row)
-    return rows

@@ -10,7 +10,8 @@ from xhat.errors import UsageError
 from xhat.report.collect import QUANTITIES, Group, collect, subtitle
 from xhat.report.comparable import common_levels, require_comparable
 from xhat.report.contents import SECONDS, Contents
-from xhat.report.measured import How, measured, metrics
+from xhat.report.measured import How, measured
+from xhat.runs.metrics import read_metrics
 from xhat.runs.recipe import CONFIG_FILE
 from xhat.runs.weights import WEIGHTS, read_weights
 from xhat.studies.outcome import Outcome
@@ -61,7 +62,7 @@ def _config(folder: Path) -> Config:
 
 def _finished(folder: Path) -> bool:
     """Whether training has ended, and its last weights are written: the last line of the metrics is written before them."""
-    rows = metrics(folder)
+    rows = read_metrics(folder)
     if not rows or float(rows[-1].get("progress", 1.0)) < 1 or not (folder / WEIGHTS).exists():
         return False
     return read_weights(folder).step >= int(rows[-1]["step"])

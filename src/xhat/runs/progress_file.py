@@ -1,6 +1,7 @@
 """What an interrupted measurement of the bound has so far, in a file of the run's folder."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,13 @@ from safetensors.torch import save
 from xhat.bound.control import Control
 from xhat.bound.density import Pilot, cells
 from xhat.bound.estimate import Progress
-from xhat.commands.terminal import note
 from xhat.files import read_tensors, write_bytes
 
 FORMAT = "xhat-bound-4"  # to be raised with every change of the draws, or of what the numbers mean
 
 
 class ProgressFile:
-    """The file. A folder that cannot be written costs a note, never the measurement.
+    """The file. A folder that cannot be written costs a warning, never the measurement.
 
     Args:
         path: of the file.
@@ -40,7 +40,7 @@ class ProgressFile:
         try:
             metadata, tensors = read_tensors(self.path)
             if metadata["settings"] != self.settings:
-                note(f"{self.path.name} was left by a measurement with other settings: starting anew")
+                _warn(f"{self.path.name} was left by a measurement with other settings: starting anew")
                 return Progress()
             wanted = (float(metadata["precision"]), int(metadata["wanted"])) if "wanted" in metadata else None
             found = Progress(None, tensors["terms"], tensors["by_cell"], wanted)
@@ -53,7 +53,7 @@ class ProgressFile:
         except (SafetensorError, OSError, KeyError, ValueError):
             found = Progress()
         if not _sound(found, parts, images):
-            note(f"{self.path.name} is damaged: starting anew")
+            _warn(f"{self.path.name} is damaged: starting anew")
             return Progress()
         return found
 
@@ -78,13 +78,17 @@ class ProgressFile:
 
 
 def attempt(path: Path, write: Callable[[], None]) -> bool:
-    """Whether a write succeeded; a note if not."""
+    """Whether a write succeeded; a warning if not."""
     try:
         write()
     except OSError as error:
-        note(f"cannot write {path}: {error.strerror or error}")
+        _warn(f"cannot write {path}: {error.strerror or error}")
         return False
     return True
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
 
 
 def _sound(progress: Progress, parts: int, images: int) -> bool:

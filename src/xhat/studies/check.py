@@ -2,7 +2,7 @@
 
 from xhat.config.build import build_denoiser, build_objective, build_sampling
 from xhat.config.config import Config
-from xhat.data.shape import DataShape
+from xhat.data.shape import DataShape, data_shape
 from xhat.errors import UsageError
 from xhat.studies.study import Study
 
@@ -34,8 +34,7 @@ def _build(config: Config, shape: DataShape) -> None:
 def _shape_of(config: Config) -> DataShape:
     """What the network must know of the config's data, read only if it is not MNIST."""
     from xhat.data.load import load
-    from xhat.training.loop import data_shape
 
     if config.data == "mnist" and config.image_size is None:
         return DataShape(1, 28, 10 if config.labels else None)
-    return data_shape(config, load(config.data, config.image_size))
+    return data_shape(load(config.data, config.image_size), config.labels)

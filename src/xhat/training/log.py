@@ -1,93 +1,61 @@
-"""What a run tells: metrics.jsonl, and a progress bar (or, where there is no terminal, a line now and then)."""
+"""What a run tells of its steps: means over a few of them, as rows of metrics.jsonl and on the display."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from xhat.commands.terminal import console, say
-from xhat.files import write_bytes
+from xhat.runs.metrics import append_metrics, forget_metrics
+from xhat.training.display import Display
+from xhat.training.loop import Step
 
 
 class Log:
-    """Averages every term between log lines, and shows the progress; only the main process writes.
+    """Averages every term between rows; only the main process writes and shows.
 
     Args:
         run: the run's folder.
         accelerator: of the run.
-        every: steps between lines of metrics.jsonl.
-        start: steps done already; later lines of an interrupted run are dropped.
+        every: steps between rows.
+        start: steps done already; later rows of an interrupted run are dropped.
         batch: images per step.
+        display: shows what is written.
     """
 
-    def __init__(self, run: Path, accelerator: Accelerator, every: int, start: int, batch: int) -> None:
-        self.path, self.accelerator, self.every, self.batch = run / "metrics.jsonl", accelerator, every, batch
+    def __init__(self, run: Path, accelerator: Accelerator, every: int, start: int, batch: int, display: Display) -> None:
+        self.run, self.accelerator, self.every, self.batch, self.display = run, accelerator, every, batch, display
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.since, self.steps, self.spoken = time.perf_counter(), 0, 0
-        self.console = console(stderr=True)
-        self.bar: Progress | None = None
+        self.since, self.steps = time.perf_counter(), 0
         if accelerator.is_main_process:
-            kept = [r for r in _lines(self.path) if json.loads(r)["step"] <= start]
-            write_bytes(self.path, "".join(f"{r}\n" for r in kept).encode())
-            if self.console.is_terminal:
-                self.bar = Progress(
-                    TextColumn("training"),
-                    BarColumn(),
-                    TextColumn("{task.percentage:3.0f} %  step {task.fields[step]}  loss {task.fields[loss]:.4f}"),
-                    TextColumn("{task.fields[speed]:.0f} images/s"),
-                    TimeRemainingColumn(compact=True),
-                    TextColumn("left"),
-                    console=self.console,
-                    refresh_per_second=4,
-                )
-                self.task = self.bar.add_task("training", total=1.0, step=start, loss=float("nan"), speed=0.0)
-                self.bar.start()
+            forget_metrics(run, start)
+            display.start(start)
 
     def say(self, text: str) -> None:
-        """One line for the user, above the bar."""
+        """One line for the user."""
         if self.accelerator.is_main_process:
-            if self.bar is None:
-                say(text)
-            else:
-                self.console.print(text, soft_wrap=True)
+            self.display.say(text)
 
-    def step(
-        self,
-        done: int,
-        losses: dict[str, Tensor],
-        progress: float,
-        seconds: float,
-        lr: float,
-        norm: Tensor,
-        measured: Mapping[str, float],
-    ) -> None:
-        """Take in one step; `done` counts it. On each `every`-th, write a line.
+    def step(self, done: int, step: Step, progress: float, seconds: float, measured: Mapping[str, float]) -> None:
+        """Take in one step; on each `every`-th, and at the end, write a row.
 
         Args:
-            done: steps done.
-            losses: what the objective returned.
+            done: steps done, this one included.
+            step: what it was.
             progress: share of the budget.
             seconds: trained so far.
-            lr: learning rate of the step.
-            norm: of the gradient, before clipping.
-            measured: on held-out images, at steps that write a line.
+            measured: on held-out images, at steps that write a row.
         """
-        for name, value in {**losses, "grad_norm": norm}.items():
+        for name, value in {**step.losses, "grad_norm": step.norm}.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach()
             self.counts[name] = self.counts.get(name, 0) + 1
         self.steps += 1
         if done % self.every and progress < 1:
             return
-        now = time.perf_counter()
-        speed, self.since, self.steps = self.steps * self.batch / (now - self.since), now, 0
-        means = {k: self._over_ranks(v / self.counts[k]) for k, v in self.sums.items()}
-        self.sums, self.counts = {}, {}
+        speed, means = self._speed(), self._means()
         if not self.accelerator.is_main_process:
             return
         loss, grad_norm = means.pop("loss"), means.pop("grad_norm")
@@ -98,27 +66,22 @@ class Log:
             "progress": round(progress, 6),
             "images_per_second": round(speed, 1),
         }
-        row |= {"lr": lr, "grad_norm": grad_norm, "loss": loss, "terms": means, **measured}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        if self.bar is not None:
-            self.bar.update(self.task, completed=progress, step=done, loss=loss, speed=speed)
-        elif progress * 10 >= self.spoken + 1 or progress >= 1:
-            self.spoken = int(progress * 10)
-            self.say(f"{progress:4.0%}  step {done}  loss {loss:.4f}  {speed:.0f} images/s  {seconds:.0f} s")
+        row |= {"lr": step.rate, "grad_norm": grad_norm, "loss": loss, "terms": means, **measured}
+        append_metrics(self.run, row)
+        self.display.show(done, progress, loss, speed, seconds)
 
     def close(self) -> None:
-        """End the bar."""
-        if self.bar is not None:
-            self.bar.stop()
+        """Nothing more is shown."""
+        self.display.stop()
 
-    def _over_ranks(self, value: Tensor) -> float:
-        return float(self.accelerator.reduce(value, reduction="mean"))
+    def _speed(self) -> float:
+        """Images per second since the last row."""
+        now = time.perf_counter()
+        speed, self.since, self.steps = self.steps * self.batch / (now - self.since), now, 0
+        return speed
 
-
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file; a crash may have cut the last one."""
-    if not path.exists():
-        return []
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")
-    return whole
+    def _means(self) -> dict[str, float]:
+        """Since the last row, over all processes."""
+        means = {k: float(self.accelerator.reduce(v / self.counts[k], reduction="mean")) for k, v in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means

@@ -89,14 +89,3 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimize
     if hidden:
         optimizers.append(KernelMuon(hidden, lr=config.muon_lr, weight_decay=config.weight_decay))
     return optimizers
-
-
-def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up times a cosine decay to zero.
-
-    Args:
-        step: 0-based step about to be taken.
-        progress: share of the budget that is spent, in [0, 1].
-        warmup_steps: length of the warm-up.
-    """
-    return min(1.0, (step + 1) / max(1, warmup_steps)) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,152 @@
+"""A run from its first step to its last: what is written, measured and shown, and when."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from xhat.config.build import build_sampling
+from xhat.errors import RunError
+from xhat.evaluation.pictures import grid_columns, save_grid, save_losses
+from xhat.objective.multipliers import FromGradients
+from xhat.rng import Shard
+from xhat.runs.metrics import read_metrics
+from xhat.runs.weights import WEIGHTS, read_weights, save_weights
+from xhat.training.display import Display
+from xhat.training.hardware import compile_network, keep_buffers, repays_compiling
+from xhat.training.log import Log
+from xhat.training.loop import Loop, Step
+from xhat.training.not_finite import culprits
+from xhat.training.setup import Setup
+from xhat.training.stop import Stop
+
+PICTURE_IMAGES, PICTURE_STEPS = 64, 20
+
+
+def fit(setup: Setup, run: Path, display: Display) -> bool:
+    """Train until the budget is spent, from wherever the state is: at its beginning, or where a checkpoint left it.
+
+    Args:
+        setup: what is trained; its state changes.
+        run: folder for checkpoints, weights, metrics and pictures; it exists.
+        display: shows how far training has come.
+
+    Returns:
+        Whether the budget is spent; False after Ctrl-C, with the state saved.
+
+    Raises:
+        RunError: a loss or a gradient is not finite; the last good state is kept.
+    """
+    state = setup.state
+    log = Log(run, setup.accelerator, setup.config.log_every, state.step, setup.config.batch_size, display)
+    stop, first = Stop(), state.step
+    try:
+        started = time.perf_counter() - state.seconds
+        _announce(setup, log)
+        _compile_where_it_pays(setup, log)
+        loop = Loop(setup, stop, started)
+        _train(loop, run, log)
+        if setup.accelerator.is_main_process and state.step == first:
+            _mend_weights(setup, run)
+        elif setup.accelerator.is_main_process:
+            save_losses(read_metrics(run), run / "losses.png")
+    finally:
+        log.close()
+        stop.restore()
+    loop.end()
+    return not stop.asked
+
+
+def _train(loop: Loop, run: Path, log: Log) -> None:
+    """Step after step; checkpoints and pictures every so many of them, and at the end."""
+    setup, state, config, ended = loop.setup, loop.state, loop.setup.config, False
+    while not ended and loop.progress() < 1:
+        step = loop.gradients()
+        if not step.finite:
+            raise RunError(_blame(setup, run, step))
+        loop.update()
+        ended = step.asked or loop.progress() >= 1
+        log.step(state.step, step, loop.progress(), state.seconds, _measured(setup, ended))
+        if ended or state.step % config.checkpoint_every == 0:
+            _save(setup, run)
+        if not step.asked and (state.step % config.sample_every == 0 or ended):
+            _picture(setup, run)
+
+
+def _announce(setup: Setup, log: Log) -> None:
+    if setup.resumed_from is not None:
+        log.say(f"going on from {setup.resumed_from}, step {setup.state.step}")
+    objective = setup.state.objective
+    trains_variance = any(term.loss.trains_variance for term in objective.terms.values())
+    if objective.denoiser.variance.outputs > 1 and not trains_variance:
+        log.say("variance: no term of this objective trains the learned variance; it stays halfway in log scale")
+
+
+def _compile_where_it_pays(setup: Setup, log: Log) -> None:
+    """As the config says; a network that cannot be compiled is trained without."""
+    wanted, device, budget = setup.config.compile, setup.accelerator.device, setup.budget
+    if not (wanted == "on" or (wanted == "auto" and repays_compiling(device, budget.steps, budget.seconds))):
+        return
+    log.say("compiling the network: about half a minute, the first time")
+    if any(isinstance(m, FromGradients) for m in setup.state.objective.multipliers.values()):
+        keep_buffers()
+    x0, cond = setup.batches.get(0, Shard(0, setup.batches.size), setup.rows)
+    times = torch.full((setup.rows,), 0.5, device=device)
+    failure = compile_network(setup.state.objective.denoiser.net, x0, times, cond or {}, setup.autocast)
+    if failure:
+        log.say(f"the network was not compiled, training goes on without: {failure}")
+
+
+def _blame(setup: Setup, run: Path, step: Step) -> str:
+    """What to say of a step that is not finite. Checkpoints before it are good; without one, this state is the best."""
+    if not list(run.glob("checkpoint-*")):
+        _save(setup, run)
+    return (
+        f"{culprits(setup, step.losses)} is not finite at step {setup.state.step}: the last good state is kept in "
+        f"{run}; lower optimizer.lr, or that term's weight"
+    )
+
+
+def _save(setup: Setup, run: Path) -> None:
+    """Both artefacts: the whole training state, and the weights to sample from."""
+    setup.accelerator.wait_for_everyone()
+    if setup.accelerator.is_main_process:
+        setup.state.save(run)
+        _save_weights(setup, run)
+
+
+def _save_weights(setup: Setup, run: Path) -> None:
+    save_weights(run / WEIGHTS, setup.state.averaged(), setup.config, setup.shape, setup.state.step)
+
+
+def _mend_weights(setup: Setup, run: Path) -> None:
+    """Write the weights anew if they are missing, damaged, or name data that moved: nothing is left to train that would."""
+    try:
+        mend = read_weights(run).values.get("data") != setup.config.data
+    except RunError:
+        mend = True
+    if mend:
+        _save_weights(setup, run)
+
+
+def _measured(setup: Setup, ended: bool) -> dict[str, float]:
+    """The averaged weights on held-out images, when it is time; no rank but the first has to wait for it."""
+    if setup.held_out is None or not setup.accelerator.is_main_process or not setup.held_out.due(setup.state.step, ended):
+        return {}
+    return setup.held_out.measure(setup.state.averaged())
+
+
+def _picture(setup: Setup, run: Path) -> None:
+    """A grid of samples, drawn in few steps."""
+    if not setup.accelerator.is_main_process:
+        return
+    denoiser, columns = setup.state.objective.denoiser, grid_columns(setup.shape.classes)
+    how = replace(setup.config.sampling, steps=min(setup.config.sampling.steps, PICTURE_STEPS))
+    model, training = setup.state.averaged(), denoiser.training
+    sampling = build_sampling(how, denoiser.schedule)
+    images, _ = sampling.generate(model.eval(), setup.shape, PICTURE_IMAGES // columns * columns)
+    model.train(training)
+    folder = run / "samples"
+    folder.mkdir(exist_ok=True)
+    save_grid(images, folder / f"step-{setup.state.step:08d}.png", columns)

@@ -1,0 +1,70 @@
+"""What a run has come to: all that a checkpoint holds, and all that a resume restores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from xhat.diffusion.denoiser import Denoiser
+from xhat.errors import RunError
+from xhat.objective.objective import Objective
+from xhat.runs.checkpoint import Checkpoint, save_checkpoint
+
+
+@dataclass
+class State:
+    """The weights, their average, the optimizers, and how far they have come.
+
+    No generators: the step is the position in the data, and all randomness is a function of it. No learning rate: it follows
+    from the step, the seconds and the budget.
+
+    Attributes:
+        objective: the denoiser, and what the time sampler, the losses and the multipliers have learned.
+        average: of the denoiser's weights; None where the last weights are kept.
+        optimizers: of the objective's parameters.
+        data: fingerprint of what they are trained on.
+        step: steps done.
+        seconds: trained so far.
+    """
+
+    objective: Objective
+    average: AveragedModel | None
+    optimizers: list[Optimizer]
+    data: str
+    step: int = 0
+    seconds: float = 0.0
+
+    def averaged(self) -> Denoiser:
+        """The denoiser to sample from: with the averaged weights, or the last ones where none are averaged."""
+        model = self.objective.denoiser if self.average is None else self.average.module
+        assert isinstance(model, Denoiser)
+        return model
+
+    def save(self, run: Path) -> None:
+        """Write a checkpoint into the run's folder."""
+        state = {
+            "objective": self.objective.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "seconds": self.seconds,
+            "data": self.data,
+        }
+        save_checkpoint(run, self.step, state)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint.
+
+        Raises:
+            RunError: it was trained on other data.
+        """
+        state = checkpoint.state
+        if state["data"] != self.data:
+            run = checkpoint.path.parent
+            raise RunError(f"the data are not those that {run} was trained on: they changed, or --data names others")
+        self.step, self.seconds = checkpoint.step, float(state["seconds"])
+        self.objective.load_state_dict(state["objective"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
