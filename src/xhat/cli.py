@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 COMMANDS = {
-    "train": "train a model, or go on with --resume",
+    "train": "train a model, or resume training with --resume",
     "sample": "draw images from a trained model",
     "evaluate": "measure a trained model: FID, KID, readable digits, penalties, error per noise level",
     "inspect": "show what a preset or config optimizes, and what a step costs, before training; or what differs between two",

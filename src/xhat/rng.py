@@ -1,4 +1,4 @@
-"""Randomness that is counted, not consumed: every draw is a function of (seed, step, sample) alone.
+"""Counter-based random numbers: every draw is a function of (seed, step, sample) alone, and no state is consumed.
 
 A generator that is handed from call to call makes a result depend on everything drawn before: on the number of processes,
 on gradient accumulation, on where a run was resumed. Here each draw gets a fresh generator whose seed is a hash of what

@@ -1,4 +1,4 @@
-"""The anatomy of an objective against closed forms, autograd and dense differences; facts where they apply and nowhere else."""
+"""The profile of an objective against closed forms, autograd and dense differences; remarks only where they apply."""
 
 import math
 from dataclasses import replace
@@ -9,8 +9,8 @@ import torch
 import xhat
 from oracles import SCHEDULES, Constant, GaussianData
 from xhat import Denoising, Objective, Term
-from xhat.analysis.profile import anatomy, at_levels, levels
-from xhat.analysis.remarks import facts, named_facts
+from xhat.analysis.profile import at_levels, levels, profile
+from xhat.analysis.remarks import named_remarks, remarks
 from xhat.config.build import build_denoiser, build_objective
 from xhat.config.parsing import read_config, recipe_path
 from xhat.config.presets import preset_names
@@ -31,11 +31,11 @@ def objective_of(schedule, target, *losses, times=None, variance=xhat.variances.
 
 
 def found(objective, count=161):
-    return anatomy(objective, levels(objective.denoiser.schedule, count), SECOND_MOMENT)
+    return profile(objective, levels(objective.denoiser.schedule, count), SECOND_MOMENT)
 
 
 def said(objective):
-    return named_facts(found(objective), objective)
+    return named_remarks(found(objective), objective)
 
 
 def preset(name):
@@ -218,16 +218,16 @@ PLAIN = ("maximum_likelihood", "augmented_bound", "no_bound")
 def test_an_objective_without_surprises_has_one_fact():
     """The bound with v output and uniform times."""
     assert list(said(objective_of(xhat.Cosine(), xhat.V, Denoising(xhat.V)))) == ["augmented_bound"]
-    assert facts(
+    assert remarks(
         found(objective_of(xhat.Cosine(), xhat.V, Denoising(xhat.V))), objective_of(xhat.Cosine(), xhat.V, Denoising(xhat.V))
     )
 
 
 @pytest.mark.parametrize(
-    ("loss", "fact"), list(zip([Denoising(weighting=elbo), Denoising(xhat.V), Denoising()], PLAIN, strict=True))
+    ("loss", "remark"), list(zip([Denoising(weighting=elbo), Denoising(xhat.V), Denoising()], PLAIN, strict=True))
 )
-def test_one_verdict(loss, fact):
-    assert [name for name in said(objective_of(xhat.Cosine(), xhat.V, loss)) if name in PLAIN] == [fact]
+def test_one_verdict(loss, remark):
+    assert [name for name in said(objective_of(xhat.Cosine(), xhat.V, loss)) if name in PLAIN] == [remark]
 
 
 def test_v_with_min_snr_is_untrained_at_high_noise():
@@ -259,7 +259,7 @@ def test_step_noise_has_a_floor(target, loss, rng):
     """The share that z and x0 leave open, against many drawn steps."""
     objective = objective_of(SCHEDULES["linear_beta"](), target, loss)
     result, schedule = found(objective), objective.denoiser.schedule
-    sentence = named_facts(result, objective)["step_noise_floor"]
+    sentence = named_remarks(result, objective)["step_noise_floor"]
     t = torch.tensor(result.t[len(result.t) // 2], dtype=torch.float64)
     ratio = schedule.alpha(t) / schedule.alpha(t - 0.01)
     before, added = (torch.randn(400000, dtype=torch.float64, generator=rng) for _ in range(2))
@@ -267,7 +267,7 @@ def test_step_noise_has_a_floor(target, loss, rng):
     noise = (ratio * schedule.sigma(t - 0.01) * before + step) / schedule.sigma(t)  # that in z at x0 = 0
     left = 1 - float(torch.corrcoef(torch.stack([step, noise]))[0, 1]) ** 2
     assert left == pytest.approx(float(sentence.split("The rest, ")[1].split(",")[0]), abs=0.005)
-    assert "increment_floor" not in named_facts(result, objective)
+    assert "increment_floor" not in named_remarks(result, objective)
 
 
 def test_the_increment_keeps_its_floor():
@@ -277,9 +277,9 @@ def test_the_increment_keeps_its_floor():
     schedule = objective.denoiser.schedule
     beta = 1 - (schedule.alpha(t) / schedule.alpha(t - 0.01)) ** 2
     floor = Increment.irreducible(schedule, t) / beta
-    sentence = named_facts(result, objective)["increment_floor"]
+    sentence = named_remarks(result, objective)["increment_floor"]
     assert f"{float(floor.max()):.2g}, depending" in sentence
-    assert "step_noise_floor" not in named_facts(result, objective)
+    assert "step_noise_floor" not in named_remarks(result, objective)
     assert "increment_floor" not in said(objective_of(schedule, xhat.V, Denoising()))
 
 

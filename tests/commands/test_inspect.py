@@ -124,8 +124,8 @@ def test_curves_of_two_are_compared_at_the_same_levels(capsys, tmp_path):
 
 def test_facts_of_one_alone_are_told_apart(capsys, tmp_path):
     result = inspected(capsys, tmp_path, "vdm-simple", "ddpm")
-    assert any("maximum likelihood" in fact for fact in result["only"][0])
-    assert any("not monotone" in fact for fact in result["only"][1])
+    assert any("maximum likelihood" in remark for remark in result["only"][0])
+    assert any("not monotone" in remark for remark in result["only"][1])
     assert result["both"] == ["amplified_in_x0"]
     code, out, _ = xhat("inspect", "vdm-simple", "ddpm", "--picture", tmp_path / "w.png", capsys=capsys)
     assert code == 0

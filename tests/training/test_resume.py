@@ -60,7 +60,7 @@ def test_resume_after_sigkill_is_exact(tmp_path, digits):
     resumed = process(*command, "--run", tmp_path / "broken", "--resume")
     for run in (straight, resumed):
         assert run.wait() == 0, run.stderr.read()
-    assert "going on from checkpoint" in resumed.stderr.read()
+    assert "resuming from checkpoint" in resumed.stderr.read()
     a, b = final_state(tmp_path / "straight"), final_state(tmp_path / "broken")
     assert states_equal(a, b)
     assert (a["objective"]["times.counts"] > 0).all(), "the history must have been in use"
@@ -97,7 +97,7 @@ def test_resume_goes_back_from_a_damaged_checkpoint(tmp_path, digits, capsys):
     code, _, err = xhat("train", "--run", run, "--resume", capsys=capsys)
     assert code == 0
     assert f"{newest.name} is cut short or damaged; going back" in err
-    assert "going on from checkpoint-00000004" in err
+    assert "resuming from checkpoint-00000004" in err
     assert states_equal(final_state(run), expected)
 
 
@@ -181,6 +181,6 @@ def test_lost_weights_are_written_anew(tmp_path, digits, capsys):
     path = run / "ema.safetensors"
     before = {name: value.clone() for name, value in load_file(path).items()}  # the file is mapped into memory
     path.write_bytes(path.read_bytes()[:100])
-    assert "go on with --resume" in xhat("sample", run, "--n", 1, "--out", tmp_path / "s.npz", capsys=capsys)[2]
+    assert "resume training with --resume" in xhat("sample", run, "--n", 1, "--out", tmp_path / "s.npz", capsys=capsys)[2]
     assert xhat("train", "--run", run, "--resume")[0] == 0
     assert states_equal(load_file(path), before)

@@ -1,4 +1,4 @@
-"""What an objective is, before training: its weight in every space, against the bound, where its samples go, its gradients."""
+"""What an objective is, before training: its weight in every space and against the bound, how it is sampled, its gradients."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Profile:
     """The numbers of an objective over noise levels; lists are (N,), from the data to the noise.
 
     Attributes:
@@ -80,7 +80,7 @@ def at_levels(wanted: Sequence[float], logsnr: Sequence[float], values: Sequence
 
 
 @torch.no_grad()
-def anatomy(objective: Objective, logsnr: Tensor, second_moment: float) -> Anatomy:
+def profile(objective: Objective, logsnr: Tensor, second_moment: float) -> Profile:
     """Take an objective apart.
 
     Args:
@@ -100,7 +100,7 @@ def anatomy(objective: Objective, logsnr: Tensor, second_moment: float) -> Anato
     readings = [effective]
     if schedule.steps:
         readings.append(noise_weight / step_bound_weight(denoiser, logsnr))
-    return Anatomy(
+    return Profile(
         logsnr=logsnr.tolist(),
         t=t.tolist(),
         weights={name: w.tolist() for name, w in weights.items()},
@@ -122,7 +122,7 @@ def gradient_scale(target: Target, schedule: Schedule, t: Tensor, weight: Tensor
     """RMS over pixels of (number of pixels) · d loss / d output for one image, where the network's output is 0, (N,).
 
     loss = w mean_pixels (y - y_hat)² has the gradient 2 w (y_hat - y)/pixels, and E[y²] = a² E[x0²] + b²: 2 w √E[y²]. Our
-    networks' outputs are 0 at first. `Anatomy.gradient` has the sample's importance in it, as the backward pass has.
+    networks' outputs are 0 at first. `Profile.gradient` has the sample's importance in it, as the backward pass has.
 
     Args:
         target: what the network predicts, y = a x0 + b noise.

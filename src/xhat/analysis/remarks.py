@@ -1,11 +1,11 @@
-"""What is surprising about an objective, in plain words; each sentence is computed, and only said where it applies."""
+"""What is surprising about an objective, in plain words; each sentence is computed, and appears only where it applies."""
 
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from xhat.analysis.profile import Anatomy
+from xhat.analysis.profile import Profile
 from xhat.diffusion.targets import SCALED_NOISE, STEP_NOISE, Target, forward_step
 from xhat.losses.denoising import Denoising
 from xhat.losses.increment import Increment
@@ -14,71 +14,71 @@ from xhat.losses.uncertainty import LearnedUncertainty
 from xhat.objective.multipliers import Multiplier
 from xhat.objective.objective import Objective
 
-Fact = Callable[[Anatomy, Objective], str | None]
+Remark = Callable[[Profile, Objective], str | None]
 
 
-def facts(anatomy: Anatomy, objective: Objective) -> list[str]:
+def remarks(profile: Profile, objective: Objective) -> list[str]:
     """The sentences that apply."""
-    return list(named_facts(anatomy, objective).values())
+    return list(named_remarks(profile, objective).values())
 
 
-def named_facts(anatomy: Anatomy, objective: Objective) -> dict[str, str]:
-    """As `facts`, by the name of the function that says it: the same name is the same fact, perhaps in other numbers."""
-    asked = (*(OF_WEIGHTS if anatomy.counted else ()), *OF_CHOICES)
-    said = {fact.__name__: fact(anatomy, objective) for fact in asked}
+def named_remarks(profile: Profile, objective: Objective) -> dict[str, str]:
+    """As `remarks`, by the name of the function that says it: the same name is the same remark, perhaps in other numbers."""
+    asked = (*(OF_WEIGHTS if profile.counted else ()), *OF_CHOICES)
+    said = {remark.__name__: remark(profile, objective) for remark in asked}
     return {name: sentence for name, sentence in said.items() if sentence is not None}
 
 
-def maximum_likelihood(anatomy: Anatomy, objective: Objective) -> str | None:
+def maximum_likelihood(profile: Profile, objective: Objective) -> str | None:
     """Constant relative to the bound."""
-    if not anatomy.constant:
+    if not profile.constant:
         return None
     return "Relative to the variational bound every noise level weighs the same: minimizing this is maximum likelihood."
 
 
-def augmented_bound(anatomy: Anatomy, objective: Objective) -> str | None:
+def augmented_bound(profile: Profile, objective: Objective) -> str | None:
     """Monotone relative to the bound."""
-    if anatomy.constant or not anatomy.monotone:
+    if profile.constant or not profile.monotone:
         return None
     return (
-        f"The weighting relative to the bound never falls as the noise grows ({_share(anatomy, 0)} of its largest value at "
-        f"logsnr {anatomy.logsnr[0]:.1f}, {_share(anatomy, -1)} at {anatomy.logsnr[-1]:.1f}). So this is a bound on the "
+        f"The weighting relative to the bound never falls as the noise grows ({_share(profile, 0)} of its largest value at "
+        f"logsnr {profile.logsnr[0]:.1f}, {_share(profile, -1)} at {profile.logsnr[-1]:.1f}). So this is a bound on the "
         "likelihood of data with Gaussian noise added, averaged over the strength of that noise (Kingma & Gao 2023)."
     )
 
 
-def no_bound(anatomy: Anatomy, objective: Objective) -> str | None:
+def no_bound(profile: Profile, objective: Objective) -> str | None:
     """Not monotone relative to the bound; where it falls most."""
-    if anatomy.monotone:
+    if profile.monotone:
         return None
-    weight = torch.tensor(anatomy.effective)
+    weight = torch.tensor(profile.effective)
     last = int((weight.cummax(0).values - weight).argmax())
     first = int(weight[: last + 1].argmax())
     return (
-        f"The weighting relative to the bound is not monotone: from logsnr {anatomy.logsnr[first]:.1f} to "
-        f"{anatomy.logsnr[last]:.1f}, towards more noise, it falls to {_number(weight[last] / weight[first])} of what it was. "
+        f"The weighting relative to the bound is not monotone: from logsnr {profile.logsnr[first]:.1f} to "
+        f"{profile.logsnr[last]:.1f}, towards more noise, it falls to {_number(weight[last] / weight[first])} of what it was. "
         "So this is no bound on the likelihood, not even of data with noise added (Kingma & Gao 2023)."
     )
 
 
-def untrained_noise(anatomy: Anatomy, objective: Objective) -> str | None:
+def untrained_noise(profile: Profile, objective: Objective) -> str | None:
     """The weight on the output tends to 0 with the signal: v with min-SNR."""
-    weight = torch.tensor(anatomy.weights[anatomy.output])
-    slope = (weight[-2].log() - weight[-1].log()) / (anatomy.logsnr[-2] - anatomy.logsnr[-1])
+    weight = torch.tensor(profile.weights[profile.output])
+    slope = (weight[-2].log() - weight[-1].log()) / (profile.logsnr[-2] - profile.logsnr[-1])
     share = weight[-1] / weight.max()
     if not (share < 0.01 and slope > 0.25):
         return None
     return (
-        f"Written on the network's own output ({anatomy.output}), the weight tends to 0 with growing noise: at logsnr "
-        f"{anatomy.logsnr[-1]:.1f} it is {_number(share)} of its largest. Sampling starts there, with an output that is hardly "
+        f"Written on the network's own output ({profile.output}), the weight tends to 0 with growing noise: at logsnr "
+        f"{profile.logsnr[-1]:.1f} it is {_number(share)} of its largest. Sampling starts there, with an output that is hardly "
         "trained."
     )
 
 
-def gradient_span(anatomy: Anatomy, objective: Objective) -> str | None:
+def gradient_span(profile: Profile, objective: Objective) -> str | None:
     """The gradient differs much between levels."""
-    scale = torch.tensor(anatomy.gradient)
-    logsnr = torch.tensor(anatomy.logsnr)[torch.isfinite(scale) & (scale > 0)]
+    scale = torch.tensor(profile.gradient)
+    logsnr = torch.tensor(profile.logsnr)[torch.isfinite(scale) & (scale > 0)]
     scale = scale[torch.isfinite(scale) & (scale > 0)]
     if len(scale) == 0 or scale.max() < 100 * scale.min():
         return None
@@ -90,39 +90,39 @@ def gradient_span(anatomy: Anatomy, objective: Objective) -> str | None:
     )
 
 
-def scaled_noise_loss(anatomy: Anatomy, objective: Objective) -> str | None:
+def scaled_noise_loss(profile: Profile, objective: Objective) -> str | None:
     """A loss on sigma · noise."""
     names = [name for name, loss in _denoising(objective) if loss.space == SCALED_NOISE]
     if not names:
         return None
-    ratio = objective.denoiser.schedule.sigma(_times(anatomy)[0]) ** 2
+    ratio = objective.denoiser.schedule.sigma(_times(profile)[0]) ** 2
     return (
         f"{_quoted(names)}: the squared error of sigma·noise is that of the noise times sigma². At the lowest noise shown "
-        f"(logsnr {anatomy.logsnr[0]:.1f}) a step has {_number(ratio)} of the weight that the noise loss gives it; a weight of "
+        f"(logsnr {profile.logsnr[0]:.1f}) a step has {_number(ratio)} of the weight that the noise loss gives it; a weight of "
         "1/sigma² undoes it."
     )
 
 
-def step_noise_floor(anatomy: Anatomy, objective: Objective) -> str | None:
+def step_noise_floor(profile: Profile, objective: Objective) -> str | None:
     """The noise of one step: what is known of it, and what no network can know."""
     losses = [loss for _, loss in _denoising(objective) if not isinstance(loss, Increment)]
     if STEP_NOISE not in (objective.denoiser.target, *(loss.space for loss in losses)):
         return None
-    known, i = _known(anatomy, objective), len(anatomy.t) // 2
+    known, i = _known(profile, objective), len(profile.t) // 2
     return (
         "Of the variance beta of the noise that one step adds, only a share beta/sigma² follows from z and x0 together: "
-        f"{_number(known[i])} at logsnr {anatomy.logsnr[i]:.1f}. The rest, {_number(1 - known[i])}, is a floor that no network "
+        f"{_number(known[i])} at logsnr {profile.logsnr[i]:.1f}. The rest, {_number(1 - known[i])}, is a floor that no network "
         "can remove. step_noise is here the expectation, beta/sigma · noise, so that the floor is not in the loss; its error "
         "is the noise's times beta/sigma."
     )
 
 
-def increment_floor(anatomy: Anatomy, objective: Objective) -> str | None:
+def increment_floor(profile: Profile, objective: Objective) -> str | None:
     """A loss on the increment itself: the floor is in its value."""
     names = [name for name, loss in _denoising(objective) if isinstance(loss, Increment)]
     if not names:
         return None
-    known = _known(anatomy, objective)
+    known = _known(profile, objective)
     return (
         f"{_quoted(names)}: of the variance beta of the noise that one step adds, {_number(1 - known.max())} to "
         f"{_number(1 - known.min())}, depending on the level, does not follow even from z and x0 together (1 - beta/sigma²). "
@@ -131,33 +131,33 @@ def increment_floor(anatomy: Anatomy, objective: Objective) -> str | None:
     )
 
 
-def amplified_in_x0(anatomy: Anatomy, objective: Objective) -> str | None:
+def amplified_in_x0(profile: Profile, objective: Objective) -> str | None:
     """A noise-like output at high noise."""
-    return _amplified(anatomy, "x0", -1, 1 / _gain(objective.denoiser.target, objective, anatomy.logsnr[-1]))
+    return _amplified(profile, "x0", -1, 1 / _gain(objective.denoiser.target, objective, profile.logsnr[-1]))
 
 
-def amplified_in_noise(anatomy: Anatomy, objective: Objective) -> str | None:
+def amplified_in_noise(profile: Profile, objective: Objective) -> str | None:
     """An image-like output at low noise."""
-    level = anatomy.logsnr[0]
+    level = profile.logsnr[0]
     squared_ratio = torch.tensor(level).exp() / _gain(objective.denoiser.target, objective, level)
-    return _amplified(anatomy, "the noise", 0, squared_ratio)
+    return _amplified(profile, "the noise", 0, squared_ratio)
 
 
-def sampler_moves_samples(anatomy: Anatomy, objective: Objective) -> str | None:
+def sampler_moves_samples(profile: Profile, objective: Objective) -> str | None:
     """Times that are not uniform."""
-    low, high = anatomy.middle_half
+    low, high = profile.middle_half
     name = type(objective.times).__name__
     if objective.times.learns:
-        return f"{name} draws more samples where the loss is large, and divides by the density: what is learned stays the same."
-    if max(anatomy.importance) <= 1.001 * min(anatomy.importance):
+        return f"{name} draws more samples where the loss is large, and divides by the density: the objective stays the same."
+    if max(profile.importance) <= 1.001 * min(profile.importance):
         return None
     return (
-        f"{name} says where the samples go, half of them between logsnr {low:.1f} and {high:.1f}, and not what is learned: the "
-        f"loss of each is divided by its density. Weighed so, {anatomy.effective_share:.1%} of the samples would do as well."
+        f"{name} draws half of the timesteps between logsnr {low:.1f} and {high:.1f}. That does not change the objective: the "
+        f"loss of each is divided by its density. Weighed so, {profile.effective_share:.1%} of the samples would do as well."
     )
 
 
-def other_minimum(anatomy: Anatomy, objective: Objective) -> str | None:
+def other_minimum(profile: Profile, objective: Objective) -> str | None:
     """Norms that are not squared."""
     found = [(name, loss.norm) for name, loss in _denoising(objective) if loss.norm is not squared]
     if not found:
@@ -170,7 +170,7 @@ def other_minimum(anatomy: Anatomy, objective: Objective) -> str | None:
     )
 
 
-def balanced_later(anatomy: Anatomy, objective: Objective) -> str | None:
+def balanced_later(profile: Profile, objective: Objective) -> str | None:
     """A learned uncertainty divides by the loss it finds."""
     names = [name for name, term in objective.terms.items() if isinstance(term.loss, LearnedUncertainty)]
     if not names:
@@ -180,12 +180,12 @@ def balanced_later(anatomy: Anatomy, objective: Objective) -> str | None:
     )
 
 
-def not_in_the_numbers(anatomy: Anatomy, objective: Objective) -> str | None:
+def not_in_the_numbers(profile: Profile, objective: Objective) -> str | None:
     """Terms without a weight."""
-    if not anatomy.left_out:
+    if not profile.left_out:
         return None
-    found = [n for n in anatomy.left_out if isinstance(objective.terms[n].weight, Multiplier)]
-    plain = [n for n in anatomy.left_out if n not in found]
+    found = [n for n in profile.left_out if isinstance(objective.terms[n].weight, Multiplier)]
+    plain = [n for n in profile.left_out if n not in found]
     parts = [f"{_quoted(plain)} (no weighted squared error of the network)"] if plain else []
     parts += [f"{_quoted(found)} (its factor is found during training)"] if found else []
     return f"Not in the weights and the gradient: {', '.join(parts)}."
@@ -197,8 +197,8 @@ CENTRES = {
     "huber": "between the mean and the median of each pixel",
 }
 
-OF_WEIGHTS: tuple[Fact, ...] = (maximum_likelihood, augmented_bound, no_bound, untrained_noise, gradient_span)
-OF_CHOICES: tuple[Fact, ...] = (
+OF_WEIGHTS: tuple[Remark, ...] = (maximum_likelihood, augmented_bound, no_bound, untrained_noise, gradient_span)
+OF_CHOICES: tuple[Remark, ...] = (
     scaled_noise_loss,
     step_noise_floor,
     increment_floor,
@@ -219,13 +219,13 @@ def _denoising(objective: Objective) -> Iterator[tuple[str, Denoising]]:
                 yield name, loss
 
 
-def _times(anatomy: Anatomy) -> Tensor:
-    return torch.tensor(anatomy.t, dtype=torch.float64)
+def _times(profile: Profile) -> Tensor:
+    return torch.tensor(profile.t, dtype=torch.float64)
 
 
-def _known(anatomy: Anatomy, objective: Objective) -> Tensor:
+def _known(profile: Profile, objective: Objective) -> Tensor:
     """beta/sigma²: the share of the step noise's variance that z and x0 determine, (N,)."""
-    schedule, t = objective.denoiser.schedule, _times(anatomy)
+    schedule, t = objective.denoiser.schedule, _times(profile)
     return forward_step(schedule, t)[1] / schedule.sigma(t) ** 2
 
 
@@ -233,19 +233,19 @@ def _gain(target: Target, objective: Objective, logsnr: float) -> Tensor:
     return target.gain_at(objective.denoiser.schedule, torch.tensor([logsnr], dtype=torch.float64)).detach()
 
 
-def _amplified(anatomy: Anatomy, what: str, level: int, squared_ratio: Tensor) -> str | None:
+def _amplified(profile: Profile, what: str, level: int, squared_ratio: Tensor) -> str | None:
     ratio = float(squared_ratio.sqrt())
     if ratio < 10:
         return None
     where = "highest" if level else "lowest"
     return (
-        f"At the {where} noise shown (logsnr {anatomy.logsnr[level]:.1f}) an error in the network's output ({anatomy.output}) "
+        f"At the {where} noise shown (logsnr {profile.logsnr[level]:.1f}) an error in the network's output ({profile.output}) "
         f"is {_number(ratio)} times as large an error in {what}."
     )
 
 
-def _share(anatomy: Anatomy, level: int) -> str:
-    return _number(anatomy.effective[level] / max(anatomy.effective))
+def _share(profile: Profile, level: int) -> str:
+    return _number(profile.effective[level] / max(profile.effective))
 
 
 def _quoted(names: list[str]) -> str:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from xhat.analysis.profile import anatomy, at_levels, levels
-from xhat.analysis.remarks import named_facts
+from xhat.analysis.profile import at_levels, levels, profile
+from xhat.analysis.remarks import named_remarks
 from xhat.commands.parsing import CommandParser, config_parser
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, notes, print_json
@@ -32,11 +32,11 @@ from xhat.losses.image import ImageLoss
 from xhat.objective.objective import Objective
 
 DESCRIPTION = """Show what a preset, a config or a run optimizes, before training: the five choices, the weight of each noise
-level in each space and relative to the variational bound (Kingma & Gao 2023), where the samples go, how large the gradients
-are, and in plain words what is surprising about it.
+level in each space and relative to the variational bound (Kingma & Gao 2023), the timestep sampling distribution, how large the
+gradients are, and in plain words what is surprising about it.
 
 With a second one, what differs between the two. Values can be changed by their dotted names, as for xhat train; with two
-recipes they are changed in both. Writes a picture. If there are losses on the created image, time and memory of a training step
+recipes they are changed in both. Writes a picture. If there are image losses, time and memory of a training step
 with each of them are measured on one batch."""
 
 LEGEND = """samples    share drawn per unit logsnr
@@ -116,7 +116,7 @@ def _inspect(recipe: str, config: Config) -> dict[str, Any]:
     denoiser = build_denoiser(config, shape)
     objective = build_objective(config, denoiser)
     second_moment = float(to_float(images.pixels[:1000]).square().mean())
-    found = anatomy(objective, levels(denoiser.schedule), second_moment)
+    found = profile(objective, levels(denoiser.schedule), second_moment)
     numbers = {key: value for key, value in asdict(found).items() if key not in ("effective", "density")}
     losses = [part for term in objective.terms.values() for part in term.loss.parts()]
     result = {
@@ -133,7 +133,7 @@ def _inspect(recipe: str, config: Config) -> dict[str, Any]:
         "effective_weighting": _largest_one(found.effective),
         "sample_density": found.density,
         "second_moment": second_moment,
-        "facts": named_facts(found, objective),
+        "remarks": named_remarks(found, objective),
         "costs": _costs(config, objective, shape),
     }
     notes(notices(images))
@@ -155,11 +155,11 @@ def _costs(config: Config, objective: Objective, shape: DataShape) -> dict[str, 
 
 
 def _compare(configs: Sequence[Config], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What differs: config values, curves at common levels (null where one has none), facts that only one has."""
+    """What differs: config values, curves at common levels (null where one has none), remarks that only one has."""
     ends = [f(r["logsnr"]) for f in (max, min) for r in results]
     logsnr = torch.linspace(max(ends), min(ends), LEVELS, dtype=torch.float64).tolist()
     columns = ("effective_weighting", "sample_density", "gradient")
-    first, second = (r["facts"] for r in results)
+    first, second = (r["remarks"] for r in results)
     return {
         "differences": {key: list(pair) for key, pair in changed_values(*configs).items()},
         "logsnr": logsnr,
@@ -196,7 +196,7 @@ def _show(result: dict[str, Any]) -> None:
     out.print(_choices(result))
     show_table(out, _levels_table(result), around=1)
     out.print(LEGEND)
-    _show_facts(out, "What this means", result["facts"].values())
+    _show_remarks(out, "What this means", result["remarks"].values())
     _show_costs(out, result["costs"])
 
 
@@ -246,7 +246,7 @@ def _show_both(results: Sequence[dict[str, Any]], compared: dict[str, Any]) -> N
         table.add_row(f"{logsnr:.2f}", *weights, *rest)
     show_table(out, table, around=1)
     for name, only in zip(names, compared["only"], strict=True):
-        _show_facts(out, f"Only {name}", only)
+        _show_remarks(out, f"Only {name}", only)
     if compared["both"]:
         said = ", ".join(name.replace("_", " ") for name in compared["both"])
         out.print(f"In both, perhaps in other numbers (see each alone): {said}\n")
@@ -254,10 +254,10 @@ def _show_both(results: Sequence[dict[str, Any]], compared: dict[str, Any]) -> N
         _show_costs(out, result["costs"])
 
 
-def _show_facts(out: Console, heading: str, facts: Iterable[str]) -> None:
+def _show_remarks(out: Console, heading: str, remarks: Iterable[str]) -> None:
     table = new_table(text_column(), text_column(), gap=1)
-    for fact in facts:
-        table.add_row("·", fact)
+    for remark in remarks:
+        table.add_row("·", remark)
     if table.row_count:
         out.print(heading, style="bold")
         out.print(Padding(table, (0, 0, 1, 0)))

@@ -14,7 +14,7 @@ from xhat.report.page import write_page
 from xhat.studies.study import STUDY_FILE, study_from_file
 
 DESCRIPTION = """Write one HTML page about runs, which needs no network to be read: samples from the same noise, how they came
-about, the error at each noise level with the floor that no denoiser can go below, what is learned, the bound step by step,
+about, the error at each noise level with the floor that no denoiser can go below, the loss weighting, the bound step by step,
 penalties against quality, what differs between the configs.
 
 RUN is a run folder, or the folder of a study (xhat compare --out). What is measured is kept in the runs' folders. With --watch

@@ -31,7 +31,7 @@ RECIPE is a preset or a .yaml file; every value of it can be set by its dotted n
 A budget given here (--max_steps, --max_images, --max_minutes) replaces the recipe's.
 --init RUN starts from trained weights, of a run or of a diffusers checkpoint: its model and its terms stay, the recipe and the
 options change the rest and add terms.
-Ctrl-C saves; --resume goes on. With several processes: torchrun --nproc-per-node 2 -m xhat -- train ..."""
+Ctrl-C saves; --resume resumes training. With several processes: torchrun --nproc-per-node 2 -m xhat -- train ..."""
 
 NOTHING_TO_RESUME = "{} holds no run to resume: leave --resume out to start one"
 MAY_CHANGE = (*BUDGETS, "data", "checkpoint_every", "sample_every", "log_every", "eval_every")
@@ -137,7 +137,7 @@ def _checkpoint(asked: Resolved, before: Config) -> Checkpoint | None:
     """
     folder = asked.folder
     if not asked.resume:
-        raise UsageError(f"{folder} holds a run already: add --resume to go on with it, or choose another --run")
+        raise UsageError(f"{folder} holds a run already: add --resume to resume training, or choose another --run")
     if changed := differences(before, asked.config, MAY_CHANGE):
         raise UsageError(
             f"{folder} holds a run with another config ({'; '.join(changed[:3])}): choose another --run, or leave the "
@@ -174,7 +174,7 @@ def _fit(setup: "Setup", run: Path) -> int:
         print(f"trained {setup.state.step} steps; samples, losses.png and metrics.jsonl are in {folder}")
         print(f"next: xhat sample {folder} --n 64 --out {samples}")
     elif main:
-        print(f"stopped and saved at step {setup.state.step}; go on with: xhat train --run {folder} --resume")
+        print(f"stopped and saved at step {setup.state.step}; resume training with: xhat train --run {folder} --resume")
     return 0 if finished else 130
 
 

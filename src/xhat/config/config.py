@@ -76,8 +76,8 @@ class Config:
         target: what the network predicts; x0, noise, v, scaled_noise, step_noise, posterior_mean, score, flow, edm(0.5).
         variance: of the reverse step; posterior, forward, fixed_large or learned.
         time_input: what the network sees of the time; its own choice (network), t or log_sigma.
-        times: where samples go; stratified, uniform, logit_normal(0, 1), log_normal_sigma(-1.2, 1.2), loss_second_moment,
-            adaptive, one_level, sequential.
+        times: timestep sampling distribution; stratified, uniform, logit_normal(0, 1), log_normal_sigma(-1.2, 1.2),
+            loss_second_moment, adaptive, one_level, sequential.
         terms: the objective, name -> {loss, weight, when}.
         input_perturbation: gamma of Ning et al. 2023; 0 is off.
         seed: of initial weights, data order, times and noise.

@@ -1,4 +1,4 @@
-"""Losses on the created image: a penalty of an estimate of the clean image."""
+"""Image losses: a penalty of the predicted clean image x0_hat, or of a generated sample."""
 
 import warnings
 from collections.abc import Callable

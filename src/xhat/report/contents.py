@@ -85,7 +85,7 @@ class Entry:
         loss: the raw training loss by images seen.
         progress: bits/dim within the noise levels of x0_error, measured during training, by images seen.
         weighting: effective weighting relative to the bound, by logsnr, largest = 1.
-        density: where the samples go, per unit logsnr, by logsnr.
+        density: of the timestep sampling distribution, per unit logsnr, by logsnr.
         bound: bits/dim per step of the variational bound, by step.
         bound_levels: the same per unit logsnr, by logsnr.
         samples: drawn from the same noise for all entries.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from xhat.analysis.profile import anatomy, levels
+from xhat.analysis.profile import levels, profile
 from xhat.config.build import build_objective, build_penalty, build_sampling
 from xhat.data.shape import DataShape
 from xhat.evaluation.counts import QUICK
@@ -191,9 +191,9 @@ def _real_features(shape: DataShape, data: str, share: float) -> Tensor:
 
 
 def _weightings(trained: TrainedRun) -> dict[str, Line]:
-    """What is learned, and where the samples go, over the noise levels that are trained on."""
+    """The loss weighting and the timestep sampling distribution over the noise levels that are trained on."""
     objective = build_objective(trained.config, trained.denoiser)
-    found = anatomy(objective, levels(trained.denoiser.schedule), second_moment=1.0)  # that of the data is for gradients
+    found = profile(objective, levels(trained.denoiser.schedule), second_moment=1.0)  # that of the data is for gradients
     top = max(found.effective)
     lines = {"density": Line(found.logsnr, found.density)}
     return lines | ({"weighting": Line(found.logsnr, [w / top for w in found.effective])} if top > 0 else {})

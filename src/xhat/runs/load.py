@@ -34,7 +34,9 @@ def load(run: str | Path) -> TrainedRun:
     try:
         config = from_values(found.values)
     except (KeyError, TypeError, ValueError):
-        raise RunError(f"{found.path} is damaged or not written by xhat: go on with --resume to write it anew") from None
+        raise RunError(
+            f"{found.path} is damaged or not written by xhat: resume training with --resume, which writes it anew"
+        ) from None
     denoiser = build_denoiser(config, found.shape)
     try:
         denoiser.load_state_dict(named_for(denoiser.state_dict(), found.tensors, "net."))

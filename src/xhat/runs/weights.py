@@ -17,6 +17,7 @@ from xhat.errors import RunError
 from xhat.files import read_tensors, write_bytes
 
 WEIGHTS = "ema.safetensors"
+WAY_OUT = "resume training with --resume, which writes it anew"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def read_weights(run: str | Path) -> Weights:
         shape = _shape(json.loads(metadata["shape"]))
         return Weights(path, json.loads(metadata["config"]), shape, int(metadata["step"]), tensors)
     except (SafetensorError, KeyError, TypeError, ValueError):
-        raise RunError(f"{path} is damaged or not written by xhat: go on with --resume to write it anew") from None
+        raise RunError(f"{path} is damaged or not written by xhat: {WAY_OUT}") from None
 
 
 def _shape(values: dict[str, Any]) -> DataShape:

@@ -25,9 +25,9 @@ def read_study(path: Path) -> Study:
     if "penalties" in values:
         values["penalties"] = {str(name): str(text) for name, text in values["penalties"].items()}
     study = Study(**{"title": path.stem, **values, "changes": _changes(values["changes"], path)})
-    for complaint in (_of_numbers(study), _of_seeds(study), _of_names(study)):
-        if complaint:
-            raise UsageError(f"{path}: {complaint}")
+    for message in (_of_numbers(study), _of_seeds(study), _of_names(study)):
+        if message:
+            raise UsageError(f"{path}: {message}")
     return study
 
 

@@ -76,7 +76,7 @@ def _train(loop: Loop, run: Path, log: Log) -> None:
 
 def _announce(setup: Setup, log: Log) -> None:
     if setup.resumed_from is not None:
-        log.say(f"going on from {setup.resumed_from}, step {setup.state.step}")
+        log.say(f"resuming from {setup.resumed_from}, step {setup.state.step}")
     objective = setup.state.objective
     trains_variance = any(term.loss.trains_variance for term in objective.terms.values())
     if objective.denoiser.variance.outputs > 1 and not trains_variance:
@@ -95,7 +95,7 @@ def _compile_where_it_pays(setup: Setup, log: Log) -> None:
     times = torch.full((setup.rows,), 0.5, device=device)
     failure = compile_network(setup.state.objective.denoiser.net, x0, times, cond or {}, setup.autocast)
     if failure:
-        log.say(f"the network was not compiled, training goes on without: {failure}")
+        log.say(f"the network was not compiled, training continues without: {failure}")
 
 
 def _blame(setup: Setup, run: Path, step: Step) -> str:

@@ -9,6 +9,8 @@ from torch import Tensor
 from xhat.registry import SCHEDULES
 from xhat.tensors import PreciseModule
 
+__all__ = ["Schedule", "zero_terminal"]
+
 
 class Schedule(PreciseModule):
     """A noise schedule, elementwise in t; immutable: every change returns a new one.

@@ -8,6 +8,8 @@ from torch import Tensor
 from xhat.diffusion.schedules.base import Schedule, require_falling
 from xhat.registry import SCHEDULES
 
+__all__ = ["VE", "Cosine", "Flow", "LinearLogSNR"]
+
 
 @SCHEDULES.register
 class Cosine(Schedule):

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from xhat.diffusion.schedules.base import Schedule, float_dtype
 from xhat.registry import SCHEDULES
 
+__all__ = ["Discrete"]
+
 
 class Discrete(Schedule):
     """A table of T steps: alpha_bar_i at t = i/T, alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar) (DDPM, eq. 4).

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from xhat.diffusion.schedules.base import Schedule, require_falling
 from xhat.registry import SCHEDULES
 
+__all__ = ["Learned"]
+
 
 @SCHEDULES.register
 class Learned(Schedule):

@@ -8,6 +8,8 @@ from torch import Tensor
 from xhat.diffusion.schedules import Schedule
 from xhat.tensors import PreciseModule
 
+__all__ = ["TimeSampler"]
+
 _BELOW_ONE = 1 - 2**-24  # the float32 before 1, where unbounded densities vanish
 _EDGE = 1e-12  # quantiles stay this far from 0 and 1, where unbounded distributions have their infinities
 

@@ -9,6 +9,8 @@ from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.times.base import TimeSampler
 from xhat.registry import TIMES
 
+__all__ = ["LogNormalSigma", "LogitNormal", "OneLevel", "Sequential", "Stratified", "Uniform"]
+
 
 @TIMES.register
 class Stratified(TimeSampler):

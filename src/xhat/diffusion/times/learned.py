@@ -11,6 +11,8 @@ from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.times.base import TimeSampler
 from xhat.registry import TIMES
 
+__all__ = ["Adaptive", "Binned", "LossSecondMoment"]
+
 LARGEST = 1e150
 """Losses count as this at most, so that their squares and sums are finite."""
 

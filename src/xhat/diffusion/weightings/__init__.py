@@ -1,4 +1,4 @@
-"""Loss weightings over noise levels: what is learned. Time samplers only say where the samples go.
+"""Loss weightings over noise levels. They decide what the objective is; time samplers only decide how it is sampled.
 
 A weighting is called with (logsnr, schedule). It is written for the space that its paper writes its loss in, named by `space`;
 `Denoising` multiplies it into the loss as it stands. `convert_weighting` takes it to another space by the one factor of the

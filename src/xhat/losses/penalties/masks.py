@@ -11,8 +11,24 @@ from xhat.tensors import image_mean, image_sum
 __all__ = ["mask", "masked_mean"]
 
 
-@dataclass(frozen=True)
-class mask:
+@dataclass(frozen=True, eq=False)
+class _Masked:
+    """A function per pixel, and what of it counts."""
+
+    per_pixel: Callable[[Tensor], Tensor]
+    where: Tensor
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.where.ndim <= 4 or not bool((self.where >= 0).all()):
+            raise ValueError("a mask has shape (H, W) or (1 or B, 1 or C, H, W), and values of at least 0")
+
+    def _values(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask, as large as the values, and the values."""
+        values = self.per_pixel(images)
+        return _on(self.where, values), values
+
+
+class mask(_Masked):
     """mean over all pixels of where · per_pixel(images): grows with the mask's area, for "this much of the image is wrong".
 
     Args:
@@ -23,19 +39,12 @@ class mask:
         ValueError: a negative mask, or one that does not fit the values (at the call).
     """
 
-    per_pixel: Callable[[Tensor], Tensor]
-    where: Tensor
-
-    def __post_init__(self) -> None:
-        _require_mask(self.where)
-
     def __call__(self, images: Tensor) -> Tensor:
-        values = self.per_pixel(images)
-        return image_mean(_on(self.where, values) * values)
+        weight, values = self._values(images)
+        return image_mean(weight * values)
 
 
-@dataclass(frozen=True)
-class masked_mean:
+class masked_mean(_Masked):
     """sum(where · per_pixel(images)) / sum(where) per image: the mean over the mask, whatever its area; 0 if it is empty.
 
     Args:
@@ -46,15 +55,8 @@ class masked_mean:
         ValueError: as `mask`.
     """
 
-    per_pixel: Callable[[Tensor], Tensor]
-    where: Tensor
-
-    def __post_init__(self) -> None:
-        _require_mask(self.where)
-
     def __call__(self, images: Tensor) -> Tensor:
-        values = self.per_pixel(images)
-        weight = _on(self.where, values)
+        weight, values = self._values(images)
         area = image_sum(weight)
         # an empty mask: 0/1 instead of 0/0, so that value and gradient are 0
         return image_sum(weight * values) / torch.where(area > 0, area, torch.ones_like(area))
@@ -71,8 +73,3 @@ def _on(where: Tensor, values: Tensor) -> Tensor:
             "pass (H, W) or (1 or B, 1 or C, H, W), as large as what the per-pixel function returns"
         )
     return full.to(values).expand_as(values)
-
-
-def _require_mask(where: Tensor) -> None:
-    if not 2 <= where.ndim <= 4 or not bool((where >= 0).all()):
-        raise ValueError("a mask has shape (H, W) or (1 or B, 1 or C, H, W), and values of at least 0")

@@ -11,6 +11,6 @@ DENSITY = Chart("density", "line", "samples per unit logsnr", LOGSNR, "density",
 def learned(contents: Contents) -> Section | None:
     """The effective weighting and the density of the samples by logsnr; None if no objective was profiled."""
     lead = "The effective weighting says how much each noise level counts, relative to the variational bound, where all count "
-    lead += "alike. The density says where the samples go: it changes how noisy the gradient is, not what is learned. "
+    lead += "alike. The density of the timestep sampling distribution changes how noisy the gradient is, not the objective. "
     lead += "Neither has a good direction."
-    return panels("learned", "What is learned", lead, shown([WEIGHTING, DENSITY], contents), False)
+    return panels("learned", "Loss weighting", lead, shown([WEIGHTING, DENSITY], contents), False)
