@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from helpers import write_digits
 from xhat.data.images import Found, Images
+from xhat.data.load import load, load_shape
 from xhat.data.shape import DataShape, data_shape
 from xhat.errors import DataError
 
@@ -29,3 +31,12 @@ def test_labels_that_are_not_wanted_or_not_there_make_no_classes(data, labels):
 def test_labels_that_are_wanted_and_not_there_are_refused():
     with pytest.raises(DataError, match="labels: true, but own has none: its images are in no class folders; or set labels"):
         data_shape(UNLABELLED, True)
+
+
+@pytest.mark.parametrize("labels", [True, False, "auto"])
+def test_the_shape_of_data_is_that_of_its_images(labels, tmp_path):
+    """That of MNIST is known without reading it."""
+    assert load_shape("mnist", None, labels) == data_shape(load("mnist"), labels)
+    assert load_shape("mnist", 14, labels) == data_shape(load("mnist", 14), labels)
+    own = str(write_digits(tmp_path / "own.npz", 8))
+    assert load_shape(own, None, labels) == data_shape(load(own), labels)

@@ -77,3 +77,12 @@ def test_the_null_class_is_no_condition():
     assert len(real.first(9, torch.device("cpu"))[0]) == 3
     untold = Reference.of(images, GREY, held_out=True)
     assert (untold.labels, untold.conditional, untold.first(1, torch.device("cpu"))[1]) == (None, False, None)
+
+
+def test_a_mistake_names_the_images_that_are_measured(split):
+    """Not the others, which are wrong as well."""
+    with np.load(split) as arrays:
+        np.savez(split, **arrays, y_train=np.arange(5), y_test=np.arange(3))
+    for real in (lambda shape: own_images(shape, split, 0.5), lambda shape: other_images(shape, split)):
+        with pytest.raises(UsageError, match=r"split.npz \(test\) has classes that the run does not know: 2, 3, 4"):
+            real(DataShape(1, 8, 2))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from xhat.data.folder import load_folder
 from xhat.data.idx import Split, load_idx, mnist
 from xhat.data.images import Images
 from xhat.data.picture import fit
+from xhat.data.shape import DataShape, data_shape
 from xhat.errors import DataError, DataNotFoundError
 
 DARK = 15
@@ -35,6 +37,17 @@ def load(data: str, size: int | None = None, split: Split = "train") -> Images:
         line = f"{images.name}: no pixel is above {most} of 255, the images are nearly black: multiply them"
         images = replace(images, found=replace(images.found, notes=(*images.found.notes, line)))
     return images
+
+
+def load_shape(data: str, size: int | None, labels: Literal["auto"] | bool) -> DataShape:
+    """The `data_shape` of the images that a config's `data` names; that of MNIST is known without reading it.
+
+    Raises:
+        DataError: as for `load` and `data_shape`.
+    """
+    if data == "mnist" and size is None:
+        return DataShape(1, 28, 10 if labels else None)
+    return data_shape(load(data, size), labels)
 
 
 def _read(data: str, size: int | None, split: Split) -> Images:

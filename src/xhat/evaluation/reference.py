@@ -90,10 +90,10 @@ def own_images(shape: DataShape, data: str, held_out: float) -> RealImages:
         UsageError: as for `Reference.of`.
     """
     parts = load_parts(data, shape.size, held_out)
-    train = Reference.of(parts.train, shape, held_out=False)
     if parts.held_out is None:
-        return RealImages(train, None)
-    return RealImages(Reference.of(parts.held_out, shape, held_out=True), train)
+        return RealImages(Reference.of(parts.train, shape, held_out=False), None)
+    measured = Reference.of(parts.held_out, shape, held_out=True)
+    return RealImages(measured, Reference.of(parts.train, shape, held_out=False))
 
 
 def other_images(shape: DataShape, data: str) -> RealImages:
@@ -108,5 +108,5 @@ def other_images(shape: DataShape, data: str) -> RealImages:
         UsageError: as for `Reference.of`.
     """
     images = load(data, shape.size, "test")
-    others = Reference.of(load(data, shape.size), shape, held_out=True) if images.is_test_set else None
-    return RealImages(Reference.of(images, shape, held_out=True), others)
+    measured = Reference.of(images, shape, held_out=True)
+    return RealImages(measured, Reference.of(load(data, shape.size), shape, held_out=True) if images.is_test_set else None)

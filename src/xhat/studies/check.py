@@ -2,7 +2,8 @@
 
 from xhat.config.build import build_denoiser, build_objective, build_sampling
 from xhat.config.config import Config
-from xhat.data.shape import DataShape, data_shape
+from xhat.data.load import load_shape
+from xhat.data.shape import DataShape
 from xhat.errors import UsageError
 from xhat.studies.study import Study
 
@@ -19,7 +20,9 @@ def checked_configs(study: Study) -> tuple[dict[str, Config], DataShape]:
         try:
             configs[change] = config = study.config(change, study.seeds[0])
             key = f"{config.data} {config.image_size} {config.labels}"
-            _build(config, shapes.setdefault(key, _shape_of(config)))
+            if key not in shapes:
+                shapes[key] = load_shape(config.data, config.image_size, config.labels)
+            _build(config, shapes[key])
         except ValueError as error:
             raise UsageError(f'change "{change}": {error}') from None
     return configs, next(iter(shapes.values()))
@@ -29,12 +32,3 @@ def _build(config: Config, shape: DataShape) -> None:
     denoiser = build_denoiser(config, shape)
     build_objective(config, denoiser)
     build_sampling(config.sampling, denoiser.schedule)
-
-
-def _shape_of(config: Config) -> DataShape:
-    """What the network must know of the config's data, read only if it is not MNIST."""
-    from xhat.data.load import load
-
-    if config.data == "mnist" and config.image_size is None:
-        return DataShape(1, 28, 10 if config.labels else None)
-    return data_shape(load(config.data, config.image_size), config.labels)
