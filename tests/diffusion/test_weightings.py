@@ -225,6 +225,12 @@ def test_weights_are_deterministic_positive_and_per_image(name, schedule):
     assert (once > 0).all()
 
 
+@pytest.mark.parametrize("times", [xhat.times.Adaptive, xhat.times.LossSecondMoment])
+def test_a_density_that_learns_is_no_weighting(times):
+    with pytest.raises(ValueError, match="follows the losses, and with it the objective would"):
+        weightings.from_density(times())
+
+
 def test_a_weighting_belongs_to_no_schedule():
     weight = weightings.from_density(LogitNormal())
     first, other = weight(LOGSNR, xhat.Flow()), weight(LOGSNR, xhat.Flow(shift=3))

@@ -81,7 +81,7 @@ def test_a_recipe_with_terms_alone_is_laid_over_the_runs_config(tiny_run, tmp_pa
             ("--terms.smooth.loss", "image_loss(total_variation)", "--terms.smooth.when", "reweighted(always)"),
             "reweighted takes",
         ),
-        (("--terms.smooth.loss", "image_loss(total_variation, weighting=0.1)"), "where on the noise axis"),
+        (("--terms.smooth.loss", "image_loss(total_variation, weighting=0.1)"), "at which noise levels"),
         (("--terms.smooth.loss", "image_loss(lpips, one_step)"), "torchvision"),
         (("--terms.smooth.loss", "image_loss(high_frequencies)"), 'term "smooth" (image_loss(high_frequencies)) cannot be'),
     ],

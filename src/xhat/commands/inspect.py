@@ -20,9 +20,8 @@ from xhat.commands.terminal import console, notes, print_json
 from xhat.config.build import build_denoiser, build_objective
 from xhat.config.changes import changed_values
 from xhat.config.config import Config
-from xhat.config.parsing import recipe_path, to_config
+from xhat.config.parsing import read_recipe, recipe_path, to_config
 from xhat.config.presets import preset_names
-from xhat.config.yaml_files import read_mapping
 from xhat.data.images import Images, to_float
 from xhat.data.shape import DataShape, data_shape
 from xhat.data.summary import notices
@@ -100,7 +99,7 @@ def _parser(values: Mapping[str, Any] | None) -> CommandParser:
 
 def _config(recipe: str, argv: Sequence[str]) -> Config:
     stored = Path(recipe) / "config.yaml"
-    parser = _parser(read_mapping(stored if recipe not in preset_names() and stored.is_file() else recipe_path(recipe)))
+    parser = _parser(read_recipe(stored if recipe not in preset_names() and stored.is_file() else recipe_path(recipe)))
     return to_config(parser.read(argv), parser)
 
 

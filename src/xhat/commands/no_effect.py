@@ -13,22 +13,21 @@ UNTOLD = "the network is not told labels"
 UNTAUGHT = "label_dropout is 0, so that the network is never shown the null class, against which guidance works"
 
 
-def without_effect(config: Config, base: Mapping[str, Any], setup: "Setup", data: Images, measured: bool) -> list[str]:
+def without_effect(config: Config, base: Mapping[str, Any], setup: "Setup", held_out: Images | None) -> list[str]:
     """What to say of the values of a new run.
 
     Args:
         config: of the run.
         base: the values that the user did not choose: of the preset, of the starting weights; else the defaults.
         setup: that was made of it.
-        data: that it trains on.
-        measured: whether images are held out.
+        held_out: images to measure on, if there are any.
     """
     told, muon, guidance = setup.shape.classes is not None, len(setup.state.optimizers) > 1, config.sampling.guidance
     why = {
         "label_dropout": None if told else UNTOLD,
         "sampling.guidance": None if told or guidance == 1 else UNTOLD,
-        "held_out": f"{config.data} has a test part of its own" if data.found.part == "train" else None,
-        "eval_every": None if measured or not config.eval_every else "no images are held out",
+        "held_out": f"{config.data} has a test part of its own" if held_out is not None and held_out.is_test_set else None,
+        "eval_every": None if held_out is not None or not config.eval_every else "no images are held out",
         "optimizer.muon_lr": None if muon or not config.optimizer.muon_lr else "the network names no hidden matrices",
     }
     asked = [key for key in why if _asked(config, base, key)]

@@ -121,7 +121,7 @@ def _train(asked: Resolved, stored: Path) -> int:
         write_environment(folder)
         say_what_is_trained_on(config, data, held_out)
         if before is None:
-            lines = without_effect(config, asked.unchosen, setup, data, held_out is not None)
+            lines = without_effect(config, asked.unchosen, setup, held_out)
         else:
             lines = [jump] if (jump := rate_jump(before, config, setup.state.step, setup.state.seconds)) else []
         for line in lines:

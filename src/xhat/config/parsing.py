@@ -16,6 +16,7 @@ import jsonargparse
 import yaml
 
 from xhat.config.config import Config, TermConfig, to_values
+from xhat.config.earlier import upgraded
 from xhat.config.presets import preset_names
 from xhat.config.yaml_files import read_mapping
 from xhat.errors import ConfigError, UsageError, XhatError
@@ -115,7 +116,22 @@ def read_config(path: Path) -> Config:
     Raises:
         ConfigError: it is not YAML, or has a wrong or unknown value; named.
     """
-    return config_of(read_mapping(path))
+    return config_of(read_recipe(path))
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The values of a YAML file; a run's own config, which names every key, in today's words.
+
+    Raises:
+        YamlError: it is not YAML.
+    """
+    values = read_mapping(path)
+    return upgraded(values) if names_every_key(values) else values
+
+
+def names_every_key(values: Mapping[str, Any]) -> bool:
+    """Whether values are those of a whole config, as that of a run is."""
+    return values.keys() >= {f.name for f in fields(Config)}
 
 
 def write_config(config: Config, path: Path) -> None:

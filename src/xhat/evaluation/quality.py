@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from xhat.data.shape import DataShape
+from xhat.errors import UsageError
 from xhat.evaluation.fid import Distance, Reading, distance, feature_network, features_of, read_digits
 from xhat.networks.digits import MNISTFeatures
 
@@ -52,8 +53,16 @@ class Features:
         return cls(feature_network(path), path)
 
     def of(self, images: Tensor) -> Tensor:
-        """Features (N, D) of uint8 images (N, C, H, W)."""
-        return features_of(self.network, images)
+        """Features (N, D) of uint8 images (N, C, H, W).
+
+        Raises:
+            UsageError: the network cannot take them.
+        """
+        try:
+            return features_of(self.network, images)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            line, shape = str(error).strip().splitlines()[0], tuple(images.shape[1:])
+            raise UsageError(f"the features {self.name} cannot be taken of images {shape}: {line}") from None
 
     def compare(self, samples: Tensor, real: Tensor) -> Quality:
         """How far samples are from real images, given the features of both, (N, D) and (M, D)."""

@@ -1,15 +1,14 @@
 """What the config of a run is made of: a recipe, the starting weights it is trained from, and changes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xhat.config.changes import overlaid, with_changes
 from xhat.config.config import Config, to_values
-from xhat.config.parsing import config_of, recipe_path
+from xhat.config.parsing import config_of, names_every_key, read_recipe, recipe_path
 from xhat.config.presets import preset_names
-from xhat.config.yaml_files import read_mapping
 from xhat.runs.initial import require_model, values_of
 
 CONFIG_FILE, DEMO = "config.yaml", "mnist"
@@ -56,19 +55,15 @@ def find_recipe(name: str | None, init: Any = None, run: Path | None = None) -> 
     Raises:
         UsageError, RunError or YamlError: there is no such recipe, or it starts from nothing that can be started from.
     """
-    values = {} if name is None and init else read_mapping(recipe_path(name or DEMO))
+    values = {} if name is None and init else read_recipe(recipe_path(name or DEMO))
     own = name is not None and run is not None and Path(name) == run / CONFIG_FILE
     asked = init or (None if own else values.get("init"))
     shipped = values if name is None or name in preset_names() else {}
     if not isinstance(asked, str):  # what it is instead is refused with the other values
         return Recipe(values, shipped, None, {})
     base = values_of(asked)
-    laid = values if _complete(values) and not init else overlaid(base, values)
+    laid = values if names_every_key(values) and not init else overlaid(base, values)
     return Recipe(laid, {**base, **shipped}, asked, base)
-
-
-def _complete(values: Mapping[str, Any]) -> bool:
-    return values.keys() >= {f.name for f in fields(Config)}
 
 
 def config_with(name: str | None, changes: Mapping[str, Any]) -> Config:

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from xhat.config.config import Config
+from xhat.config.earlier import upgraded
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
@@ -51,7 +52,7 @@ def read_weights(run: str | Path) -> Weights:
     try:
         metadata, tensors = read_tensors(path)
         shape = _shape(json.loads(metadata["shape"]))
-        return Weights(path, json.loads(metadata["config"]), shape, int(metadata["step"]), tensors)
+        return Weights(path, upgraded(json.loads(metadata["config"])), shape, int(metadata["step"]), tensors)
     except (SafetensorError, KeyError, TypeError, ValueError):
         raise RunError(f"{path} is damaged or not written by xhat: {WAY_OUT}") from None
 

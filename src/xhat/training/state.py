@@ -63,7 +63,15 @@ class State:
             run = checkpoint.path.parent
             raise RunError(f"the data are not those that {run} was trained on: they changed, or --data names others")
         self.step, self.seconds = checkpoint.step, float(state["seconds"])
-        self.objective.load_state_dict(state["objective"])
+        try:
+            self.objective.load_state_dict(state["objective"])
+        except RuntimeError as error:
+            line = str(error).strip().splitlines()[-1].strip()
+            run = checkpoint.path.parent
+            raise RunError(
+                f"{checkpoint.path} does not hold the state of this config ({line}), as one of an earlier version may not: "
+                f"train anew from its weights, with --init {run} and another --run"
+            ) from None
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

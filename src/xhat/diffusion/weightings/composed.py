@@ -22,9 +22,19 @@ class from_density:
 
     EDM's log-normal and SD3's logit-normal draw unevenly and correct nothing: their loss is the uniform expectation of
     (density · loss). Written this way it no longer matters where the samples are drawn.
+
+    Raises:
+        ValueError: the density is a learned one, which would change the objective while it is trained.
     """
 
     times: TimeSampler
+
+    def __post_init__(self) -> None:
+        if self.times.learns:
+            raise ValueError(
+                f"the density of {type(self.times).__name__} follows the losses, and with it the objective would: name the density "
+                "that is meant, for example from_density(LogitNormal())"
+            )
 
     def __call__(self, logsnr: Tensor, schedule: Schedule) -> Tensor:
         return self.times.relative_density(schedule, schedule.t_of(logsnr))
