@@ -42,6 +42,18 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture(autouse=True)
+def registered():
+    """The registered parts; those that a test adds are forgotten after it."""
+    from xhat import registry
+
+    families = [family for family in vars(registry).values() if isinstance(family, registry.Registry)]
+    kept = [(dict(family._parts), dict(family._of_python)) for family in families]
+    yield
+    for family, (parts, names) in zip(families, kept, strict=True):
+        family._parts, family._of_python = parts, names
+
+
 @pytest.fixture
 def rng():
     """A generator of its own for each test."""

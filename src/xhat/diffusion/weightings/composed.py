@@ -32,8 +32,8 @@ class from_density:
     def __post_init__(self) -> None:
         if self.times.learns:
             raise ValueError(
-                f"the density of {type(self.times).__name__} follows the losses, and with it the objective would: name the density "
-                "that is meant, for example from_density(LogitNormal())"
+                f"the density of {type(self.times).__name__} follows the losses, and with it the objective would: name the "
+                "density that is meant, for example from_density(LogitNormal())"
             )
 
     def __call__(self, logsnr: Tensor, schedule: Schedule) -> Tensor:

@@ -1,0 +1,43 @@
+"""Registered parts: their names, and that there is one of each."""
+
+import pytest
+
+from xhat.registry import Registry, snake_case
+
+
+def test_a_part_has_its_python_name_and_a_lower_case_one():
+    things = Registry("thing")
+
+    @things.register
+    class BigThing: ...
+
+    @things.named("short")
+    class VeryBigThing: ...
+
+    @things.register
+    def small(): ...
+
+    things.add("Table.of", dict.fromkeys, "of_table")
+    assert list(things) == ["big_thing", "short", "small", "of_table"]
+    assert things["BigThing"] is things["big_thing"] is BigThing
+    assert things["VeryBigThing"] is things["short"] is VeryBigThing
+    assert things["Table.of"] == things["of_table"]
+    assert "very_big_thing" not in things
+    with pytest.raises(KeyError):
+        things["nothing"]
+
+
+@pytest.mark.parametrize(("python", "name"), [("Other", "taken"), ("Taken", None), ("taken", None), ("Taken", "other")])
+def test_a_name_is_given_once(python, name):
+    things = Registry("thing")
+    things.add("Taken", 1)
+    with pytest.raises(ValueError, match=r"there is a thing called (T|t)aken already: choose another name"):
+        things.add(python, 2, name)
+
+
+@pytest.mark.parametrize(
+    ("python", "name"),
+    [("LogNormalSigma", "log_normal_sigma"), ("X0", "x0"), ("DDIM", "ddim"), ("UNet", "unet"), ("FIXED_LARGE", "fixed_large")],
+)
+def test_snake_case(python, name):
+    assert snake_case(python) == name
