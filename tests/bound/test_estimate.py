@@ -307,10 +307,10 @@ def test_a_precision_takes_as_many_images_as_the_pilots_spread_says():
     """About a quarter of all for twice the error; what is measured has no say in it."""
     denoiser, x0, pilot = model(xhat.schedules.LinearLogSNR(-6, 9)), images(2000), images(256, seed=1)
     whole = estimate_bound(denoiser, x0, pilot)
-    some = estimate_bound(denoiser, x0, pilot, precision=2 * whole.bits_per_dim_se)
+    some = estimate_bound(denoiser, x0, pilot, standard_error=2 * whole.bits_per_dim_se)
     assert 350 < some.images < 700
     assert some.bits_per_dim_se == pytest.approx(2 * whole.bits_per_dim_se, rel=0.2)
-    others = estimate_bound(denoiser, x0.flip(0), pilot, precision=2 * whole.bits_per_dim_se)
+    others = estimate_bound(denoiser, x0.flip(0), pilot, standard_error=2 * whole.bits_per_dim_se)
     assert others.images == some.images
     low, high = some.limits
     assert low < whole.bits_per_dim < high
@@ -318,7 +318,7 @@ def test_a_precision_takes_as_many_images_as_the_pilots_spread_says():
 
 def test_an_interrupted_precision_goes_on_to_the_same_number_of_images():
     denoiser, x0, pilot = model(xhat.schedules.LinearLogSNR(-6, 9)), images(400), images(64, seed=1)
-    wanted = estimate_bound(denoiser, x0, pilot, precision=16.0)
+    wanted = estimate_bound(denoiser, x0, pilot, standard_error=16.0)
     kept = []
 
     def stop(now, error):
@@ -326,11 +326,11 @@ def test_an_interrupted_precision_goes_on_to_the_same_number_of_images():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        estimate_bound(denoiser, x0, pilot, precision=16.0, report=stop, rows=64)
-    again = estimate_bound(denoiser, x0, pilot, precision=16.0, progress=kept[0], rows=64)
+        estimate_bound(denoiser, x0, pilot, standard_error=16.0, report=stop, rows=64)
+    again = estimate_bound(denoiser, x0, pilot, standard_error=16.0, progress=kept[0], rows=64)
     assert again.images == wanted.images < 400
     assert again.bits_per_dim == pytest.approx(wanted.bits_per_dim, rel=1e-9)
-    finer = estimate_bound(denoiser, x0, pilot, precision=12.0, progress=replace(kept[0]), rows=64)
+    finer = estimate_bound(denoiser, x0, pilot, standard_error=12.0, progress=replace(kept[0]), rows=64)
     assert finer.images > wanted.images
     assert estimate_bound(denoiser, x0, pilot, progress=replace(kept[0]), rows=64).images == 400
 
@@ -341,7 +341,7 @@ def test_without_a_precision_all_images_are_measured():
 
 def test_a_precision_needs_pilot_images():
     with pytest.raises(ValueError, match="2 pilot images"):
-        estimate_bound(model(xhat.schedules.LinearLogSNR(-6, 9)), images(20), images(1), precision=0.1)
+        estimate_bound(model(xhat.schedules.LinearLogSNR(-6, 9)), images(20), images(1), standard_error=0.1)
 
 
 class Zero(torch.nn.Module):

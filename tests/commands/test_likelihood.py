@@ -58,15 +58,15 @@ def test_bound_prints_one_json_object_and_draws_its_steps(run, measure):
 
 
 def test_exact_and_estimate_agree_and_the_seed_repeats(measure):
-    exact = measure("--n", 8, "--exact", "--steps", 40)
-    own, again = (measure("--n", 8, "--steps", 40) for _ in range(2))
+    exact = measure("--n", 8, "--exact", "--bound_steps", 40)
+    own, again = (measure("--n", 8, "--bound_steps", 40) for _ in range(2))
     assert own == again
     assert (exact["network_evaluations_per_image"], exact["steps"]) == (40, 40)
     assert own["bits_per_dim"] == pytest.approx(exact["bits_per_dim"], rel=0.3)
 
 
 def test_continuous_time_has_no_steps(measure):
-    assert measure("--n", 8, "--steps", "inf")["steps"] is None
+    assert measure("--n", 8, "--bound_steps", "inf")["steps"] is None
 
 
 def test_an_interrupted_bound_goes_on(run, digits, measure, monkeypatch):
@@ -151,7 +151,7 @@ def test_what_people_read(run, digits, capsys):
 
 
 def test_every_line_fits_a_terminal(run, digits, capsys):
-    for options in (("--bound",), ("--bound", "--steps", "inf"), ("--ode", "--n", 2)):
+    for options in (("--bound",), ("--bound", "--bound_steps", "inf"), ("--ode", "--n", 2)):
         _, out, err = xhat("evaluate", run, "--data", digits, *options, capsys=capsys)
         assert err == ""
         lines = [line for line in out.splitlines() if not line.startswith("picture: ")]
@@ -161,7 +161,7 @@ def test_every_line_fits_a_terminal(run, digits, capsys):
 @pytest.mark.slow
 def test_nothing_but_the_error_is_on_stderr(run, digits):
     """In a process: where stderr is no terminal, the progress bar left an empty line."""
-    for options, errors in ((("--n", "8"), 0), (("--n", "8", "--steps", "1e30"), 1)):
+    for options, errors in ((("--n", "8"), 0), (("--n", "8", "--bound_steps", "1e30"), 1)):
         _, err = process("evaluate", run, "--bound", "--data", digits, *options).communicate()
         assert len(err.splitlines()) == errors, err
 
@@ -172,19 +172,19 @@ def test_precision_takes_all_images_and_says_what_it_reached(run, digits, capsys
         _, out, err = xhat("evaluate", run, "--bound", "--data", digits, "--json", *options, capsys=capsys)
         return json.loads(out), err
 
-    result, err = measured("--precision", 1e-9)
-    assert (result["images"], result["precision_reached"]) == (52, False)  # 64, a fifth of them for the pilot
-    assert err == "xhat: note: precision 1e-09 not reached with 52 images: there are no more, name others with --data\n"
-    result, err = measured("--precision", 1e-9, "--n", 10)
-    assert err == "xhat: note: precision 1e-09 not reached with 10 images: raise --n\n"
-    result, err = measured("--precision", 1e9)
-    assert (result["precision_reached"], err) == (True, "")
-    assert measured("--n", 10)[0]["precision_reached"] is None
+    result, err = measured("--standard_error", 1e-9)
+    assert (result["images"], result["standard_error_reached"]) == (52, False)  # 64, a fifth of them for the pilot
+    assert err == "xhat: note: standard error 1e-09 not reached with 52 images: there are no more, name others with --data\n"
+    result, err = measured("--standard_error", 1e-9, "--n", 10)
+    assert err == "xhat: note: standard error 1e-09 not reached with 10 images: raise --n\n"
+    result, err = measured("--standard_error", 1e9)
+    assert (result["standard_error_reached"], err) == (True, "")
+    assert measured("--n", 10)[0]["standard_error_reached"] is None
 
 
 def test_precision_is_not_capped_at_a_thousand_images(run, tmp_path, capsys):
     many = write_digits(tmp_path / "many.npz", 1300)
-    _, out, _ = xhat("evaluate", run, "--bound", "--data", many, "--precision", 1e-9, "--json", capsys=capsys)
+    _, out, _ = xhat("evaluate", run, "--bound", "--data", many, "--standard_error", 1e-9, "--json", capsys=capsys)
     assert json.loads(out)["images"] == 1040
 
 
@@ -256,21 +256,21 @@ def test_seed_help_names_what_it_seeds(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--bound", "--steps", "0"], "diffusion: the bound needs a whole number of steps, at least 1"),
-        (["--bound", "--steps", "many"], 'got "many"'),
-        (["--bound", "--precision", "-1"], "--precision"),
+        (["--bound", "--bound_steps", "0"], "diffusion: the bound needs a whole number of steps, at least 1"),
+        (["--bound", "--bound_steps", "many"], 'got "many"'),
+        (["--bound", "--standard_error", "-1"], "--standard_error"),
         (["--bound", "--ode"], "name one"),
         (["--exact"], "--exact belongs to --bound: add that"),
         (["--ode", "--exact"], "--exact belongs to --bound: leave it out with --ode"),
-        (["--ode", "--precision", "0.1"], "--precision belongs to --bound"),
-        (["--ode", "--steps", "20"], "--steps belongs to --bound"),
+        (["--ode", "--standard_error", "0.1"], "--standard_error belongs to --bound"),
+        (["--ode", "--bound_steps", "20"], "--bound_steps belongs to --bound"),
         (["--bound", "--samples", "x.npz"], "--samples is for the measurement of samples, not for --bound: leave it out"),
         (["--ode", "--features", "a:b"], "--features is for the measurement of samples, not for --ode: leave it out"),
         (["--bound", "--images", "50"], "--images is for the measurement of samples"),
-        (["--bound", "--exact", "--precision", "0.1"], "name one"),
-        (["--bound", "--precision", "0"], "--precision must be a standard error"),
-        (["--bound", "--steps", "1e10"], "at most 1,000,000 steps, got 1e+10: use inf for continuous time"),
-        (["--bound", "--steps", "1e30"], "use inf for continuous time"),
+        (["--bound", "--exact", "--standard_error", "0.1"], "name one"),
+        (["--bound", "--standard_error", "0"], "--standard_error must be in bits/dim"),
+        (["--bound", "--bound_steps", "1e10"], "at most 1,000,000 steps, got 1e+10: use inf for continuous time"),
+        (["--bound", "--bound_steps", "1e30"], "use inf for continuous time"),
         (["--images", "1"], "at least 2"),
         (["--bound", "--n", "1"], "at least 2"),
     ],

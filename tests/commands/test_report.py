@@ -71,7 +71,7 @@ def two(tmp_path_factory, images):
 
 def test_one_run(two, images, tmp_path, capsys):
     out = tmp_path / "page.html"
-    code, stdout, err = xhat("report", two[0], "--samples", 8, "--out", out, capsys=capsys)
+    code, stdout, err = xhat("report", two[0], "--n", 8, "--out", out, capsys=capsys)
     assert (code, stdout, err) == (0, f"report: {out}\n", "")
     page = out.read_text()
     assert "<title>xhat report: run</title>" in page
@@ -82,7 +82,7 @@ def test_one_run(two, images, tmp_path, capsys):
     stored = json.loads((two[0] / FOLDER / "measured.json").read_text())
     assert f"{stored['found']['numbers']['bits']:.1f}" in page
     before = {p: p.stat().st_mtime_ns for p in two[0].rglob("*")}
-    assert xhat("report", two[0], "--samples", 8, "--out", out)[0] == 0
+    assert xhat("report", two[0], "--n", 8, "--out", out)[0] == 0
     assert out.read_text() == page
     assert {p: p.stat().st_mtime_ns for p in two[0].rglob("*")} == before
 
@@ -90,7 +90,7 @@ def test_one_run(two, images, tmp_path, capsys):
 def test_two_runs_of_one_name_are_called_by_their_paths(two, tmp_path):
     """Measured with the same penalties, those that one of them was trained with included."""
     out = tmp_path / "page.html"
-    assert xhat("report", *two, "--samples", 8, "--out", out)[0] == 0
+    assert xhat("report", *two, "--n", 8, "--out", out)[0] == 0
     page = out.read_text()
     assert "<title>xhat report</title>" in page
     assert all(str(folder) in page for folder in two)
@@ -143,8 +143,8 @@ def test_runs_of_other_schedules_are_measured_where_all_have_levels(images, quic
         ("{run} {run}/../run", "a run is named twice"),
         ("{run} --out {place}/missing/page.html", "missing does not exist"),
         ("{run} --out {place}", "is a folder"),
-        ("{run} --samples 1", "--samples must be at least 2"),
-        ("{run} --samples x", "samples"),
+        ("{run} --n 1", "--n must be at least 2"),
+        ("{run} --n x", "n: expected"),
         ("{study} {run}", "study holds a study beside other runs"),
         ("{run} {study}", "study holds a study beside other runs"),
         ("{broken}", "study.json is damaged"),

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from xhat import rng
+from xhat.bound import student
 from xhat.bound.control import Control, image_features
 from xhat.bound.decoders import Decoder
 from xhat.bound.density import Pilot, cells, pilot_draws, run_pilot, with_features
 from xhat.bound.exact import Bound, require_finite
-from xhat.bound.student import images_needed, limits, standard_error
 from xhat.bound.terms import Form, StepForm, bits_per_dim, form_of
 from xhat.diffusion.denoiser import Condition, Denoiser
 
@@ -79,7 +79,7 @@ class Progress:
         pilot: the frozen density and control variate; None before the pilot, or if every step is taken.
         terms: prior, diffusion, reconstruction in nats of each image done, (images done, 3).
         by_cell: nats per cell of steps, summed over images.
-        wanted: a precision, and the images to be measured for it; None before they are known.
+        wanted: a standard error, and the images to be measured for it; None before they are known.
     """
 
     pilot: Pilot | None = None
@@ -95,7 +95,7 @@ def estimate_bound(
     pilot: Tensor | None = None,
     *,
     evaluations: int | None = 8,
-    precision: float = 0.0,
+    standard_error: float = 0.0,
     steps: float | None = None,
     decoder: Decoder | None = None,
     cond: Condition | None = None,
@@ -121,8 +121,8 @@ def estimate_bound(
         x0: images (N, C, H, W) in [-1, 1].
         pilot: other images, for the density; needed unless every step is taken.
         evaluations: steps per image; None takes every step (in continuous time, one in each of 1000 parts).
-        precision: as many images as this standard error takes, by a first stage on pilot images, but at most all; 0 measures
-            all. A rule that looks at the error of what it measures would stop where that is too small by chance.
+        standard_error: as many images as it takes to reach this, by a first stage on pilot images, but at most all; 0
+            measures all. A rule that looks at the error of what it measures would stop where that is too small by chance.
         steps: T; by default the schedule's own, or 1000; math.inf is the continuous-time bound.
         decoder: as for `variational_bound`.
         cond: keyword arguments of the network, one row per image.
@@ -141,8 +141,8 @@ def estimate_bound(
         raise ValueError(f"a standard error needs at least 2 images, got {len(x0)}")
     if evaluations is not None and (evaluations < 1 or pilot is None or len(pilot) < 1):
         raise ValueError("estimate_bound needs at least 1 evaluation per image, and pilot images to find where; None takes all")
-    if precision and (pilot is None or len(pilot) < 2):
-        raise ValueError("precision needs at least 2 pilot images, whose spread says how many images are to be measured")
+    if standard_error and (pilot is None or len(pilot) < 2):
+        raise ValueError("standard_error needs at least 2 pilot images, whose spread says how many images are to be measured")
     form.decoder.require_data(x0)
     progress = progress or Progress()
     if evaluations is not None and progress.pilot is None:
@@ -155,11 +155,11 @@ def estimate_bound(
     if not len(progress.by_cell):
         progress.by_cell = torch.zeros(len(ends), dtype=torch.float64)
     group = max(1, rows // min(plan.calls, rows))
-    if precision and (progress.wanted is None or progress.wanted[0] != precision):
+    if standard_error and (progress.wanted is None or progress.wanted[0] != standard_error):
         assert pilot is not None
         spread = _first_stage(plan, denoiser, pilot, pilot_cond, ends, rows, group)
-        progress.wanted = precision, min(len(x0), images_needed(spread, precision))
-    most = progress.wanted[1] if precision and progress.wanted else len(x0)
+        progress.wanted = standard_error, min(len(x0), student.images_needed(spread, standard_error))
+    most = progress.wanted[1] if standard_error and progress.wanted else len(x0)
     while (done := len(progress.terms)) < most:
         last = min(done + group, most)
         images = x0[done:last]
@@ -169,7 +169,7 @@ def estimate_bound(
         progress.terms = torch.cat([progress.terms, terms])
         progress.by_cell = progress.by_cell + by_cell
         if report is not None:
-            report(progress, standard_error(bits_per_dim(progress.terms.sum(1), x0)))
+            report(progress, student.standard_error(bits_per_dim(progress.terms.sum(1), x0)))
     return _result(plan, progress, x0, ends)
 
 
@@ -263,7 +263,7 @@ def _first_stage(
 def _result(plan: _Plan, progress: Progress, x0: Tensor, ends: Tensor) -> BoundEstimate:
     form, terms = plan.form, bits_per_dim(progress.terms, x0)
     total = terms.sum(1)
-    mean, error = float(total.mean()), standard_error(total)
+    mean, error = float(total.mean()), student.standard_error(total)
     prior, diffusion, reconstruction = terms.T
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
     half = torch.full((len(ends),), 0.5, dtype=torch.float64)
@@ -286,7 +286,7 @@ def _result(plan: _Plan, progress: Progress, x0: Tensor, ends: Tensor) -> BoundE
     return BoundEstimate(
         bits_per_dim=mean,
         bits_per_dim_se=error,
-        limits=limits(mean, error, len(terms)),
+        limits=student.limits(mean, error, len(terms)),
         prior=float(prior.mean()),
         diffusion=float(diffusion.mean()),
         reconstruction=float(reconstruction.mean()),

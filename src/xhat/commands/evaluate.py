@@ -28,7 +28,7 @@ FID and KID are computed in the features of a small MNIST network for 28x28 grey
 
 --bound measures the variational bound instead, and --ode the likelihood of the probability-flow ODE, in bits/dim on random
 held-out images. An interrupted --bound goes on where it stopped when it is called again."""
-NUMBER = f"number of samples, or of images ({THOROUGH.samples}; with --precision all, with --ode {THOROUGH.ode_images})"
+NUMBER = f"number of samples, or of images ({THOROUGH.samples}; with --standard_error all, with --ode {THOROUGH.ode_images})"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -40,11 +40,11 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--n", type=int | None, default=None, help=NUMBER)
     parser.add_argument("--bound", action="store_true", help="the variational bound, bits/dim")
     parser.add_argument("--ode", action="store_true", help="the likelihood of the probability-flow ODE, bits/dim")
-    precision = "as many images for the --bound as this standard error takes, at most all or --n"
-    parser.add_argument("--precision", type=float | None, default=None, metavar="BITS", help=precision)
+    error = "as many images for the --bound as this standard error takes, at most all or --n"
+    parser.add_argument("--standard_error", type=float | None, default=None, metavar="BITS", help=error)
     parser.add_argument("--exact", action="store_true", help="sum all steps of the --bound: slow")
     steps = "T of the --bound on a continuous schedule (1000); inf is continuous time"
-    parser.add_argument("--steps", type=str | None, default=None, metavar="T", help=steps)
+    parser.add_argument("--bound_steps", type=str | None, default=None, metavar="T", help=steps)
     given = "an .npz or a folder of images: use these instead of drawing"
     parser.add_argument("--samples", type=str | None, default=None, metavar="PATH", help=given)
     parser.add_argument("--features", type=str | None, default=None, metavar="MODULE:FACTORY", help="network for FID and KID")
@@ -67,7 +67,7 @@ def _refuse_what_has_no_effect(options: Any) -> None:
     if options.bound and options.ode:
         raise UsageError("--bound and --ode are two measurements: name one")
     named = "--bound" if options.bound else "--ode" if options.ode else None
-    for name in ("exact", "precision", "steps"):
+    for name in ("exact", "standard_error", "bound_steps"):
         if getattr(options, name) not in (None, False) and named != "--bound":
             raise UsageError(f"--{name} belongs to --bound: " + ("leave it out with --ode" if options.ode else "add that"))
     for name in ("samples", "features", "images"):
@@ -77,12 +77,12 @@ def _refuse_what_has_no_effect(options: Any) -> None:
         for name in ("n", "seed"):
             if getattr(options, name):
                 note(f"--{name} {getattr(options, name)} has no effect: --samples are there already")
-    if options.exact and options.precision is not None:
-        raise UsageError("--exact takes every step of --n images, --precision chooses how many: name one")
+    if options.exact and options.standard_error is not None:
+        raise UsageError("--exact takes every step of --n images, --standard_error chooses how many: name one")
     if any(count is not None and count < 2 for count in (options.n, options.images)):
         raise UsageError("--n and --images must be at least 2")
-    if options.precision is not None and not 0 < options.precision < math.inf:
-        raise UsageError(f"--precision must be a standard error in bits/dim, such as 0.005, got {options.precision}")
+    if options.standard_error is not None and not 0 < options.standard_error < math.inf:
+        raise UsageError(f"--standard_error must be in bits/dim, such as 0.005, got {options.standard_error}")
 
 
 def _measure(options: Any) -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
@@ -93,9 +93,9 @@ def _measure(options: Any) -> tuple[dict[str, Any], Callable[[dict[str, Any]], N
     if options.ode:
         return evaluate_ode(run_, data, n or THOROUGH.ode_images, seed), show_ode
     if options.bound:
-        precision, steps = options.precision or 0.0, _steps(options.steps)
-        most = n or (None if precision else THOROUGH.bound_images)
-        return evaluate_bound(run_, data, most, precision=precision, exact=options.exact, steps=steps, seed=seed), show_bound
+        error, steps = options.standard_error or 0.0, _steps(options.bound_steps)
+        most = n or (None if error else THOROUGH.bound_images)
+        return evaluate_bound(run_, data, most, standard_error=error, exact=options.exact, steps=steps, seed=seed), show_bound
     n, images = n or THOROUGH.samples, options.images or THOROUGH.error_images
     return _evaluate(run_, data, n, options.samples, options.features, images, seed), _show
 
@@ -106,7 +106,7 @@ def _steps(text: str | None) -> float | None:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f'--steps must be a number of steps, or inf for continuous time, got "{text}"') from None
+        raise UsageError(f'--bound_steps must be a number of steps, or inf for continuous time, got "{text}"') from None
 
 
 def _evaluate(

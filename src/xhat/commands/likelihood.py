@@ -27,7 +27,7 @@ SAVE_SECONDS = 10.0
 
 
 def evaluate_bound(
-    run: str, data: str | None, n: int | None, *, precision: float, exact: bool, steps: float | None, seed: int
+    run: str, data: str | None, n: int | None, *, standard_error: float, exact: bool, steps: float | None, seed: int
 ) -> dict[str, Any]:
     """Measure the bound of a run on random held-out images; resumes if it was interrupted; writes bound.png into the run.
 
@@ -35,7 +35,7 @@ def evaluate_bound(
         run: a run folder, or its weights.
         data: images to measure; by default the run's own, or MNIST's test set.
         n: at most so many of them; None is all.
-        precision: as many images as this standard error takes; 0 measures all.
+        standard_error: as many images as this standard error takes; 0 measures all.
         exact: take every step.
         steps: T, or math.inf; None is the schedule's own, or 1000.
         seed: of the choice of images, and of all draws.
@@ -47,18 +47,20 @@ def evaluate_bound(
     identity = [trained.step, _weights_hash(trained), real.measured.images.fingerprint(), real.measured.conditional]
     kept = ProgressFile(folder / "bound.progress.safetensors", [*identity, len(own.x0), exact, steps, seed])
     evaluations = None if exact else EVALUATIONS
-    measure = partial(bound, trained.denoiser, own, evaluations=evaluations, precision=precision, steps=steps, seed=seed)
+    measure = partial(
+        bound, trained.denoiser, own, evaluations=evaluations, standard_error=standard_error, steps=steps, seed=seed
+    )
     with _one_line("the bound"):
         parts = form_of(trained.denoiser.schedule, steps).count
         progress = kept.read(parts, len(own.x0), pilot=not exact)
         found = _kept_up(measure, progress, kept, len(own.x0))
     kept.remove()
-    reached = found.bits_per_dim_se <= precision if precision else None
+    reached = found.bits_per_dim_se <= standard_error if standard_error else None
     if reached is False:
-        note(f"precision {precision:g} not reached with {found.images:,} images{_way_out(found, own)}")
+        note(f"standard error {standard_error:g} not reached with {found.images:,} images{_way_out(found, own)}")
     picture = folder / "bound.png"
     drawn = attempt(picture, lambda: _save_picture(found, picture))
-    result = _as_json(found) | {"precision_reached": reached} | _about(run, trained, real.measured)
+    result = _as_json(found) | {"standard_error_reached": reached} | _about(run, trained, real.measured)
     return result | {"picture": str(picture) if drawn else None}
 
 

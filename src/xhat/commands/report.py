@@ -39,17 +39,17 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or one folder of a study")
     parser.add_argument("--out", default="report.html", metavar="FILE.html", help="where the page goes")
     drawn = "drawn from each run for FID and penalties (1000); studies have their own"
-    parser.add_argument("--samples", type=int | None, default=None, help=drawn)
+    parser.add_argument("--n", type=int | None, default=None, help=drawn)
     parser.add_argument("--watch", action="store_true", help="write the page anew until the runs have ended")
     options = parser.read(argv)
     out, folders = Path(options.out), [Path(r) for r in options.runs]
     if not out.parent.is_dir() or out.is_dir():
         raise UsageError(f"--out {out} is a folder" if out.is_dir() else f"--out {out}: the folder {out.parent} does not exist")
-    samples: int = SAMPLES if options.samples is None else options.samples
+    samples: int = SAMPLES if options.n is None else options.n
     if samples < 2:
-        raise UsageError("--samples must be at least 2")
-    if options.samples is not None and _is_study(folders):
-        note(f"--samples {samples} has no effect: the study says how many")
+        raise UsageError("--n must be at least 2")
+    if options.n is not None and _is_study(folders):
+        note(f"--n {samples} has no effect: the study says how many")
     while True:
         contents, ended = _contents(folders, samples, options.watch)
         write_page(contents, out)

@@ -11,6 +11,7 @@ from xhat import rng as counted
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import decode_x0
+from xhat.errors import UsageError
 from xhat.tensors import image_mean, over_images
 
 LEVELS: tuple[float, ...] = tuple(float(level) for level in range(-8, 9))
@@ -109,7 +110,7 @@ def reached(schedule: Schedule, logsnr: Sequence[float] = LEVELS) -> list[float]
     high, low = (float(end) for end in schedule.logsnr(ends).detach())
     inside = [level for level in logsnr if low - 1e-6 <= level <= high + 1e-6]
     if len(inside) < 2:
-        raise ValueError(f"the schedule spans logsnr {low:.3g} to {high:.3g}: fewer than two of the levels to measure at")
+        raise UsageError(f"the schedule spans logsnr {low:.3g} to {high:.3g}: fewer than two of the levels to measure at")
     return inside
 
 

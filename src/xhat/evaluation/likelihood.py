@@ -82,7 +82,7 @@ def bound(
     chosen: Chosen,
     *,
     evaluations: int | None = EVALUATIONS,
-    precision: float = 0.0,
+    standard_error: float = 0.0,
     steps: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -94,7 +94,7 @@ def bound(
         denoiser: the model, in evaluation mode.
         chosen: images and pilot.
         evaluations: network calls per image; None takes every step.
-        precision: as many images as this standard error takes; 0 measures all.
+        standard_error: as many images as this standard error takes; 0 measures all.
         steps: T, or math.inf; None is the schedule's own, or 1000.
         seed: of all draws.
         progress: of an interrupted measurement, to go on from.
@@ -108,7 +108,7 @@ def bound(
         chosen.x0,
         chosen.pilot,
         evaluations=evaluations,
-        precision=precision,
+        standard_error=standard_error,
         steps=steps,
         cond=chosen.cond,
         pilot_cond=chosen.pilot_cond,
