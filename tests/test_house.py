@@ -1,6 +1,8 @@
 """The house: a room uses only the rooms below it, no command another, and no file is long."""
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -158,3 +160,24 @@ def test_circles_are_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == {"a", "b", "c"}
     assert all(floor(a[0]) < floor(b[0]) for a, b in combinations(FLOORS, 2))
     assert floor("") > floor("cli")
+
+
+HEAVY = (
+    "scipy",
+    "matplotlib",
+    "torch._dynamo",
+    "jsonargparse",
+    "rich",
+    "accelerate",
+    "torchmetrics",
+    "torchdiffeq",
+    "plotly",
+    "PIL",
+)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    """What few need is imported where it is asked for."""
+    code = f"import sys, xhat; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=SOURCE.parent)
+    assert done.stdout.strip() == "[]"
