@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy import special
 
 from xhat.bound.eight_bit import DiscretizedGaussian, bin_index, log_normal_mass, softmax_decoder
-from xhat.diffusion.gaussians import Gaussian
 
 LEVELS = torch.arange(256, dtype=torch.float64) * (2 / 255) - 1
 
@@ -25,8 +24,8 @@ def pixel(value, dtype=torch.float64):
     return torch.full((1, 1, 1, 1), value, dtype=dtype)
 
 
-def gaussian(mean, log_variance, dtype=torch.float64):
-    return Gaussian(pixel(mean, dtype), pixel(log_variance, dtype))
+def pixels(values):
+    return values.reshape(-1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("mean", [-3.0, -1.0, 0.1, 0.99, 40.0])

@@ -155,7 +155,3 @@ def test_posterior_at_the_ends(name, draw_of):
         close(into.mean, x0)
         assert (into.log_variance == -math.inf).all()
         close(into.sample(torch.ones_like(x0)), x0)
-
-
-def pixels(values):
-    return values.reshape(-1, 1, 1, 1)
