@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 import torch
 
-from xhat.config.build import build_denoiser, build_objective, build_sampler, build_times
+from xhat.config.build import build_denoiser, build_objective, build_sampler, build_sampling_times
 from xhat.config.parsing import read_config
 from xhat.config.presets import preset_names
 from xhat.data.shape import DataShape
@@ -247,7 +247,7 @@ def test_preset_draws_the_papers_density(name):
 @pytest.mark.parametrize("name", FORMULAS)
 def test_preset_can_be_sampled(name):
     config, objective, _ = setting(name)
-    times = build_times(config.sampling.spacing, objective.denoiser.schedule, config.sampling.steps)
+    times = build_sampling_times(config.sampling.spacing, objective.denoiser.schedule, config.sampling.steps)
     assert len(times) == config.sampling.steps + 1
     assert times[0].item() == pytest.approx(1)
     assert times[-1] == objective.denoiser.schedule.t_clean if config.sampling.spacing == "karras" else times[-1] == 0

@@ -367,7 +367,7 @@ def test_losses_with_parameters_are_the_objectives(images):
         ("ve", xhat.targets.edm(0.5), X0, weightings.edm_weight(xhat.targets.edm(0.5))),
         ("discrete_rescaled", V, V, weightings.constant),
     ],
-    ids=str,
+    ids=lambda value: str(getattr(value, "__name__", value)),
 )
 @pytest.mark.parametrize("times", [Stratified, lambda: LogNormalSigma(0.0, 1.5)], ids=["uniform", "log_normal"])
 def test_gradients_by_finite_differences(images, schedule, target, space, weight, times):

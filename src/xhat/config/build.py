@@ -28,6 +28,11 @@ from xhat.sampling.samplers import Sampler
 def _make(
     key: str, text: str, names: Mapping[str, Any], kind: type | None = None, context: dict[str, Any] | None = None
 ) -> Any:
+    """The object of an expression under a config key: of this kind, or callable where no kind is given.
+
+    Raises:
+        ConfigError: it is another, or none; with the key.
+    """
     try:
         made = evaluate(text, names, context)
     except ConfigError as error:
@@ -123,7 +128,7 @@ def build_sampler(text: str) -> Sampler:
     return sampler
 
 
-def build_times(text: str, schedule: Schedule, steps: int) -> Tensor:
+def build_sampling_times(text: str, schedule: Schedule, steps: int) -> Tensor:
     """The sampling times of a spacing, from 1 to 0."""
     spacing: Callable[[Schedule, int], Tensor] = _make("sampling.spacing", text, SPACINGS)
     return spacing(schedule, steps)
@@ -135,5 +140,5 @@ def build_sampling(how: SamplingConfig, schedule: Schedule) -> Sampling:
     Raises:
         ValueError: the sampler, the spacing or the number of steps does not exist.
     """
-    times = build_times(how.spacing, schedule, how.steps)
+    times = build_sampling_times(how.spacing, schedule, how.steps)
     return Sampling(build_sampler(how.sampler), times, how.guidance)

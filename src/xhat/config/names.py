@@ -1,36 +1,22 @@
 """What the names of a config stand for: the registered parts of every room."""
 
+import importlib
+import pkgutil
 from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
-# imported for what they register
-import xhat.losses.chains
-import xhat.losses.image
-import xhat.losses.increment
-import xhat.losses.penalties
-import xhat.losses.uncertainty
-import xhat.losses.variational
-import xhat.networks.dit
-import xhat.networks.level_posterior
-import xhat.networks.unet
-import xhat.objective.gates
-import xhat.objective.multipliers
-import xhat.pretrained.diffusers_unet
-import xhat.sampling.differentiate
-import xhat.sampling.samplers
-import xhat.sampling.spacings  # noqa: F401
-from xhat.registry import (
-    ESTIMATES,
-    GRADIENTS,
-    LOSSES,
-    NORMS,
-    PENALTIES,
-    SAMPLERS,
-    TARGETS,
-    TIMES,
-    WEIGHTINGS,
-)
+import xhat.diffusion
+import xhat.losses
+import xhat.networks
+import xhat.objective
+import xhat.pretrained
+import xhat.sampling
+from xhat.registry import ESTIMATES, GRADIENTS, LOSSES, NORMS, PENALTIES, SAMPLERS, TARGETS, TIMES, WEIGHTINGS
+
+for _room in (xhat.diffusion, xhat.networks, xhat.objective, xhat.sampling, xhat.losses, xhat.pretrained):
+    for _module in pkgutil.walk_packages(_room.__path__, f"{_room.__name__}."):  # for what they register
+        importlib.import_module(_module.name)
 
 OF_TERMS: Mapping[str, Any] = ChainMap(
     *(LOSSES, NORMS, ESTIMATES, GRADIENTS, PENALTIES, SAMPLERS, TIMES, TARGETS, WEIGHTINGS)  # type: ignore[arg-type]

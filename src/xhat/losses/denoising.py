@@ -17,9 +17,9 @@ from xhat.registry import LOSSES
 
 @LOSSES.register
 class Denoising(Loss):
-    """weighting(logsnr(t)) · norm(y - y_hat), with y = a x0 + b noise in `space`, whatever the network itself predicts.
+    """weighting(logsnr(t)) · norm(y - y_hat), with y = a x0 + b noise in `space`, whatever the network itself predicts, (B,).
 
-    The prediction is moved into the space by the linear map of `targets.decode`; no clamp. Mean over pixels, (B,).
+    The prediction is taken into the space by the linear map of `targets.decode`; no clamp. The norm reduces pixels.
 
     Args:
         space: in which the error is measured.
@@ -44,7 +44,7 @@ class Denoising(Loss):
             other = written_for.name.upper()
             warnings.warn(
                 f"{name_of(weighting)} is written for the {written_for.name} loss, this one is in {space.name} space: "
-                f"use space={other}, or convert_weighting(weighting, {other}, space)",
+                f"use space={other}, or convert_weighting({name_of(weighting)}(...), {other}, {space.name.upper()})",
                 stacklevel=2,
             )
         self.space, self.weighting, self.norm = space, weighting, norm
@@ -57,6 +57,7 @@ class Denoising(Loss):
         schedule = denoiser.schedule
         error = draw.prediction.in_space(self.space) - self.space.of(schedule, draw.t, draw.x0, draw.noise)
         loss: Tensor = self.norm(error)
+        # a product with ones would cost a pass over the schedule
         return loss if weighting == constant else weighting(schedule.logsnr(draw.t), schedule) * loss
 
     def density_part(self, schedule: Schedule, t: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Balancer:
             self._measured = self._measure(denoiser, due, base, values, gates)
         return Balance({**factors, **self._measured.factors}, self._measured.of_base)
 
-    def total(self, balance: Balance, values: Mapping[str, Tensor], zero: Tensor) -> Tensor:
+    def weighted_sum(self, balance: Balance, values: Mapping[str, Tensor], zero: Tensor) -> Tensor:
         """The weighted sum of the terms, ()."""
         weighted = {name: balance.factors[name] * value for name, value in values.items()}
         total = sum(weighted.values(), start=zero)
@@ -93,7 +93,7 @@ class Balancer:
         draw: Draw,
         each: Mapping[str, Tensor],
         balance: Balance,
-        total: int,
+        samples: int,
     ) -> None:
         """Hand the time sampler and the multipliers what they learn from: the whole global batch, once, equal on every rank.
 
@@ -103,27 +103,27 @@ class Balancer:
             draw: of this part of the step.
             each: values of the terms that count, importance-weighted, (B,).
             balance: of the step.
-            total: samples of the global batch.
+            samples: of the global batch.
         """
         observing = [name for name in self.multipliers if name in each]
         if not times.learns and not observing:
             return
         with torch.no_grad():
-            weighted = self._at_drawn_time(denoiser, draw, each, balance)
-            rows = [draw.t.to(weighted), weighted]
+            weighted = self._losses_at_time(denoiser, draw, each, balance)
+            rows = [draw.t.to(weighted), weighted]  # then two rows for each multiplier: its values, and their scale
             for name in observing:
                 loss = self.terms[name].loss
                 scale = loss.scale(denoiser, draw).to(weighted)
                 rows += [each[name], scale * draw.importance if loss.at_drawn_time else scale]
-            whole = self._batch.collect(draw.step, torch.stack(rows), total)
+            whole = self._batch.collect(draw.step, torch.stack(rows), samples)
         if whole is None:
             return
         times.update(denoiser.schedule, whole[0], whole[1])
         for i, name in enumerate(observing):
-            value, scale = whole[2 + 2 * i : 4 + 2 * i].sum(1)
+            value, scale_sum = whole[2 + 2 * i : 4 + 2 * i].sum(1)
             # no image within the term's noise levels: nothing was learned; a NaN would stay for good
-            if float(scale) > 0 and bool(torch.isfinite(value)):
-                self._observe(name, value / scale, scale / total)
+            if float(scale_sum) > 0 and bool(torch.isfinite(value)):
+                self._observe(name, value / scale_sum, scale_sum / samples)
 
     def _weight(self, name: str, value: Tensor) -> float | Tensor:
         weight = self.terms[name].weight
@@ -147,7 +147,7 @@ class Balancer:
             factors[name], change = gates[name] * mine.to(own), change + both.to(own) - 1
         return Balance(factors, 1 + change)
 
-    def _at_drawn_time(self, denoiser: Denoiser, draw: Draw, each: Mapping[str, Tensor], balance: Balance) -> Tensor:
+    def _losses_at_time(self, denoiser: Denoiser, draw: Draw, each: Mapping[str, Tensor], balance: Balance) -> Tensor:
         """The weighted loss of each image, without importance and without what depends on the time alone, (B,)."""
         names = [name for name in each if self.terms[name].loss.at_drawn_time]
         offset = {name: self.terms[name].loss.offset(denoiser, draw) for name in names}

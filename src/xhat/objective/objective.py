@@ -74,11 +74,14 @@ class Objective(nn.Module):
     ) -> dict[str, Tensor]:
         """The loss of one batch.
 
-        Without `step` a training call is a step of its own: the objective counts them, in a buffer. In evaluation mode it is
-        always step 0, so that two validation losses differ by the weights alone; name the batch's number as the step to give
-        each batch noise levels of its own. Training calls that name the same step and no shard are its micro-batches, and see
-        different noise. Whoever calls again for the same batch (activation checkpointing around the objective, a closure of
-        LBFGS) names both step and shard: then the draw is a function of them alone.
+        What the draw is a function of, beside the seed:
+
+        - training, no `step`: a step of its own, the one after the last; the objective counts them, in a buffer.
+        - training, the same `step` again and no `shard`: the next micro-batch of that step, with noise of its own.
+        - `step` and `shard` named: these alone. For calls that are repeated for the same batch: activation checkpointing around
+          the objective, a closure of LBFGS.
+        - evaluation, no `step`: step 0, so that two validation losses differ by the weights alone; name the batch's number as
+          the step to give each batch noise levels of its own.
 
         Args:
             x0: clean images (B, C, H, W) in [-1, 1].
@@ -95,14 +98,14 @@ class Objective(nn.Module):
         Raises:
             ValueError: a term that cannot be computed, by name; a step that is no whole number.
         """
-        step, shard, first = self._place(x0, step, shard)
+        step, shard, opens_step = self._place(x0, step, shard)
         gates = {name: float(term.when(self.seed, step)) for name, term in self.terms.items()}
         chains = any(gates[name] and term.loss.calls_network for name, term in self.terms.items())
         draw = self.draw(x0, step=step, cond=cond, generator=generator, shard=shard, checkpoint=chains)
         each = {name: self.per_image(name, draw) for name, gate in gates.items() if gate}
         values = {name: value.mean() for name, value in each.items()}
-        balance = self.balancer.balance(self.denoiser, values, gates, step, first=first, measure=self.training)
-        total = self.balancer.total(balance, values, x0.new_zeros(()))
+        balance = self.balancer.balance(self.denoiser, values, gates, step, first=opens_step, measure=self.training)
+        total = self.balancer.weighted_sum(balance, values, x0.new_zeros(()))
         if self.training:
             self.balancer.learn(self.denoiser, self.times, draw, each, balance, shard.total)
         if not values:
@@ -150,10 +153,10 @@ class Objective(nn.Module):
 
     def draw_at(self, x0: Tensor, t: Tensor, *, step: int, cond: Condition | None = None) -> Draw:
         """A draw at given times (B,) instead of the sampler's, with the noise of that step and no perturbation."""
-        first = whole_batch(x0.shape[0]).number
-        noise = self._normal(x0, "noise", step, first, None)
+        first_sample = whole_batch(x0.shape[0]).number
+        noise = self._normal(x0, "noise", step, first_sample, None)
         z = self._noisy(x0, t, noise)
-        return Draw(x0, t, noise, z, self.denoiser(z, t, cond), torch.ones_like(t), cond, step, self.seed, first)
+        return Draw(x0, t, noise, z, self.denoiser(z, t, cond), torch.ones_like(t), cond, step, self.seed, first_sample)
 
     def _look(self, x0: Tensor) -> None:
         """Once: 0..255 trains, and badly, without a word from anybody else."""
@@ -197,10 +200,10 @@ class Objective(nn.Module):
         schedule = self.denoiser.schedule
         return torch.addcmul(over_images(schedule.alpha(t), x0) * x0, over_images(schedule.sigma(t), x0), noise)
 
-    def _normal(self, x0: Tensor, purpose: str, step: int, first: int, generator: torch.Generator | None) -> Tensor:
+    def _normal(self, x0: Tensor, purpose: str, step: int, first_sample: int, generator: torch.Generator | None) -> Tensor:
         if generator is not None:
             return torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
-        return rng.normal(tuple(x0.shape), self.seed, purpose, step, first=first, device=x0.device).to(x0.dtype)
+        return rng.normal(tuple(x0.shape), self.seed, purpose, step, first=first_sample, device=x0.device).to(x0.dtype)
 
     def per_image(self, name: str, draw: Draw) -> Tensor:
         """A term's values, importance-weighted, (B,).

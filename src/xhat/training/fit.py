@@ -67,7 +67,7 @@ def _train(loop: Loop, run: Path, log: Log) -> None:
             raise RunError(_blame(setup, run, step))
         loop.update()
         ended = step.asked or loop.progress() >= 1
-        log.step(state.step, step, loop.progress(), state.seconds, _measured(setup, ended))
+        log.step(state.step, step, loop.progress(), state.seconds, _measured(setup, loop.progress() >= 1))
         if ended or state.step % config.checkpoint_every == 0:
             _save(setup, run)
         if not step.asked and (state.step % config.sample_every == 0 or ended):

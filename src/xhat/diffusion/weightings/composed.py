@@ -60,7 +60,7 @@ class product:
         return _product(self.factors, lambda factor: factor(logsnr, schedule), torch.ones_like(logsnr))
 
     def __repr__(self) -> str:
-        return f"product({', '.join(map(repr, self.factors))})"
+        return f"product({', '.join(getattr(factor, '__name__', repr(factor)) for factor in self.factors)})"
 
 
 @WEIGHTINGS.register

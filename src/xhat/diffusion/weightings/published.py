@@ -37,7 +37,7 @@ class sigmoid:
     """elbo · sigmoid(bias - logsnr), for the noise loss (Kingma & Gao 2023, table 2; Hoogeboom et al. 2024, SiD2, eq. 5)."""
 
     bias: float = 0.0
-    space = NOISE
+    space = NOISE  # without an annotation: no argument of the constructor
 
     def __call__(self, logsnr: Tensor, schedule: Schedule) -> Tensor:
         return elbo(logsnr, schedule) * torch.sigmoid(self.bias - logsnr)
@@ -69,7 +69,7 @@ def truncated_snr(logsnr: Tensor, schedule: Schedule) -> Tensor:
 @WEIGHTINGS.register
 @dataclass(frozen=True)
 class p2:
-    """1/(k + SNR)^gamma, for the noise loss (Choi et al. 2022, eq. 8, whose numerator is that of the simple loss)."""
+    """1/(k + SNR)^gamma, for the noise loss (Choi et al. 2022, eq. 8: there divided into the weights of the simple loss)."""
 
     gamma: float = 1.0
     k: float = 1.0
@@ -89,7 +89,9 @@ def debiased(logsnr: Tensor, schedule: Schedule) -> Tensor:
 @WEIGHTINGS.register
 @dataclass(frozen=True)
 class edm_weight:
-    """(sigma² + sigma_data²)/(sigma sigma_data)², sigma² = 1/SNR, for the x0 loss (Karras et al. 2022, table 1).
+    """(sigma² + sigma_data²)/(sigma sigma_data)² = SNR + 1/sigma_data², sigma² = 1/SNR, for the x0 loss (EDM).
+
+    Karras et al. 2022, table 1.
 
     Args:
         target: `edm(sigma_data)`, whose sigma_data this reads: one owner of the number.
@@ -113,7 +115,7 @@ class edm_weight:
 @WEIGHTINGS.register
 @dataclass(frozen=True)
 class clipped_velocity:
-    """1/max(sigma, floor)² with sigma = 1/(1 + sqrt(SNR)), for the x0 loss: JiT's velocity loss (Li & He 2025).
+    """1/max(sigma, floor)², the straight path's sigma = 1/(1 + sqrt(SNR)), for the x0 loss: JiT's velocity loss (Li & He 2025).
 
     On the straight path ‖v - v_hat‖² = ‖x0 - x0_hat‖²/sigma²; JiT clips the division near the data.
     """
