@@ -11,6 +11,7 @@ from xhat.registry import TARGETS
 from xhat.tensors import over_images
 
 Coefficients = Callable[[Schedule, Tensor], tuple[Tensor, Tensor]]
+"""(schedule, t (B,)) -> (a, b) of a target y = a x0 + b noise, (B,) each."""
 
 
 @dataclass(frozen=True, repr=False)

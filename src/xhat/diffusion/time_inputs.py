@@ -8,6 +8,7 @@ from xhat.diffusion.schedules import Schedule
 from xhat.registry import TIME_INPUTS
 
 OverTime = Callable[[Schedule, Tensor], Tensor]
+"""(schedule, t (B,)) -> the number that the network is given, (B,)."""
 
 
 @TIME_INPUTS.named("t")

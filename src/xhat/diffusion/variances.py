@@ -87,7 +87,14 @@ def _log_posterior(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
     return transition(schedule, t, s).posterior_variance.log()
 
 
-POSTERIOR, FORWARD, FIXED_LARGE, LEARNED = Posterior(), Forward(), FixedLarge(), Learned()
+POSTERIOR = Posterior()
+"""beta-tilde: the variance of a step back that knows x0."""
+FORWARD = Forward()
+"""beta: the variance that the forward step adds."""
+FIXED_LARGE = FixedLarge()
+"""beta, but beta-tilde of the second step for the step into the data: that of DDPM's own code."""
+LEARNED = Learned()
+"""Between the two, by a second output of the network."""
 
 
 for _name, _variance in {"POSTERIOR": POSTERIOR, "FORWARD": FORWARD, "FIXED_LARGE": FIXED_LARGE, "LEARNED": LEARNED}.items():

@@ -12,6 +12,7 @@ from xhat.tensors import image_mean
 __all__ = ["Norm", "absolute", "euclidean", "huber", "squared"]
 
 Norm = Callable[[Tensor], Tensor]
+"""Errors (B, C, H, W) -> one number for each image, (B,)."""
 
 
 @NORMS.register

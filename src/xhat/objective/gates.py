@@ -12,6 +12,7 @@ from xhat.registry import GATES
 from xhat.rng import generator
 
 Gate = Callable[[int, int], float]
+"""(seed, step) -> the factor of a term's weight at this step; 0 leaves the term out."""
 
 
 @GATES.register

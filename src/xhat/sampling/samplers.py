@@ -12,6 +12,7 @@ from xhat.registry import SAMPLERS
 from xhat.tensors import over_images
 
 State = tuple[Tensor, ...]
+"""What a sampler keeps from one step for the next; empty for most."""
 
 
 class Sampler:

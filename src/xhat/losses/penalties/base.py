@@ -8,6 +8,7 @@ from torch import Tensor
 __all__ = ["Paired", "Penalty"]
 
 Penalty = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in [-1, 1] -> one number for each, (B,)."""
 
 
 @dataclass(frozen=True)
