@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+KATEX := $(VENV)/katex
+KATEX_VERSION := 0.16.22
 
 .PHONY: demo test check docs dist clean
 
@@ -25,7 +27,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.installed-dev
+docs: $(VENV)/.installed-dev $(KATEX)/.installed
 	$(BIN)/mkdocs build --strict
 
 dist: $(VENV)/.installed-dev
@@ -44,6 +46,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	$(VENV_OF_A_RECENT_PYTHON)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(KATEX)/.installed: Makefile | $(VENV)/.installed-dev
+	npm install --prefix $(KATEX) --no-audit --no-fund --silent katex@$(KATEX_VERSION)
 	@touch $@
 
 clean:

@@ -6,6 +6,7 @@ Where a tutorial prints another form, that form is evaluated beside the true one
 import ast
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -725,11 +726,13 @@ def test_the_page_and_this_file_name_each_other():
         assert name in functions_of(ROOT / file), f"{file} has no {name}"
     own = {name for name in functions_of(Path(__file__)) if name.startswith("test_")}
     assert own <= {name for _, name in named}, f"not on the page: {own - {name for _, name in named}}"
-    numbers = []
-    for block in page.split("```text\n")[1:]:
-        equations, rest = block.split("```", maxsplit=1)
-        numbers += re.findall(r" \((\d+)\)$", equations, flags=re.MULTILINE)
-        assert rest.startswith("\n\nChecked by `tests/"), f"no test after\n{equations}"
+    paragraphs = page.split("\n\n")
+    for paragraph, after in pairwise(paragraphs):
+        if paragraph.startswith("$$\n"):
+            assert paragraph.endswith("\n$$"), paragraph
+            assert after.startswith(("$$\n", "Checked by `tests/")), f"no test after\n{paragraph}"
+    numbers = re.findall(r"\\tag\{(\d+)\}\n\$\$$", page, flags=re.MULTILINE)
+    assert len(numbers) == page.count(r"\tag")
     assert numbers == [str(n) for n in range(1, len(numbers) + 1)]
     cited = re.findall(r'^    """\((\d+)\)', Path(__file__).read_text(), flags=re.MULTILINE)
     assert set(cited) <= set(numbers)
