@@ -325,10 +325,10 @@ def jensen(out: Path | None) -> None:
     )
     if out is None:
         return
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    for axis, (name, rows) in zip(figure.subplots(1, 3), found.items(), strict=True):
+    figure = Figure(figsize=(4.6, 8.6), layout="constrained")  # as wide as a phone
+    for axis, (name, rows) in zip(figure.subplots(3, 1), found.items(), strict=True):
         gate = xhat.weightings.high_snr()(torch.tensor(levels), xhat.Cosine())
-        look = {"color": GREY, "alpha": 0.14, "linewidth": 0, "label": "high_snr(), the default gate"}
+        look = {"color": GREY, "alpha": 0.14, "linewidth": 0, "label": "high_snr(), the default weighting"}
         axis.fill_between(levels, 0, gate, transform=axis.get_xaxis_transform(), **look)
         axis.plot(levels, [r["samples"] for r in rows], color=BLUE, linewidth=1.8, label="mean penalty of samples of p(x0 | z)")
         axis.plot(levels, [r["mean"] for r in rows], color=RED, linewidth=1.8, label="penalty of the mean E[x0 | z]")
@@ -338,8 +338,8 @@ def jensen(out: Path | None) -> None:
         if name.startswith("linear"):
             axis.set_ylim(-1000, 0)
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(out / "jensen-gap.png", dpi=130)
+    figure.legend(handles, labels, loc="outside lower center", ncols=1, frameon=False, fontsize=9)
+    figure.savefig(out / "jensen-gap.png", dpi=180)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ DESCRIPTION = """Train one base config with each of a list of changes, from the 
 noise, and measure all alike: the variational bound, the error above the floor, FID, penalties of samples, time of a step.
 
 STUDY.yaml names a base (preset or .yaml), common values, changes (name: {dotted key: value}), seeds, samples, penalties. Runs
-are kept in --out, with a report.html; called again, the command goes on where it stopped. What cannot be told from the best
+are kept in --out, with a report.html; called again, the command continues where it stopped. What cannot be told from the best
 by the spread between seeds is marked as a tie (=)."""
 
 SHOWN = {"bits": "bound", "excess": "excess", "fid": "fid", "read": "read", "fewest": "rarest", "milliseconds": "ms/step"}

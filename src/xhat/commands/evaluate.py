@@ -27,7 +27,7 @@ FID and KID are computed in the features of a small MNIST network for 28x28 grey
 --features package.module:factory. With --json, stdout holds one JSON object and nothing else.
 
 --bound measures the variational bound instead, and --ode the likelihood of the probability-flow ODE, in bits/dim on random
-held-out images. An interrupted --bound goes on where it stopped when it is called again."""
+held-out images. An interrupted --bound continues where it stopped when it is called again."""
 NUMBER = f"number of samples, or of images ({THOROUGH.samples}; with --standard_error all, with --ode {THOROUGH.ode_images})"
 
 

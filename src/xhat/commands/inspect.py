@@ -32,7 +32,7 @@ from xhat.objective.objective import Objective
 
 DESCRIPTION = """Show what a preset, a config or a run optimizes, before training: the five choices, the weight of each noise
 level in each space and relative to the variational bound (Kingma & Gao 2023), the timestep sampling distribution, how large the
-gradients are, and in plain words what is surprising about it.
+gradients are, and in plain words what may surprise you about it.
 
 With a second one, what differs between the two. Values can be changed by their dotted names, as for xhat train; with two
 recipes they are changed in both. Writes a picture. If there are image losses, time and memory of a training step

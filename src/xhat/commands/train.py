@@ -44,7 +44,7 @@ class Resolved(NamedTuple):
     Attributes:
         config: of the run.
         folder: of the run.
-        resume: whether to go on with it.
+        resume: whether to resume its training.
         unchosen: what the values would be without the user.
     """
 
@@ -55,7 +55,7 @@ class Resolved(NamedTuple):
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train a model into a run folder, or go on with it.
+    """Train a model into a run folder, or resume its training.
 
     Args:
         argv: what follows `xhat train`.
@@ -103,7 +103,7 @@ def _parser(values: Mapping[str, Any] | None) -> CommandParser:
     parser = config_parser("train", DESCRIPTION, values)
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a preset or a .yaml file (default: mnist, or the --init)")
     parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
+    parser.add_argument("--resume", action="store_true", help="resume training from the newest checkpoint of the run")
     return parser
 
 
