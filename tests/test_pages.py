@@ -285,6 +285,12 @@ def slug(heading):
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_exist(page):
+    for path in re.findall(r"`((?:tests|benchmarks|studies)/[\w/.-]+\.\w+)", PAGES[page]):
+        assert (ROOT / path).exists() or (ROOT / "src" / "xhat" / path).exists(), f"{page}: {path}"
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_a_heading(page):
     folder = ROOT if page == "README.md" else ROOT / "docs"
     for target in re.findall(r"\]\(([^)]+)\)", FENCE.sub("", PAGES[page])):
