@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from usage import Parser, folder, guarded
 
-from xhat import DDIM, NOISE, Denoiser, Schedule, sample, uniform_times
-from xhat import rng as counted
+from xhat import DDIM, NOISE, Denoiser, Schedule, rng, sample, uniform_times
 from xhat.data.images import to_float, to_uint8
 from xhat.data.load import load as load_data
 from xhat.evaluation.denoising import reached, x0_errors
@@ -32,7 +31,7 @@ class FreshNoise(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.generator = counted.generator("fresh")
+        self.generator = rng.generator("fresh")
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         return torch.randn(z.shape, generator=self.generator)
@@ -46,7 +45,7 @@ def found(denoiser: Denoiser, x0: Tensor, levels: list[float]) -> list[float]:
 
 def images(denoiser: Denoiser, schedule: Schedule) -> Tensor:
     """uint8 samples, all from the same start."""
-    start = schedule.prior_std().detach().float() * counted.normal((SAMPLES, 1, 28, 28), 0, "sample")
+    start = schedule.prior_std().detach().float() * rng.normal((SAMPLES, 1, 28, 28), 0, "sample")
     drawn = [sample(denoiser, DDIM(), part, uniform_times(schedule, STEPS)) for part in start.split(125)]
     return to_uint8(torch.cat(drawn))
 

@@ -41,3 +41,13 @@ def test_a_name_is_given_once(python, name):
 )
 def test_snake_case(python, name):
     assert snake_case(python) == name
+
+
+def test_a_name_is_given_once_among_what_one_expression_may_name():
+    together = []
+    one, other = Registry("one", together), Registry("other", together)
+    one.add("Same", 1)
+    with pytest.raises(ValueError, match="there is a one called same already"):
+        other.add("same", 2)
+    with pytest.raises(ValueError, match="there is a one called times already"):
+        one.add("times", 2)

@@ -6,13 +6,16 @@
 class min_snr: ...           # min_snr(5) in Python and in a config
 
 @SAMPLERS.register
-class DPMSolver2M: ...       # DPMSolver2M() in Python; dpm_solver2m or DPMSolver2M in a config
+class EulerMaruyama: ...     # EulerMaruyama() in Python; euler_maruyama() or EulerMaruyama() in a config
 ```
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
+
+RESERVED = ("target", "times")
+"""Names that the expression of a term has for the config's own."""
 
 Part = TypeVar("Part", bound=Callable[..., Any])
 
@@ -24,10 +27,12 @@ class Registry(Mapping[str, Any]):
 
     Args:
         kind: what one part is called in messages.
+        beside: families whose parts stand in the same expressions: a name is given once among them.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, beside: "list[Registry] | None" = None) -> None:
+        self.kind, self._beside = kind, beside if beside is not None else []
+        self._beside.append(self)
         self._parts: dict[str, Any] = {}
         self._of_python: dict[str, str] = {}
 
@@ -54,11 +59,12 @@ class Registry(Mapping[str, Any]):
             name: its lower-case name; by default `python` in lower case, with underscores between words.
 
         Raises:
-            ValueError: another part of this kind has the name.
+            ValueError: another part has the name.
         """
         name = name or snake_case(python)
-        if name in self or python in self:
-            raise ValueError(f"there is a {self.kind} called {name if name in self else python} already: choose another name")
+        for family, taken in ((family, n) for family in self._beside for n in (name, python)):
+            if taken in family or taken in RESERVED:
+                raise ValueError(f"there is a {family.kind} called {taken} already: choose another name")
         self._parts[name] = part
         if python != name:
             self._of_python[python] = name
@@ -81,19 +87,20 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
+_OF_TERMS: list[Registry] = []
 NETWORKS = Registry("network")
 SCHEDULES = Registry("schedule")
-TARGETS = Registry("target")
+TARGETS = Registry("target", _OF_TERMS)
 VARIANCES = Registry("variance")
 TIME_INPUTS = Registry("time input")
-TIMES = Registry("time sampler")
-WEIGHTINGS = Registry("weighting")
-LOSSES = Registry("loss")
-NORMS = Registry("norm")
-ESTIMATES = Registry("image estimate")
-GRADIENTS = Registry("way to differentiate a chain")
-PENALTIES = Registry("penalty")
+TIMES = Registry("time sampler", _OF_TERMS)
+WEIGHTINGS = Registry("weighting", _OF_TERMS)
+LOSSES = Registry("loss", _OF_TERMS)
+NORMS = Registry("norm", _OF_TERMS)
+ESTIMATES = Registry("image estimate", _OF_TERMS)
+GRADIENTS = Registry("way to differentiate a chain", _OF_TERMS)
+PENALTIES = Registry("penalty", _OF_TERMS)
 GATES = Registry("gate")
 MULTIPLIERS = Registry("multiplier")
-SAMPLERS = Registry("sampler")
+SAMPLERS = Registry("sampler", _OF_TERMS)
 SPACINGS = Registry("spacing of sampling times")

@@ -11,6 +11,11 @@ from xhat.data.shape import DataShape
 TODAY = {
     "denoising(space=x0, weight=min_snr(5))": "denoising(space=x0, weighting=min_snr(5))",
     "denoising(space=v, weight=moved(min_snr(5), x0, v))": "denoising(space=v, weighting=convert_weighting(min_snr(5), x0, v))",
+    "denoising(v, learned_uncertainty)": "learned_uncertainty(denoising(v))",
+    "denoising(v, learned_uncertainty(outer=None), squared)": "learned_uncertainty(denoising(v, norm=squared))",
+    "denoising(space=v, weight=moved(weight=min_snr(5), source=x0, space=v))": (
+        "denoising(space=v, weighting=convert_weighting(weighting=min_snr(5), source=x0, space=v))"
+    ),
     "increment(weight=constant)": "increment(weighting=constant)",
     "image_loss(total_variation, weight=between(0, 8))": "image_loss(total_variation, weighting=between(0, 8))",
     "image_loss(total_variation, full_chain(heun(), 3, None))": "image_loss(total_variation, full_chain(heun(), 3, all_steps))",

@@ -2,8 +2,11 @@
 
 import pytest
 
+from xhat.config.build import build_denoiser, build_objective
+from xhat.config.config import Config, TermConfig
 from xhat.config.expressions import evaluate
 from xhat.config.names import OF_TERMS
+from xhat.data.shape import DataShape
 from xhat.diffusion.schedules import Cosine, Flow
 from xhat.diffusion.targets import V
 from xhat.diffusion.weightings import min_snr
@@ -48,3 +51,26 @@ def test_mistakes_are_one_line_with_the_way_out(text, hint):
         evaluate(text, NAMES)
     assert hint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"variance": "5"}, 'variance: "5" is no variance; known: posterior, forward, fixed_large, learned'),
+        ({"schedule": "5"}, 'schedule: "5" is no schedule; known: '),
+        ({"times": "5"}, 'times: "5" is no time sampler; known: '),
+        ({"times": "adaptive(bins=0)"}, "times: adaptive: a density over bins needs at least 1 bin, got 0"),
+        ({"times": "stratified(5)"}, "times: stratified(): too many positional arguments"),
+        ({"terms": {"a": TermConfig("constant")}}, 'terms.a.loss: "constant" is no loss; known: '),
+        (
+            {"terms": {"a": TermConfig("learned_uncertainty")}},
+            "terms.a.loss: learned_uncertainty needs arguments: learned_uncertainty(",
+        ),
+    ],
+)
+def test_what_is_no_part_of_its_kind_is_one_line(changes, line):
+    config = Config(**{"network": "unet(widths=(8, 16), blocks=(1, 1))", **changes})
+    with pytest.raises(ConfigError) as error:
+        build_objective(config, build_denoiser(config, DataShape(1, 8, None)))
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)

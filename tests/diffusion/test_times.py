@@ -338,6 +338,17 @@ def test_history_survives_a_checkpoint(cls):
     assert times.density(schedule, t).std() > 0.01
 
 
+def test_a_history_of_another_depth_is_refused():
+    """Only the number of cells is taken from what is loaded."""
+    times, schedule, t = LossSecondMoment(history=20, bins=4), SCHEDULES["cosine"](), midpoints(0, 1, 8)
+    times.update(schedule, t, 1 + t)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        LossSecondMoment(history=5, bins=4).load_state_dict(times.state_dict())
+    half = {**times.state_dict(), "counts": torch.zeros(3, dtype=torch.int64)}
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        LossSecondMoment(history=20, bins=4).load_state_dict(half)
+
+
 @pytest.mark.parametrize("cls", [LossSecondMoment, Adaptive])
 @pytest.mark.trap(6)
 def test_history_survives_a_cast_of_the_model(cls):
@@ -387,6 +398,7 @@ def test_learned_importance_is_bounded_by_the_uniform_share():
         (lambda: LogNormalSigma(std=-1.0), "positive"),
         (lambda: Adaptive(uniform=0.0), "uniform share"),
         (lambda: LossSecondMoment(uniform=1.5), "uniform share"),
+        (lambda: Adaptive(bins=0), "at least 1 bin, got 0"),
     ],
 )
 def test_bad_input_is_refused(make, match):

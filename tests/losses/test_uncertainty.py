@@ -60,3 +60,18 @@ def test_the_loss_is_the_balanced_one_and_the_offset(loss):
 def test_only_a_denoising_loss_can_be_balanced():
     with pytest.raises(ValueError, match=r"is a loss, no weighting: put it around this one, LearnedUncertainty\(Denoising"):
         Denoising(X0, weighting=LearnedUncertainty(Denoising()))
+
+
+def test_the_state_of_a_weighting_of_before_is_read():
+    """Its parameters had one name more; also inside of a hybrid."""
+    own = LearnedUncertainty(Denoising(), features=3)
+    for loss, prefix in ((own, ""), (xhat.Hybrid(simple=LearnedUncertainty(Denoising(), features=3)), "simple.")):
+        before = {f"{prefix}weight.{name}": torch.full((3,), 2.0) for name in ("gains", "frequencies", "phases")}
+        loss.load_state_dict(before)
+        assert all((value == 2).all() for value in loss.state_dict().values())
+
+
+@pytest.mark.parametrize("kind", [LearnedUncertainty, xhat.VariationalBound])
+def test_a_loss_is_no_weighting(kind):
+    with pytest.raises(ValueError, match="is a loss, no weighting: put it around this one"):
+        Denoising(X0, weighting=kind)

@@ -142,4 +142,4 @@ def _require_bins(x0: Tensor) -> None:
     try:
         bin_index(x0)
     except ValueError as error:
-        raise ValueError(f"reconstruction: {error}, and bits/dim by them; xhat.DENSITY measures floats") from None
+        raise ValueError(f"reconstruction: {error}, and bits/dim by them; xhat.bound.DENSITY measures floats") from None

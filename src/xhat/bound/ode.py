@@ -2,7 +2,6 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -80,9 +79,6 @@ class AsDensity(Dequantization):
 
     def start(self, x0: Tensor, alpha: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return alpha * x0, image_sum(alpha.log().expand_as(x0))
-
-
-Velocity = Callable[[Tensor], Tensor]
 
 
 class Trace:

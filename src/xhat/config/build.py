@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from xhat.config.config import Config, SamplingConfig
-from xhat.config.expressions import evaluate
+from xhat.config.expressions import evaluate, signature_of
 from xhat.config.names import OF_TERMS
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
@@ -20,7 +20,20 @@ from xhat.losses.penalties import Paired, Penalty
 from xhat.objective.multipliers import Multiplier
 from xhat.objective.objective import Objective
 from xhat.objective.terms import Loss, Term
-from xhat.registry import GATES, MULTIPLIERS, NETWORKS, SAMPLERS, SCHEDULES, SPACINGS, TARGETS, TIME_INPUTS, TIMES, VARIANCES
+from xhat.registry import (
+    GATES,
+    LOSSES,
+    MULTIPLIERS,
+    NETWORKS,
+    SAMPLERS,
+    SCHEDULES,
+    SPACINGS,
+    TARGETS,
+    TIME_INPUTS,
+    TIMES,
+    VARIANCES,
+    Registry,
+)
 from xhat.sampling.generate import Sampling
 from xhat.sampling.samplers import Sampler
 
@@ -37,9 +50,12 @@ def _make(
         made = evaluate(text, names, context)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from None
+    if kind is not None and isinstance(made, type) and issubclass(made, kind):
+        raise ConfigError(f"{key}: {text} needs arguments: {signature_of(text, made)}")
     if (kind is not None and not isinstance(made, kind)) or not (kind or callable(made)):
-        what = (kind.__name__ if kind else key).lower()
-        raise ConfigError(f'{key}: "{text}" is no {what}; known: {", ".join(names)}')
+        of = LOSSES if kind is Loss else names
+        what = of.kind if isinstance(of, Registry) else key
+        raise ConfigError(f'{key}: "{text}" is no {what}; known: {", ".join(of)}')
     return made
 
 
@@ -50,6 +66,8 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
         ConfigError: a name or an argument that does not exist, or choices that do not fit together.
     """
     variance = _make("variance", config.variance, VARIANCES, object)
+    if not hasattr(variance, "log_variance"):
+        raise ConfigError(f'variance: "{config.variance}" is no variance; known: {", ".join(VARIANCES)}')
     context = {
         "channels": shape.channels,
         "outputs": shape.channels * variance.outputs,

@@ -4,7 +4,12 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-WEIGHTED = ("denoising", "increment", "image_loss")
+PARAMETERS = {
+    "denoising": ("space", "weighting", "norm"),
+    "increment": ("weighting",),
+    "image_loss": ("penalty", "image", "weighting", "decode", "expect"),
+}
+PLACES = {name: parameters.index("weighting") for name, parameters in PARAMETERS.items()}
 CHAINS = ("full_chain", "rollout")
 
 
@@ -38,12 +43,14 @@ class _Upgrade(ast.NodeTransformer):
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         if name == "moved":
             node.func = ast.Name("convert_weighting")
+            for keyword in node.keywords:
+                keyword.arg = "weighting" if keyword.arg == "weight" else keyword.arg
         if name in CHAINS:
             node.args[2:3] = map(_differentiate, node.args[2:3])
             for keyword in node.keywords:
                 if keyword.arg == "grad_steps":
                     keyword.arg, keyword.value = "differentiate", _differentiate(keyword.value)
-        return _around(node) if name in WEIGHTED else node
+        return _around(node) if name in PARAMETERS else node
 
 
 def _differentiate(node: ast.expr) -> ast.expr:
@@ -53,16 +60,24 @@ def _differentiate(node: ast.expr) -> ast.expr:
     return ast.Name("all_steps") if node.value is None else ast.Call(ast.Name("last"), [node], [])
 
 
+def _is_learned(node: ast.expr) -> bool:
+    """Whether it is learned_uncertainty, called or not."""
+    return getattr(node.func if isinstance(node, ast.Call) else node, "id", "") == "learned_uncertainty"
+
+
 def _around(loss: ast.Call) -> ast.Call:
     """The loss with its weighting under today's name; a learned uncertainty is taken out, and put around it."""
+    place = PLACES[getattr(loss.func, "id", "")]
+    if len(loss.args) > place and _is_learned(loss.args[place]):  # of several arguments: the rest by name
+        names = PARAMETERS[getattr(loss.func, "id", "")]
+        loss.keywords += [ast.keyword(n, v) for n, v in zip(names[place:], loss.args[place:], strict=False)]
+        loss.args = loss.args[:place]
     for keyword in loss.keywords:
         keyword.arg = "weighting" if keyword.arg == "weight" else keyword.arg
     own = next((k for k in loss.keywords if k.arg == "weighting"), None)
-    learned = own.value if own else None
-    if isinstance(learned, ast.Name) and learned.id == "learned_uncertainty":
-        learned = ast.Call(learned, [], [])
-    if own is None or not (isinstance(learned, ast.Call) and getattr(learned.func, "id", "") == "learned_uncertainty"):
+    if own is None or not _is_learned(own.value):
         return loss
+    learned = own.value if isinstance(own.value, ast.Call) else ast.Call(own.value, [], [])
     given = dict(zip(("base", "outer", "features"), learned.args, strict=False)) | {
         str(k.arg): k.value for k in learned.keywords
     }
@@ -70,5 +85,5 @@ def _around(loss: ast.Call) -> ast.Call:
     loss.keywords.remove(own)
     if base is not None and not (isinstance(base, ast.Constant) and base.value is None):
         loss.keywords.append(ast.keyword("weighting", base))
-    outer = [ast.keyword(key, value) for key, value in given.items()]
+    outer = [ast.keyword(key, value) for key, value in given.items() if getattr(value, "value", key) is not None]
     return ast.Call(ast.Name("learned_uncertainty"), [loss], outer)

@@ -110,6 +110,11 @@ def _check_type(name: str, key: str, value: Any, annotation: Any) -> None:
         raise ConfigError(f"{name}: {key} must be a {annotation.__name__}, got {value!r}")
 
 
+def signature_of(name: str, make: Any) -> str:
+    """name(parameter, other=default), as in messages."""
+    return f"{name}{_plain(inspect.signature(make))}"
+
+
 def _plain(signature: inspect.Signature) -> str:
     parts = []
     for p in signature.parameters.values():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat import rng as counted
+from xhat import rng
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import decode_x0
@@ -96,7 +96,7 @@ def x0_errors(
 
 def level_noise(images: Tensor, level: float, first: int, seed: int) -> Tensor:
     """The noise of images number first, first + 1, ... at a level, as `images` (B, C, H, W)."""
-    drawn = counted.normal(tuple(images.shape), seed, "denoising error", float(level), first=first, device=images.device)
+    drawn = rng.normal(tuple(images.shape), seed, "denoising error", float(level), first=first, device=images.device)
     return drawn.to(images.dtype)
 
 

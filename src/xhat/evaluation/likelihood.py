@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat import rng as counted
+from xhat import rng
 from xhat.bound.estimate import BoundEstimate, Progress, estimate_bound
 from xhat.bound.ode import Dequantization, TruncatedNormal, Uniform, ode_likelihood
 from xhat.bound.student import limits, standard_error
@@ -53,9 +53,9 @@ def choose_at_random(real: RealImages, n: int | None, pilot: int, seed: int, dev
         UsageError: too few images to leave some to the pilot.
     """
     other = real.others or real.measured
-    order = torch.randperm(len(real.measured), generator=counted.generator(seed, "bound images"))
+    order = torch.randperm(len(real.measured), generator=rng.generator(seed, "bound images"))
     if real.others is not None:
-        aside = torch.randperm(len(other), generator=counted.generator(seed, "pilot images"))[:pilot]
+        aside = torch.randperm(len(other), generator=rng.generator(seed, "pilot images"))[:pilot]
     else:
         count = min(pilot, len(order) // 5)
         if count < 1 or len(order) - count < 2:
@@ -175,7 +175,7 @@ def _ode_bits(
     for first in range(0, len(chosen.x0), ODE_BATCH):
         some = slice(first, first + ODE_BATCH)
         cond = None if chosen.cond is None else {key: value[some] for key, value in chosen.cond.items()}
-        own = counted.generator(seed, first).initial_seed() % 2**31
+        own = rng.generator(seed, first).initial_seed() % 2**31
         found = ode_likelihood(denoiser, chosen.x0[some], dequantization=dequantization, cond=cond, seed=own)
         values.append(found.bits_per_dim.cpu())
         calls += found.network_evaluations * len(found.bits_per_dim)

@@ -145,25 +145,6 @@ def save_gradients(path: Path, profile: GradientProfile) -> None:
     _save_figure(figure, path)
 
 
-def save_points(
-    path: Path, panels: Mapping[str, Sequence[tuple[str, float, float]]], real: Mapping[str, float], ylabel: str
-) -> None:
-    """A PNG of named points (name, x, y), a panel for each x quantity; a line marks its value on real images."""
-    figure = _figure(6.2 * len(panels), 4.6)
-    for axis, (quantity, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for i, (name, x, y) in enumerate(points):
-            axis.plot(x, y, marker="osD^v<>PX*"[i % 10], color=COLORS[i % 4], linestyle="none", markersize=7, label=name)
-        axis.axvline(real[quantity], color=GREY, linewidth=1, linestyle="--", label="real images")
-        axis.set_xlabel(f"{quantity} of samples")
-        axis.set_ylabel(ylabel)
-        if all(y > 0 for _, _, y in points):
-            axis.set_yscale("log")
-            _plain_log(axis)
-        _tidy(axis)
-        axis.legend(frameon=False, fontsize=8)
-    _save_figure(figure, path)
-
-
 def _figure(width: float, height: float) -> Any:
     """An empty figure of so many inches."""
     from matplotlib.figure import Figure  # only here: it takes as long to import as all the rest

@@ -35,8 +35,9 @@ class Denoising(Loss):
         super().__init__()
         if not isinstance(space, Target):
             raise TypeError(f"space must be a target such as X0 or V, got {space!r}")
-        if isinstance(weighting, Loss):
-            name = type(weighting).__name__
+        kind = weighting if isinstance(weighting, type) else type(weighting)
+        if issubclass(kind, Loss):
+            name = kind.__name__
             raise ValueError(f"{name} is a loss, no weighting: put it around this one, {name}(Denoising(...))")
         require_weighting(weighting)
         written_for = space_of(weighting)

@@ -1,6 +1,7 @@
 """A denoising loss that balances its noise levels by the uncertainty it finds (EDM2)."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,10 @@ class LearnedUncertainty(Loss):
     def __init__(self, loss: Denoising, outer: Weighting = constant, features: int = 128) -> None:
         super().__init__()
         if not isinstance(loss, Denoising):
-            raise ValueError(f"a learned uncertainty balances a denoising loss, got {loss!r}: give Denoising(space, weighting)")
+            got = type(loss).__name__
+            raise ValueError(f"a learned uncertainty balances a denoising loss, got {got}: give Denoising(space, weighting)")
+        if features < 1:
+            raise ValueError(f"a learned uncertainty needs at least 1 feature, got {features}")
         require_weighting(outer)
         self.loss, self.outer = loss, outer
         own = torch.Generator().manual_seed(0)
@@ -53,6 +57,12 @@ class LearnedUncertainty(Loss):
         """outer · the loss's own · exp(-u), (B,): what the error is multiplied with now."""
         base = self.outer(logsnr, schedule) * self.loss.weighting(logsnr, schedule)
         return base * torch.exp(-self.uncertainty(logsnr))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name in ("gains", "frequencies", "phases"):  # where it was a weighting, in earlier versions
+            if (earlier := f"{prefix}weight.{name}") in state_dict:
+                state_dict[prefix + name] = state_dict.pop(earlier)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def parts(self) -> tuple[Loss, ...]:
         return (self, *self.loss.parts())

@@ -11,6 +11,8 @@ import torch
 from xhat.registry import GATES
 from xhat.rng import generator
 
+__all__ = ["Gate", "after", "always", "both", "every", "randomly", "reweighted"]
+
 Gate = Callable[[int, int], float]
 """(seed, step) -> the factor of a term's weight at this step; 0 leaves the term out."""
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from xhat.objective.global_batch import world_size
 from xhat.registry import MULTIPLIERS
 
+__all__ = ["ConflictFree", "DualAscent", "FromGradients", "GradientRatio", "Multiplier", "flat_gradient"]
+
 
 class Multiplier(nn.Module):
     """A factor of a term that finds its own value; a `Term`'s `weight` is a number or one of these.

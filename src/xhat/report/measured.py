@@ -95,7 +95,7 @@ def _measure(run: Path, how: How) -> Measured:
     from xhat.runs.load import load
 
     trained = load(run)
-    real = _real_images(trained.shape, trained.config.data, trained.config.held_out)
+    real = _of_run(trained.shape, trained.config.data, trained.config.held_out)
     numbers, lines, problems = _errors(trained, real, how)
     try:
         numbers, lines = numbers | (found := _bound(trained, real, how))[0], lines | found[1]
@@ -107,9 +107,13 @@ def _measure(run: Path, how: How) -> Measured:
     return Measured(trained.step, numbers | of_samples | _times(run), of_real, lines, _pictures(trained, run), problems)
 
 
+def _of_run(shape: DataShape, data: str, share: float) -> RealImages:
+    return _real_images(shape, shape.names, data, share)
+
+
 @lru_cache(maxsize=1)
-def _real_images(shape: DataShape, data: str, share: float) -> RealImages:
-    """Read once for all runs on the same data."""
+def _real_images(shape: DataShape, names: tuple[str, ...], data: str, share: float) -> RealImages:
+    """Read once for all runs on the same data whose classes have the same names; equal shapes may differ in them."""
     return own_images(shape, data, share)
 
 
@@ -140,7 +144,7 @@ def _line(of: DenoisingError) -> Line:
 @lru_cache(maxsize=4)
 def _floor(shape: DataShape, data: str, share: float, images: int, logsnr: tuple[float, ...]) -> FloorErrors:
     """Computed once for all runs on the same data."""
-    real = _real_images(shape, data, share)
+    real = _of_run(shape, data, share)
     assert real.others is not None
     return known_floor(real.others, real.measured, images, logsnr)
 
@@ -187,7 +191,7 @@ def _real_features(shape: DataShape, data: str, share: float) -> Tensor:
     """Of MNIST's test set, or of the images trained on: of others too few are held out for a distance of distributions."""
     features = Features.shipped(shape)
     assert features is not None
-    return features.of(_real_images(shape, data, share).distribution.images.pixels)
+    return features.of(_of_run(shape, data, share).distribution.images.pixels)
 
 
 def _weightings(trained: TrainedRun) -> dict[str, Line]:

@@ -94,7 +94,7 @@ class Surrogate(Differentiation):
     matching), for any schedule; the factor n/K makes random steps unbiased for all of them.
     """
 
-    steps: int
+    steps: int = 1
 
     def require(self, steps: int) -> None:
         self._require(self.steps, steps)
@@ -137,9 +137,8 @@ def require(differentiate: object, steps: int) -> None:
     """
     if not isinstance(differentiate, Differentiation):
         count = differentiate if isinstance(differentiate, int) and differentiate > 0 else 1
-        raise ValueError(
-            f"differentiate says which steps have a gradient, got {differentiate!r}: write Last({count}) or AllSteps()"
-        )
+        got = f"the class {differentiate.__name__}" if isinstance(differentiate, type) else repr(differentiate)
+        raise ValueError(f"differentiate says which steps have a gradient, got {got}: write Last({count}) or AllSteps()")
     differentiate.require(steps)
 
 

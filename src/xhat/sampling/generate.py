@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat import rng as counted
+from xhat import rng
 from xhat.data.images import to_uint8
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
@@ -135,7 +135,7 @@ class _Batch:
         self.size = (count, shape.channels, shape.size, shape.size)
         self.seed, self.first, self.device = seed, first, device
         top = denoiser.schedule.prior_std().detach().to(device, torch.float32)
-        self.start = top * counted.normal(self.size, seed, "sample", first=first, device=device)
+        self.start = top * rng.normal(self.size, seed, "sample", first=first, device=device)
 
     def run(self, sampler: Sampler, times: Tensor, callback: Callable[[int, Tensor], None] | None = None) -> Tensor:
         times = times.to(self.device)
@@ -143,7 +143,7 @@ class _Batch:
 
     def _fresh(self, step: int) -> Tensor:
         """The noise of a step of a stochastic sampler: that of sample k is a function of (seed, k, step) alone."""
-        return counted.normal(self.size, self.seed, "sampling", step, first=self.first, device=self.device)
+        return rng.normal(self.size, self.seed, "sampling", step, first=self.first, device=self.device)
 
     def x0_hat(self, z: Tensor, t: Tensor) -> Tensor:
         return self.model.given(self.cond)(z, t.to(z.device).expand(len(z))).x0

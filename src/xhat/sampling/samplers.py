@@ -11,6 +11,8 @@ from xhat.diffusion.schedules import Schedule
 from xhat.registry import SAMPLERS
 from xhat.tensors import over_images
 
+__all__ = ["DDIM", "DDPM", "DPMSolver2M", "Euler", "Heun", "Sampler", "State"]
+
 State = tuple[Tensor, ...]
 """What a sampler keeps from one step for the next; empty for most."""
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from xhat import rng as counted
+from xhat import rng
 from xhat.data.images import Images, Order, to_float
 from xhat.diffusion.denoiser import Condition
 from xhat.rng import Shard
@@ -34,7 +34,7 @@ class Batches:
         images = to_float(self.data.pixels[index].to(self.device, non_blocking=True))
         if self.classes is None or self.data.labels is None:
             return images, None
-        chance = torch.rand(shard.total, generator=counted.generator(self.seed, "labels", step))
+        chance = torch.rand(shard.total, generator=rng.generator(self.seed, "labels", step))
         kept = chance[shard.first : shard.first + rows] >= self.dropout
         label = torch.where(kept, self.data.labels[index], self.classes)
         return images, {"label": label.to(self.device)}

@@ -144,7 +144,7 @@ def _picture(setup: Setup, run: Path) -> None:
     denoiser, columns = setup.state.objective.denoiser, grid_columns(setup.shape.classes)
     how = replace(setup.config.sampling, steps=min(setup.config.sampling.steps, PICTURE_STEPS))
     model, training = setup.state.averaged(), denoiser.training
-    sampling = build_sampling(how, denoiser.schedule)
+    sampling = build_sampling(how, model.schedule)
     images, _ = sampling.generate(model.eval(), setup.shape, PICTURE_IMAGES // columns * columns)
     model.train(training)
     folder = run / "samples"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xhat import rng as counted
+from xhat import rng
 from xhat.rng import Shard
 from xhat.training.setup import Setup
 from xhat.training.stop import Stop
@@ -81,7 +81,7 @@ class Loop:
         setup, step = self.setup, self.state.step
         rank, world, parts = self.accelerator.process_index, self.accelerator.num_processes, setup.config.accumulate
         # dropout and the like, in networks that have it: a function of (seed, step, rank), so nothing to checkpoint
-        torch.manual_seed(counted.generator(setup.config.seed, "network", step, rank).initial_seed())
+        torch.manual_seed(rng.generator(setup.config.seed, "network", step, rank).initial_seed())
         losses: dict[str, Tensor] = {}
         for part in range(parts):
             shard = Shard((part * world + rank) * setup.rows, setup.batches.size)

@@ -126,7 +126,13 @@ def _refuse_what_cannot_run(config: Config, objective: Objective, batches: Batch
         for name in objective.terms:
             try:
                 objective.per_image(name, draw)
-            except (AttributeError, RuntimeError, TypeError) as error:  # of a name that is no penalty, sampler or weight
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                RuntimeError,
+                TypeError,
+            ) as error:  # of a name that is no penalty, sampler or weight
                 line = str(error).strip().splitlines()[0]
                 raise RunError(f'term "{name}" ({config.terms[name].loss}) cannot be computed: {line}') from error
         build_sampling(config.sampling, objective.denoiser.schedule)

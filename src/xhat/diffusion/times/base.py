@@ -28,6 +28,9 @@ class TimeSampler(PreciseModule):
     stratified: bool = True
     learns: bool = False
 
+    def __init__(self) -> None:
+        super().__init__()
+
     @abstractmethod
     def cdf(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Distribution function on [0, 1], float64."""

@@ -36,6 +36,8 @@ class Binned(TimeSampler):
         super().__init__()
         if not 0 < uniform <= 1:
             raise ValueError(f"the uniform share must be in (0, 1], got {uniform}")
+        if bins < 1:
+            raise ValueError(f"a density over bins needs at least 1 bin, got {bins}")
         self.uniform, self.bins = uniform, bins
 
     @abstractmethod
@@ -56,9 +58,11 @@ class Binned(TimeSampler):
         self._learn(self._index(schedule, t[known]), loss[known].abs().clamp(max=LARGEST))
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        for name, history in self.named_buffers(recurse=False):
-            if (saved := state_dict.get(prefix + name)) is not None:
-                history.resize_(saved.shape)  # as many cells as it was learned on
+        histories = {prefix + name: history for name, history in self.named_buffers(recurse=False)}
+        saved = {name: state_dict[name] for name in histories if name in state_dict}
+        if len({len(history) for history in saved.values()}) == 1:  # as many cells as it was learned on
+            for name, history in saved.items():
+                histories[name].resize_(len(history), *histories[name].shape[1:])  # another depth is refused below
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _count(self, schedule: Schedule) -> int:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import Target
@@ -46,8 +46,9 @@ def require_weighting(weighting: object) -> None:
     """
     if inspect.isclass(weighting):
         raise ValueError(f"{name_of(weighting)} is a class: give the weighting that it makes, {name_of(weighting)}(...)")
+    called = weighting.forward if isinstance(weighting, nn.Module) else weighting
     try:
-        inspect.signature(weighting).bind(None, None)  # type: ignore[arg-type]
+        inspect.signature(called).bind(None, None)  # type: ignore[arg-type]
     except TypeError as error:
         raise ValueError(
             f"{name_of(weighting)} is no weighting, which is called with (logsnr, schedule): {error}; write for example "

@@ -89,7 +89,7 @@ def poisson(source: float | Tensor, spacing: float, units: Units = as_is) -> Pen
 def darcy_residual(permeability: Tensor, pressure: Tensor, source: float | Tensor, spacing: float) -> Tensor:
     """-div(K grad p) - source at the interior points, in conservative form, second order in the spacing.
 
-    The flux through the face units_between two points is K_half (p_next - p)/h, with K_half the mean of both K, and enters the
+    The flux through the face between two points is K_half (p_next - p)/h, with K_half the mean of both K, and enters the
     balance of one cell as it leaves the other's: no mass is made at faces, unlike K Laplacian(p) + grad K · grad p.
 
     Args:
