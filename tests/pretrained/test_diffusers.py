@@ -20,7 +20,8 @@ from xhat.errors import ConfigError, RunError
 from xhat.pretrained.diffusers_folder import describe, load_diffusers, weights
 from xhat.pretrained.diffusers_unet import DiffusersUNet, diffusers_schedule, diffusers_unet
 from xhat.registry import TARGETS, VARIANCES
-from xhat.runs import weights as runs
+from xhat.runs.load import load
+from xhat.runs.weights import save_weights
 from xhat.sampling.sample import sample
 from xhat.sampling.spacings import uniform_times
 
@@ -270,9 +271,9 @@ def test_a_weights_file_is_enough_to_sample_from(classes, save, z, tmp_path):
         missing, unexpected = denoiser.load_state_dict(state, strict=False)
         assert not unexpected
         assert all(name.startswith("schedule.") for name in missing)
-    runs.save_weights(tmp_path / "one.safetensors", built, settings, shape, 0)
+    save_weights(tmp_path / "one.safetensors", built, settings, shape, 0)
     t = torch.tensor([0.02, 0.5, 1.0])
-    for denoiser in (by_hand.eval(), built.eval(), runs.load(tmp_path / "one.safetensors").denoiser.cpu()):
+    for denoiser in (by_hand.eval(), built.eval(), load(tmp_path / "one.safetensors").denoiser.cpu()):
         again, first = denoiser(z, t), original(z, t)
         assert torch.equal(again.x0, first.x0)
         assert torch.equal(again.log_variance, first.log_variance)
