@@ -75,7 +75,7 @@ def run(argv: Sequence[str]) -> int:
             results.append(_inspect(recipe, config))
         except ValueError as error:
             raise UsageError(f"{recipe}: {error}" if len(recipes) > 1 else str(error)) from None
-    _draw(results, picture)
+    _save_picture(results, picture)
     compared = _compare(configs, results) if len(results) == 2 else None
     if given.json:
         print_json({"configs": results, **compared} if compared else results[0])
@@ -173,7 +173,7 @@ def _largest_one(values: Sequence[float]) -> list[float]:
     return [v / top for v in values] if top > 0 else list(values)
 
 
-def _draw(results: Sequence[dict[str, Any]], picture: Path) -> None:
+def _save_picture(results: Sequence[dict[str, Any]], picture: Path) -> None:
     from xhat.evaluation.pictures import save_curves
 
     logsnr = sorted({level for r in results for level in r["logsnr"]}, reverse=True)
