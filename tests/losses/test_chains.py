@@ -351,7 +351,8 @@ def test_what_cannot_be_is_refused(build, message):
 def test_a_number_of_steps_is_answered_with_what_to_write(chain, number, remedy, monkeypatch):
     """Also in a config. The suite's own check of types is off: it would refuse the number first."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    message = f"got {number!r}: write {remedy} or AllSteps()"
+    got = "the class Last" if number is Last else repr(number)
+    message = f"got {got}: write {remedy} or AllSteps()"
     with pytest.raises(ValueError, match=re.escape(message)):
         chain(DDIM(), 4, number)
     if number is not Last:
