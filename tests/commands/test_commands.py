@@ -175,7 +175,7 @@ MISTAKES = {
     "sampler": (("train", "mnist", "--run", "RUN", "--sampling.sampler", "dimm"), "did you mean ddim"),
     "sampler type": (("train", "mnist", "--run", "RUN", "--sampling.sampler", "5"), "no sampler"),
     "steps of the grid": (("train", "mnist", "--run", "RUN", "--schedule", "linear_beta(10)"), "cannot take 50 steps"),
-    "no network": (("train", "mnist", "--run", "RUN", "--network", "5"), "no module"),
+    "no network": (("train", "mnist", "--run", "RUN", "--network", "5"), "is no network"),
     "no such widths": (("train", "mnist", "--run", "RUN", "--network", "unet(widths=8)"), "several ints"),
     "no heads": (("train", "mnist", "--run", "RUN", "--network", "dit(heads=0)"), "dit:"),
     "classes": (("train", "mnist", "--run", "RUN", "--network", "unet(classes=5)"), "has 5 classes"),
