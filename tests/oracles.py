@@ -1,4 +1,4 @@
-"""Data whose exact denoiser is known in closed form for every schedule, and the schedules that the tests run over."""
+"""Data whose exact denoiser is known in closed form for every schedule, and the schedules and samplers that tests run over."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import xhat
+from xhat.sampling.samplers import DDIM, DDPM, DPMSolver2M, Euler, Heun
 from xhat.tensors import over_images
 
 SHAPE = (1, 2, 2)
@@ -29,6 +30,9 @@ PRESERVING = [name for name in SCHEDULES if name not in ("flow", "flow_shift3", 
 ZERO_TERMINAL = ["cosine_zero", "cosine_rescaled", "linear_logsnr_rescaled", "flow", "flow_shift3", "discrete_rescaled"]
 DISCRETE = ["linear_beta", "cosine_beta", "discrete_rescaled"]
 CONTINUOUS = [name for name in SCHEDULES if name not in DISCRETE]
+
+DETERMINISTIC = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "2m": DPMSolver2M()}
+EVERY = DETERMINISTIC | {"ddpm": DDPM(), "ddim_eta": DDIM(eta=0.7)}
 
 TARGETS = [
     xhat.X0,

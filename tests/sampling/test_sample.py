@@ -7,15 +7,9 @@ import pytest
 import torch
 
 import xhat
-from oracles import SCHEDULES, SHAPE, Constant, GaussianData, ScaledX0, exact
+from oracles import EVERY, SCHEDULES, SHAPE, Constant, GaussianData, ScaledX0, exact
 from xhat import DDIM, DDPM, Denoiser, Last, RandomLast, V, sample, uniform_times
 from xhat.sampling.differentiate import AllSteps
-from xhat.sampling.samplers import DPMSolver2M, Euler, Heun
-
-DETERMINISTIC = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "2m": DPMSolver2M()}
-STOCHASTIC = {"ddpm": DDPM(), "ddim_eta": DDIM(eta=0.7)}
-EVERY = DETERMINISTIC | STOCHASTIC
-ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "2m": 2}
 
 
 def close(a, b, rtol=1e-9, atol=1e-10):

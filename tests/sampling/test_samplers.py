@@ -6,15 +6,12 @@ import pytest
 import torch
 
 import xhat
-from oracles import SCHEDULES, SHAPE, GaussianData, MixtureData, exact, noisy
+from oracles import DETERMINISTIC, EVERY, SCHEDULES, SHAPE, GaussianData, MixtureData, exact, noisy
 from xhat import DDIM, DDPM, FLOW, X0, Denoiser, sample, uniform_times
 from xhat.diffusion.gaussians import transition
 from xhat.diffusion.variances import FORWARD, POSTERIOR
 from xhat.sampling.samplers import DPMSolver2M, Euler, Heun
 
-DETERMINISTIC = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "2m": DPMSolver2M()}
-STOCHASTIC = {"ddpm": DDPM(), "ddim_eta": DDIM(eta=0.7)}
-EVERY = DETERMINISTIC | STOCHASTIC
 ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "2m": 2}
 
 

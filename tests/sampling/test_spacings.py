@@ -6,15 +6,10 @@ import pytest
 import torch
 
 import xhat
-from oracles import SCHEDULES, SHAPE, GaussianData, exact
-from xhat import DDIM, DDPM, sample, uniform_times
-from xhat.sampling.samplers import DPMSolver2M, Euler, Heun
+from oracles import EVERY, SCHEDULES, SHAPE, GaussianData, exact
+from xhat import sample, uniform_times
+from xhat.sampling.samplers import Heun
 from xhat.sampling.spacings import karras_times
-
-DETERMINISTIC = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "2m": DPMSolver2M()}
-STOCHASTIC = {"ddpm": DDPM(), "ddim_eta": DDIM(eta=0.7)}
-EVERY = DETERMINISTIC | STOCHASTIC
-ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "2m": 2}
 
 
 def close(a, b, rtol=1e-9, atol=1e-10):

@@ -13,6 +13,7 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.sampling.guidance import Guided
 from xhat.sampling.sample import sample
 from xhat.sampling.samplers import Sampler
+from xhat.tensors import device_of
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class _Batch:
         seed: int,
         label: int | None = None,
     ) -> None:
-        device = next(denoiser.net.parameters()).device
+        device = device_of(denoiser.net)
         self.model = Guided(denoiser, guidance, shape.classes) if shape.classes else denoiser
         labels = _labels(shape, first, count, label)
         self.cond = None if labels is None else {"label": labels.to(device)}
