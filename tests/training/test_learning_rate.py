@@ -29,17 +29,26 @@ def test_each_optimizer_decays_from_its_own_peak():
         assert [o.param_groups[0]["lr"] for o in optimizers] == pytest.approx([0.1 * factor, 2.0 * factor])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Accelerate's wrapper of an optimizer leaves the groups that are set behind: see CHANGELOG"
-)
+def test_an_optimizer_that_has_loaded_a_state_is_still_set():
+    """Of a resumed run, whose state has the rate of its last step: the peak is the config's."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer, before = (torch.optim.SGD([weight], lr=lr) for lr in (2.0, 0.3))
+    rates = LearningRate([optimizer], Budget(4, max_steps=8), warmup_steps=0)
+    optimizer.load_state_dict(before.state_dict())
+    rates.set(4, 0.0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0)
+
+
 def test_a_run_is_trained_with_the_rates_that_it_logs(tmp_path, digits):
-    """Both optimizers' own, as the checkpoint holds them."""
+    """Both optimizers' own, as the checkpoint holds them; also where the run is resumed."""
     run, peaks = tmp_path / "run", ("--optimizer.lr", 1e-3, "--optimizer.muon_lr", 1e-2, "--optimizer.warmup_steps", 2)
     assert xhat("train", "mnist", "--data", digits, "--run", run, "--max_steps", 4, *TINY, *peaks)[0] == 0
-    logged, (adam, muon) = read_metrics(run)[-1]["lr"], newest_checkpoint(run)[0].state["optimizers"]
-    assert logged < 5e-4
-    assert {group["lr"] for group in adam["param_groups"]} == {logged}
-    assert muon["param_groups"][0]["lr"] == pytest.approx(10 * logged)
+    for steps in (4, 6):
+        assert xhat("train", "--run", run, "--resume", "--max_steps", steps)[0] == 0
+        logged, (adam, muon) = read_metrics(run)[-1]["lr"], newest_checkpoint(run)[0].state["optimizers"]
+        assert logged < 5e-4
+        assert {group["lr"] for group in adam["param_groups"]} == {logged}
+        assert muon["param_groups"][0]["lr"] == pytest.approx(10 * logged)
 
 
 def config(**values):

@@ -51,6 +51,9 @@ def test_gradients_are_the_objectives_on_the_whole_batch_clipped(start, accumula
         torch.testing.assert_close(p.grad, g * 0.1 / norm, rtol=1e-3, atol=1e-6)
         assert torch.equal(p, before)
     assert loop.state.step == 0
+    adam, muon = loop.state.optimizers
+    assert [adam.param_groups[0]["lr"], muon.param_groups[0]["lr"]] == pytest.approx([step.rate, 10 * step.rate])
+    assert step.rate == pytest.approx(0.5 * 2e-3)
 
 
 def test_a_step_moves_weights_and_average_and_counts(start):

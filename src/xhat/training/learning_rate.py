@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -33,16 +34,19 @@ class LearningRate:
     """
 
     def __init__(self, optimizers: Sequence[Optimizer], budget: Budget, warmup_steps: int) -> None:
-        self.groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        self.peaks = [float(group["lr"]) for group in self.groups]
-        self.budget, self.warmup_steps = budget, warmup_steps
+        self.optimizers, self.budget, self.warmup_steps = optimizers, budget, warmup_steps
+        self.peaks = [float(group["lr"]) for group in self._groups()]
 
     def set(self, step: int, seconds: float) -> float:
         """Set them for step number `step`, 0-based, after `seconds` of training; that of the first optimizer is returned."""
         factor = learning_rate_factor(step, self.budget.progress(step, seconds), self.warmup_steps)
-        for group, peak in zip(self.groups, self.peaks, strict=True):
+        for group, peak in zip(self._groups(), self.peaks, strict=True):
             group["lr"] = peak * factor
         return self.peaks[0] * factor
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """As they are now: an optimizer that loads a state, also its own, has new ones."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
 
 def rate_jump(before: Config, now: Config, step: int, seconds: float) -> str | None:

@@ -43,7 +43,7 @@ class Loop:
     def __init__(self, setup: Setup, stop: Stop, started: float) -> None:
         self.setup, self.state, self.accelerator = setup, setup.state, setup.accelerator
         self.stop, self.started = stop, started
-        self.prepared, *_ = self.accelerator.prepare(self.state.objective, *self.state.optimizers)
+        self.prepared = self.accelerator.prepare(self.state.objective)  # optimizers need nothing that Accelerate would add
 
     def progress(self) -> float:
         """Share of the budget that is spent; 1 at the end."""
