@@ -33,6 +33,7 @@ from xhat.losses.image import ImageLoss, OneStep
 from xhat.losses.increment import Increment
 from xhat.losses.uncertainty import LearnedUncertainty
 from xhat.losses.variational import Hybrid, VariationalBound
+from xhat.losses.where import masked, masked_mean
 from xhat.networks.dit import DiT
 from xhat.networks.unet import UNet
 from xhat.objective import gates as gates
@@ -81,6 +82,8 @@ __all__ = [
     "load",
     "load_diffusers",
     "Loss",
+    "masked",
+    "masked_mean",
     "min_snr",
     "NOISE",
     "Objective",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xhat.data.batch import Extra
 from xhat.diffusion.denoiser import Condition
 from xhat.losses.chains import FullChain
 from xhat.losses.image import ImageLoss
@@ -68,6 +69,7 @@ def gradient_profile(
     x0: Tensor,
     *,
     cond: Condition | None = None,
+    extra: Extra | None = None,
     logsnr: Tensor | None = None,
     chains: Mapping[str, ImageLoss] | None = None,
     steps: int = 20,
@@ -79,6 +81,7 @@ def gradient_profile(
         objective: of any terms.
         x0: one batch of images (B, C, H, W) in [-1, 1].
         cond: keyword arguments of the network.
+        extra: what terms and penalties see as `draw.extra`.
         logsnr: noise levels (L,); by default nine from the highest to the lowest of -6 .. 8 that the schedule has.
         chains: image losses whose penalty is followed down a chain; by default those of the objective that need no
             clean image. A loss that has no full chain is given one of DDIM.
@@ -95,7 +98,7 @@ def gradient_profile(
         at = t.to(x0.device).expand(len(x0))
         found = {}
         for name in objective.terms:  # a draw for each: the graph of one call is in memory at a time
-            draw = objective.draw_at(x0, at, step=step, cond=cond)
+            draw = objective.draw_at(x0, at, step=step, cond=cond, extra=extra)
             found[name] = flat_gradient(objective.per_image(name, draw).mean(), parameters).detach()
         for name, own in found.items():
             others = [weight * found[n] for n, weight in numbers.items() if n != name]
@@ -106,7 +109,7 @@ def gradient_profile(
     if chains is None:
         images = {n: t.loss for n, t in objective.terms.items() if isinstance(t.loss, ImageLoss)}
         chains = {n: loss for n, loss in images.items() if not isinstance(loss.penalty, Paired)}
-    draw = objective.draw_at(x0, times[0].to(x0.device).expand(len(x0)), step=step, cond=cond)
+    draw = objective.draw_at(x0, times[0].to(x0.device).expand(len(x0)), step=step, cond=cond, extra=extra)
     return GradientProfile(
         logsnr=schedule.logsnr(times).detach().tolist(),
         terms={name: TermProfile(norms[name], cosines[name]) for name in objective.terms},
@@ -138,7 +141,7 @@ def _along(objective: Objective, loss: ImageLoss, draw: Draw, steps: int) -> Cha
         cond=draw.cond,
         noise=lambda i: draw.normal("sampler", i),
     )
-    values = loss.measure(end, draw.x0)
+    values = loss.measure(end, draw)
     gradients = torch.autograd.grad(values.sum(), visited)
     norms = [float(g.flatten(1).square().sum(1).mean().sqrt()) for g in gradients]
     return ChainProfile(times.tolist(), norms)

@@ -1,5 +1,6 @@
 """The denoising loss: weighting(logsnr) · norm(y - y_hat), y in any space."""
 
+import inspect
 import warnings
 
 import torch
@@ -9,7 +10,8 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import NOISE, Target
 from xhat.diffusion.weightings import Weighting, constant, density_part, name_of, require_weighting, space_of
-from xhat.losses.norms import Norm, squared
+from xhat.losses.norms import Norm, WeightedNorm, squared
+from xhat.losses.where import Where, where_counted
 from xhat.objective.draw import Draw
 from xhat.objective.terms import Loss
 from xhat.registry import LOSSES
@@ -26,12 +28,20 @@ class Denoising(Loss):
         weighting: of the noise levels, called with (logsnr, schedule). It multiplies as it stands; one that is written for
             another space is warned about, see `weightings.convert_weighting`.
         norm: squared, absolute, huber(d) or euclidean.
+        where: which pixels count, and how much: masked("mask") or masked_mean("mask"), of the batch's own `extra`. Where a mask
+            is 0 the error has no gradient at all. By default all count alike.
 
     Raises:
-        ValueError: the weighting cannot be called so.
+        ValueError: the weighting cannot be called so, or the norm cannot weigh pixels; when called: there is no such mask.
     """
 
-    def __init__(self, space: Target = NOISE, weighting: Weighting = constant, norm: Norm = squared) -> None:
+    def __init__(
+        self,
+        space: Target = NOISE,
+        weighting: Weighting = constant,
+        norm: Norm | WeightedNorm = squared,
+        where: Where | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(space, Target):
             raise TypeError(f"space must be a target such as X0 or V, got {space!r}")
@@ -48,7 +58,9 @@ class Denoising(Loss):
                 f"use space={other}, or convert_weighting({name_of(weighting)}(...), {other}, {space.name.upper()})",
                 stacklevel=2,
             )
-        self.space, self.weighting, self.norm = space, weighting, norm
+        if where is not None:
+            _require_where(where, norm)
+        self.space, self.weighting, self.norm, self.where = space, weighting, norm, where
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         return self.weighted(denoiser, draw, self.weighting)
@@ -57,9 +69,16 @@ class Denoising(Loss):
         """As `forward`, with another weighting."""
         schedule = denoiser.schedule
         error = draw.prediction.in_space(self.space) - self.space.of(schedule, draw.t, draw.x0, draw.noise)
-        loss: Tensor = self.norm(error)
+        loss = self._measure(draw, error)
         # a product with ones would cost a pass over the schedule
         return loss if weighting == constant else weighting(schedule.logsnr(draw.t), schedule) * loss
+
+    def _measure(self, draw: Draw, error: Tensor) -> Tensor:
+        """The norm of the error where it counts, (B,)."""
+        if self.where is None:
+            return self.norm(error)
+        weight = self.where(draw, error)
+        return self.norm(where_counted(weight, error), weight)  # type: ignore[call-arg]
 
     def density_part(self, schedule: Schedule, t: Tensor) -> Tensor:
         return density_part(self.weighting, schedule, t)
@@ -75,3 +94,11 @@ class Denoising(Loss):
         # gain takes the error from x0 to the space; exp(logsnr) takes it from x0 to noise
         factor = self.space.gain_at(schedule, logsnr) * torch.exp(-logsnr)
         return weighting(logsnr, schedule) * factor
+
+
+def _require_where(where: Where, norm: Norm | WeightedNorm) -> None:
+    if not callable(where):
+        raise ValueError(f'where says which pixels count, as masked("mask") does, got {where!r}')
+    if "weight" not in inspect.signature(norm).parameters:
+        name = getattr(norm, "__name__", type(norm).__name__)
+        raise ValueError(f"the norm {name} cannot weigh pixels: give it a second parameter, weight=None, for where")

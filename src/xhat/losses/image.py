@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch import Tensor
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.weightings import Weighting, constant, density_part, high_snr, require_weighting
-from xhat.losses.penalties import Paired, Penalty
+from xhat.losses.penalties import DrawPenalty, Paired, Penalty
+from xhat.losses.penalties.base import of_images_alone, takes_draw
 from xhat.objective.draw import FAR, Draw
 from xhat.objective.terms import Loss
 from xhat.registry import ESTIMATES, LOSSES
@@ -48,8 +49,9 @@ class ImageLoss(Loss):
     """weighting(logsnr) · penalty(image), with the image estimated from the shared draw; the penalty never sees z.
 
     Args:
-        penalty: images (B, C, H, W) -> (B,), or a `Paired` one that also sees the clean image. A bare nn.Module is trained
-            along with the denoiser; `frozen(module)` is not.
+        penalty: images (B, C, H, W) -> (B,), or a `Paired` one that also sees the clean image; one with a second parameter is
+            handed the draw, with `draw.cond` and `draw.extra`. A bare nn.Module is trained along with the denoiser;
+            `frozen(module)` is not.
         image: how the image is estimated: OneStep(), Rollout(...) or FullChain(...).
         weighting: where on the noise axis the penalty counts; by default `high_snr()`. A chain from pure noise has none.
         decode: applied to the estimate first, for latent models whose penalty should see pixels; only to images whose weight
@@ -66,7 +68,7 @@ class ImageLoss(Loss):
 
     def __init__(
         self,
-        penalty: Penalty | Paired,
+        penalty: Penalty | DrawPenalty | Paired,
         image: ImageEstimate | None = None,
         weighting: Weighting | None = None,
         decode: Callable[[Tensor], Tensor] | None = None,
@@ -82,6 +84,7 @@ class ImageLoss(Loss):
         if expect is not None and not expect[0] < expect[1]:
             raise ValueError(f"expect is (low, high) of the images that the penalty sees, or None, got {expect}")
         self.penalty, self.image, self.expect = penalty, image or OneStep(), expect
+        self._takes_draw = takes_draw(penalty)
         self._decode = (decode,)  # a module in a tuple is no submodule
         self.at_drawn_time, self.calls_network = self.image.at_drawn_time, getattr(self.image, "calls_network", False)
         if not self.at_drawn_time and weighting is not None:
@@ -111,23 +114,17 @@ class ImageLoss(Loss):
             self._require_range(draw.x0)
         scale, image = self.scale(denoiser, draw), self.image(denoiser, draw)
         if self.decode is None:
-            return scale * self.measure(image, draw.x0)
+            return scale * self.measure(image, draw)
         rows = scale.nonzero().squeeze(1)  # decoding is dear, and most noise levels may not count
         nothing = image.flatten(1)[:, :0].sum(1)  # 0, with a gradient of 0 even where the image is NaN
         if not len(rows):
             return nothing + sum(0 * p.sum() for p in self.parameters())  # of a trained penalty: DDP waits for them
-        values = scale[rows] * self.measure(image[rows], draw.x0[rows])
+        values = scale[rows] * self.measure(image[rows], draw.rows(rows))
         return nothing.to(values.dtype).index_put((rows,), values)
 
-    def measure(self, image: Tensor, x0: Tensor) -> Tensor:
-        """The penalty of images, decoded first, (B,); `x0` are the clean ones for a `Paired` penalty."""
-        seen = self._seen(image)
-        if isinstance(self.penalty, Paired):
-            with torch.no_grad():
-                clean = self._seen(x0)
-            value = self.penalty(seen, clean)
-        else:
-            value = self.penalty(seen)
+    def measure(self, image: Tensor, draw: Draw) -> Tensor:
+        """The penalty of images, decoded first, (B,); the draw is theirs, for a penalty that sees more than images."""
+        value = self._value(self._seen(image), draw)
         if not isinstance(value, Tensor) or value.shape != (len(image),):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
@@ -141,9 +138,16 @@ class ImageLoss(Loss):
             )
         return value
 
+    def _value(self, seen: Tensor, draw: Draw) -> Any:
+        if isinstance(self.penalty, Paired):
+            with torch.no_grad():
+                clean = self._seen(draw.x0)
+            return self.penalty(seen, clean)
+        return self.penalty(seen, draw) if self._takes_draw else self.penalty(seen)  # type: ignore[call-arg]
+
     def of_images(self) -> Penalty | None:
-        """The penalty as a function of images alone, decoded first; None for a `Paired` one, which needs the clean images."""
-        return None if isinstance(self.penalty, Paired) else self._of_images
+        """The penalty as a function of images alone, decoded first; None for one that needs the clean images, or the draw."""
+        return self._of_images if of_images_alone(self.penalty) else None
 
     def scale(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         if not self.at_drawn_time:
@@ -171,5 +175,4 @@ class ImageLoss(Loss):
         return image if self.decode is None else self.decode(image)
 
     def _of_images(self, images: Tensor) -> Tensor:
-        assert not isinstance(self.penalty, Paired)
-        return self.penalty(self._seen(images))
+        return self.penalty(self._seen(images))  # type: ignore[call-arg]

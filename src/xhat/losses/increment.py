@@ -10,6 +10,7 @@ from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import STEP_NOISE, forward_step
 from xhat.diffusion.weightings import Weighting, constant
 from xhat.losses.denoising import Denoising
+from xhat.losses.where import Where
 from xhat.objective.draw import Draw
 from xhat.registry import LOSSES
 from xhat.tensors import over_images
@@ -26,13 +27,14 @@ class Increment(Denoising):
 
     Args:
         weighting: as in `Denoising`.
+        where: as in `Denoising`.
 
     Raises:
         ValueError: when called: the schedule is continuous and has no step.
     """
 
-    def __init__(self, weighting: Weighting = constant) -> None:
-        super().__init__(STEP_NOISE, weighting)
+    def __init__(self, weighting: Weighting = constant, where: Where | None = None) -> None:
+        super().__init__(STEP_NOISE, weighting, where=where)
 
     def weighted(self, denoiser: Denoiser, draw: Draw, weighting: Weighting) -> Tensor:
         _, added = last_step(denoiser.schedule, draw)

@@ -1,5 +1,6 @@
 """The objective: a sum of per-image terms over one shared draw (x0, t, noise, z) and one network call."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xhat import rng
+from xhat.data.batch import Extra, require_rows
 from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.diffusion.times import Stratified, TimeSampler
 from xhat.objective.balance import Balancer
@@ -69,6 +71,7 @@ class Objective(nn.Module):
         *,
         step: SupportsInt | None = None,
         cond: Condition | None = None,
+        extra: Extra | None = None,
         generator: torch.Generator | None = None,
         shard: Shard | None = None,
     ) -> dict[str, Tensor]:
@@ -84,9 +87,10 @@ class Objective(nn.Module):
           the step to give each batch noise levels of its own.
 
         Args:
-            x0: clean images (B, C, H, W) in [-1, 1].
+            x0: clean samples (B, ...), about -1 to 1: images (B, C, H, W), signals, volumes, vectors.
             step: the training step, which the draw is a function of.
             cond: keyword arguments of the network.
+            extra: what terms and penalties see as `draw.extra`, and the network never: anything with a row for each sample.
             generator: draws times and noise from here instead of from (seed, step).
             shard: which samples of the global batch x0 holds, so that micro-batches are what one call on all of them is; by
                 default the batches of all ranks, in order, are the global batch.
@@ -96,12 +100,12 @@ class Objective(nn.Module):
             else a multiplier reports of its term}, for the terms that count at this step.
 
         Raises:
-            ValueError: a term that cannot be computed, by name; a step that is no whole number.
+            ValueError: a term that cannot be computed, by name; a step that is no whole number; an extra of other rows.
         """
         step, shard, opens_step = self._place(x0, step, shard)
         gates = {name: float(term.when(self.seed, step)) for name, term in self.terms.items()}
         chains = any(gates[name] and term.loss.calls_network for name, term in self.terms.items())
-        draw = self.draw(x0, step=step, cond=cond, generator=generator, shard=shard, checkpoint=chains)
+        draw = self.draw(x0, step=step, cond=cond, extra=extra, generator=generator, shard=shard, checkpoint=chains)
         each = {name: self.per_image(name, draw) for name, gate in gates.items() if gate}
         values = {name: value.mean() for name, value in each.items()}
         balance = self.balancer.balance(self.denoiser, values, gates, step, first=opens_step, measure=self.training)
@@ -123,6 +127,7 @@ class Objective(nn.Module):
         *,
         step: SupportsInt,
         cond: Condition | None = None,
+        extra: Extra | None = None,
         generator: torch.Generator | None = None,
         shard: Shard | None = None,
         checkpoint: bool = False,
@@ -133,6 +138,7 @@ class Objective(nn.Module):
         """
         if not self._looked:
             self._look(x0)
+        require_rows(extra, len(x0), "extra")
         step, shard = whole_number(step), shard or whole_batch(x0.shape[0])
         own = slice(shard.first, shard.first + x0.shape[0])
         if generator is None:
@@ -149,18 +155,20 @@ class Objective(nn.Module):
             more = self._normal(x0, "perturbation", step, shard.number, generator)
             shown = self._noisy(x0, t, noise + self.input_perturbation * more)
         prediction = self.denoiser(z, t, cond, checkpoint=checkpoint, seen=shown)
-        return Draw(x0, t, noise, z, prediction, importance, cond, step, self.seed, shard.number, generator)
+        return Draw(x0, t, noise, z, prediction, importance, cond, step, self.seed, shard.number, generator, extra)
 
-    def draw_at(self, x0: Tensor, t: Tensor, *, step: int, cond: Condition | None = None) -> Draw:
+    def draw_at(self, x0: Tensor, t: Tensor, *, step: int, cond: Condition | None = None, extra: Extra | None = None) -> Draw:
         """A draw at given times (B,) instead of the sampler's, with the noise of that step and no perturbation."""
-        first_sample = whole_batch(x0.shape[0]).number
+        first_sample, once = whole_batch(x0.shape[0]).number, torch.ones_like(t)
         noise = self._normal(x0, "noise", step, first_sample, None)
         z = self._noisy(x0, t, noise)
-        return Draw(x0, t, noise, z, self.denoiser(z, t, cond), torch.ones_like(t), cond, step, self.seed, first_sample)
+        return Draw(x0, t, noise, z, self.denoiser(z, t, cond), once, cond, step, self.seed, first_sample, extra=extra)
 
     def _look(self, x0: Tensor) -> None:
         """Once: 0..255 trains, and badly, without a word from anybody else."""
         low, high = (float(v) for v in x0.detach().aminmax())
+        if not math.isfinite(high - low):
+            raise ValueError("x0 holds values that are not finite, which the network would see: fill them with numbers")
         if max(-low, high) > FAR:
             warnings.warn(
                 f"the images are in [{low:.3g}, {high:.3g}]: schedules expect about [-1, 1], where noise of size 1 hides them; "

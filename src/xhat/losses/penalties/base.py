@@ -1,14 +1,21 @@
 """What a penalty is."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Paired", "Penalty"]
+from xhat.objective.draw import Draw
+
+__all__ = ["DrawPenalty", "Paired", "Penalty"]
 
 Penalty = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [-1, 1] -> one number for each, (B,)."""
+
+DrawPenalty = Callable[[Tensor, Draw], Tensor]
+"""A penalty that also sees the draw: what the network was told (`draw.cond`), what came with the batch (`draw.extra`)."""
 
 
 @dataclass(frozen=True)
@@ -23,3 +30,19 @@ class Paired:
 
     def __call__(self, images: Tensor, x0: Tensor) -> Tensor:
         return self.fn(images, x0)
+
+
+def takes_draw(penalty: Any) -> bool:
+    """Whether a penalty has a second parameter that must be given, which is the draw."""
+    try:
+        called = penalty.forward if isinstance(penalty, nn.Module) else penalty
+        parameters = list(inspect.signature(called).parameters.values())
+    except (TypeError, ValueError):  # of some built-in functions nobody knows
+        return False
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return not isinstance(penalty, Paired) and len(by_place) > 1 and by_place[1].default is inspect.Parameter.empty
+
+
+def of_images_alone(penalty: Any) -> bool:
+    """Whether a penalty needs nothing but images."""
+    return not isinstance(penalty, Paired) and not takes_draw(penalty)

@@ -1,0 +1,59 @@
+"""What one call of a data source gives: clean samples, what the network is told of them, what else belongs to them."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+Extra = Mapping[str, Any]
+"""Name -> something with one row for each sample: a tensor, an array, a list of prompts."""
+
+
+class Batch(NamedTuple):
+    """Some samples.
+
+    Attributes:
+        x0: clean samples (B, ...); uint8 pixels 0..255 stand for -1..1.
+        cond: keyword arguments of the network, tensors (B, ...); None is none.
+        extra: what terms and penalties see as `draw.extra`, and the network never: masks, pixels, prompts; one row a sample.
+    """
+
+    x0: Tensor
+    cond: Mapping[str, Tensor] | None = None
+    extra: Extra | None = None
+
+
+def rows_of(value: Any, index: Tensor) -> Any:
+    """Rows number `index` (n,) of anything that has rows."""
+    if isinstance(value, Tensor):
+        return value[index.to(value.device)]
+    if isinstance(value, np.ndarray):
+        return value[index.cpu().numpy()]
+    return [value[row] for row in index.tolist()]
+
+
+def chosen_rows(values: Mapping[str, Any] | None, index: Tensor) -> dict[str, Any] | None:
+    """`rows_of` each of several values; None stays None."""
+    return None if values is None else {name: rows_of(value, index) for name, value in values.items()}
+
+
+def require_rows(values: Mapping[str, Any] | None, rows: int, what: str) -> None:
+    """Refuse values that have another number of rows than there are samples.
+
+    Args:
+        values: by name.
+        rows: number of samples.
+        what: they are, for the error: "extra".
+
+    Raises:
+        ValueError: names the first that does not fit.
+    """
+    for name, value in (values or {}).items():
+        try:
+            found = len(value)
+        except TypeError:
+            kind = type(value).__name__
+            raise ValueError(f'{what}["{name}"] has no rows, it is a {kind}: give one for each sample') from None
+        if found != rows:
+            raise ValueError(f'{what}["{name}"] has {found} rows for {rows} samples: give one for each')
