@@ -45,13 +45,14 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def registered():
     """The registered parts; those that a test adds are forgotten after it."""
+    import helpers
     from xhat import registry
 
-    families = [family for family in vars(registry).values() if isinstance(family, registry.Registry)]
-    kept = [(dict(family._parts), dict(family._of_python)) for family in families]
+    kept = [family.names() for family in registry.FAMILIES]
     yield
-    for family, (parts, names) in zip(families, kept, strict=True):
-        family._parts, family._of_python = parts, names
+    helpers.forget_used_files()
+    for family, names in zip(registry.FAMILIES, kept, strict=True):
+        family.restore(names)
 
 
 @pytest.fixture

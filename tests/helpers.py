@@ -30,7 +30,8 @@ TINY = (
 
 
 def xhat(*args: object, capsys=None) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command, in this process."""
+    """Exit code, stdout and stderr of a command, in this process; as in one of its own, no file of parts is in use before."""
+    forget_used_files()
     code = main([str(a) for a in args])
     out = capsys.readouterr() if capsys else None
     return (code, out.out, out.err) if out else (code, "", "")
@@ -71,3 +72,28 @@ def states_equal(a: object, b: object) -> bool:
     if isinstance(a, list | tuple):
         return type(a) is type(b) and len(a) == len(b) and all(map(states_equal, a, b))
     return a == b
+
+
+def set_up_config(config):
+    """What `xhat train` sets up, of a config alone."""
+    from xhat.commands.train import new_objective
+    from xhat.config.data import build_data
+    from xhat.training.setup import set_up
+
+    data = build_data(config)
+    objective = new_objective(config, data.shape, fresh=True)
+    return set_up(objective, data.train, config, held_out=data.held_out, config=config)
+
+
+def forget_used_files():
+    """What --use of earlier commands in this process has brought."""
+    from xhat.config import use
+    from xhat.registry import FAMILIES
+
+    for file in use.used_files():
+        sys.modules.pop(f"xhat_use_{file.path.stem}", None)
+        for family in FAMILIES:
+            parts, of_python = family.names()
+            kept = {name: part for name, part in parts.items() if file.parts.get(name) != family.kind}
+            family.restore((kept, {name: low for name, low in of_python.items() if low in kept}))
+    use._USED.clear()

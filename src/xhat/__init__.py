@@ -1,18 +1,25 @@
 """xhat trains diffusion models on the loss you mean.
 
-The nouns of the core path are here; the families are in namespaces: `schedules`, `targets`, `variances`, `weightings`, `times`,
-`time_inputs`, `gaussians`; `gates`, `multipliers`; `samplers`, `spacings`, `differentiate`; `norms`, `penalties`; `bound`.
+The nouns of the core path are here; the families are in namespaces: `schedules`, `targets`, `variances`, `weightings`,
+`times`, `time_inputs`, `gaussians`; `gates`, `multipliers`; `samplers`, `spacings`, `differentiate`; `norms`, `penalties`;
+`bound`; `data`.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 # OpenMP's waiting threads spin for milliseconds: when another process shares the cores, every step takes many times as long.
 # Ten thousand turns cost nothing on a free machine. Read when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from xhat import bound as bound
+from xhat import data as data
 from xhat.analysis.gradients import gradient_profile
 from xhat.bound import estimate_bound, ode_likelihood, variational_bound
+from xhat.config.options import Options
+from xhat.config.register import register
+from xhat.data.batch import Batch
 from xhat.diffusion import gaussians as gaussians
 from xhat.diffusion import schedules as schedules
 from xhat.diffusion import targets as targets
@@ -54,8 +61,26 @@ from xhat.sampling.guidance import Guided
 from xhat.sampling.sample import sample
 from xhat.sampling.samplers import DDIM, DDPM
 from xhat.sampling.spacings import uniform_times
+from xhat.training.callbacks import Callback
+
+if TYPE_CHECKING:
+    from xhat.evaluation.pictures import grid
+    from xhat.evaluation.validate import validate
+    from xhat.training.fit import fit
+
+LATER = {"fit": "xhat.training.fit", "grid": "xhat.evaluation.pictures", "validate": "xhat.evaluation.validate"}
+"""Names whose modules take long to import: they are looked up when they are first used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module xhat has no attribute {name}")
+    return getattr(importlib.import_module(LATER[name]), name)
+
 
 __all__ = [
+    "Batch",
+    "Callback",
     "Cosine",
     "DDIM",
     "DDPM",
@@ -68,11 +93,13 @@ __all__ = [
     "elbo",
     "estimate_bound",
     "every",
-    "Flow",
+    "fit",
     "FLOW",
+    "Flow",
     "FullChain",
     "generate",
     "gradient_profile",
+    "grid",
     "Guided",
     "Hybrid",
     "ImageLoss",
@@ -89,8 +116,10 @@ __all__ = [
     "Objective",
     "ode_likelihood",
     "OneStep",
+    "Options",
     "RandomLast",
     "ReFL",
+    "register",
     "Rollout",
     "sample",
     "Schedule",
@@ -102,6 +131,7 @@ __all__ = [
     "UNet",
     "uniform_times",
     "V",
+    "validate",
     "variational_bound",
     "VariationalBound",
     "Weighting",

@@ -62,12 +62,23 @@ class Registry(Mapping[str, Any]):
             ValueError: another part has the name.
         """
         name = name or snake_case(python)
+        if name in self._parts and _defined_again(self._parts[name], part):
+            self._parts[name] = part
+            return
         for family, taken in ((family, n) for family in self._beside for n in (name, python)):
             if taken in family or taken in RESERVED:
                 raise ValueError(f"there is a {family.kind} called {taken} already: choose another name")
         self._parts[name] = part
         if python != name:
             self._of_python[python] = name
+
+    def names(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """What stands for what now, for `restore`."""
+        return dict(self._parts), dict(self._of_python)
+
+    def restore(self, names: tuple[dict[str, Any], dict[str, str]]) -> None:
+        """Forget what was registered since."""
+        self._parts, self._of_python = dict(names[0]), dict(names[1])
 
     def __getitem__(self, name: str) -> Any:
         return self._parts[self._of_python.get(name, name)]
@@ -80,6 +91,12 @@ class Registry(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._parts)
+
+
+def _defined_again(before: Any, now: Any) -> bool:
+    """Whether a part of a user's own replaces itself, as in a cell of a notebook that is run again."""
+    own = [(getattr(part, "__module__", ""), getattr(part, "__qualname__", "")) for part in (before, now)]
+    return before is not now and own[0] == own[1] and bool(own[0][1]) and not str(own[0][0]).startswith("xhat.")
 
 
 def snake_case(name: str) -> str:
@@ -106,3 +123,6 @@ MULTIPLIERS = Registry("multiplier")
 SAMPLERS = Registry("sampler", _OF_TERMS)
 SPACINGS = Registry("spacing of sampling times")
 DATA = Registry("data source")
+
+FAMILIES: tuple[Registry, ...] = tuple(family for family in list(globals().values()) if isinstance(family, Registry))
+"""All of them."""

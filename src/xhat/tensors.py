@@ -1,6 +1,7 @@
 """The one place where per-image numbers meet images, and modules whose tables keep their precision when a model is cast."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Self
 
 import torch
@@ -26,8 +27,8 @@ def over_images(value: Shaped[Tensor, "b"], images: Tensor) -> Tensor:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the parameters of a network are."""
-    return next(module.parameters()).device
+    """Where the parameters of a network are, or its buffers; the CPU of one that has neither."""
+    return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
 
 
 def image_mean(values: Tensor) -> Float[Tensor, "b"]:

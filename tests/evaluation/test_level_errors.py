@@ -10,6 +10,7 @@ from torch import nn
 from helpers import write_digits
 from xhat import X0, Cosine, Denoiser
 from xhat.data.images import to_float
+from xhat.data.parts import load_parts
 from xhat.data.shape import DataShape
 from xhat.evaluation import level_errors as module
 from xhat.evaluation.floor import floor_errors
@@ -37,7 +38,7 @@ def data(tmp_path_factory):
 
 def test_the_error_of_a_grey_image_is_the_second_moment(data):
     """At every level; its bits are ½ ∫ error dSNR / ln 2, by the trapezoidal rule in logsnr."""
-    real = own_images(DataShape(1, 8, None), data, 0.05).measured
+    real = own_images(DataShape(1, 8, None), load_parts(data, 8, 0.05)).measured
     errors = level_errors(Denoiser(Grey(), Cosine(), X0), real, 16, LEVELS)
     moment = to_float(real.images.pixels[:16]).double().square().mean((1, 2, 3))
     torch.testing.assert_close(errors.errors, moment.expand(3, 16), rtol=1e-6, atol=0)
@@ -60,7 +61,7 @@ def test_the_excess_is_paired_image_by_image(data):
 def test_the_floor_looks_at_so_many_images_at_most(data, monkeypatch):
     """1,000 random ones at least: fewer known images, a higher upper error."""
     monkeypatch.setattr(module, "MOST_KNOWN_NUMBERS", 64)
-    real = own_images(DataShape(1, 8, None), data, 0.05)
+    real = own_images(DataShape(1, 8, None), load_parts(data, 8, 0.05))
     floor = known_floor(real.others, real.measured, 16, LEVELS)
     training, x0 = real.others.images, to_float(real.measured.images.pixels[:16])
     chosen = torch.randperm(1140, generator=torch.Generator().manual_seed(0))[:1000]
@@ -71,13 +72,13 @@ def test_the_floor_looks_at_so_many_images_at_most(data, monkeypatch):
 
 def test_the_floor_knows_the_labels_that_the_network_is_told(data, tmp_path):
     """Not where it is told the null class alone."""
-    told = own_images(DataShape(1, 8, 4), data, 0.05)
+    told = own_images(DataShape(1, 8, 4), load_parts(data, 8, 0.05))
     training, images = told.others.images, told.measured.images
     x0 = to_float(images.pixels[:16])
     given = floor_errors(to_float(training.pixels), x0, training.labels, images.labels[:16], LEVELS)
     torch.testing.assert_close(known_floor(told.others, told.measured, 16, LEVELS).upper, given.upper)
     np.savez(tmp_path / "unlabelled.npz", images=np.random.default_rng(0).integers(0, 256, (400, 8, 8), dtype=np.uint8))
-    null = own_images(DataShape(1, 8, 4), str(tmp_path / "unlabelled.npz"), 0.05)
+    null = own_images(DataShape(1, 8, 4), load_parts(str(tmp_path / "unlabelled.npz"), 8, 0.05))
     x0 = to_float(null.measured.images.pixels)
     free = floor_errors(to_float(null.others.images.pixels), x0, logsnr=LEVELS)
     torch.testing.assert_close(known_floor(null.others, null.measured, 99, LEVELS).upper, free.upper)

@@ -180,7 +180,7 @@ def test_models_that_are_told_the_label_have_another_floor(images, found, tmp_pa
     assert conditional.lines["floor_lower"].y == pytest.approx(floor.lower.mean(1).tolist())
     assert conditional.lines["floor_upper"].y == pytest.approx(floor.upper.mean(1).tolist())
     assert conditional.lines["floor_upper"].y != pytest.approx(found.lines["floor_upper"].y, rel=1e-3)
-    error = denoising_error(load(tmp_path / "run").denoiser, x0, held_out.labels[:16], QUICK.logsnr)
+    error = denoising_error(load(tmp_path / "run").denoiser, x0, {"label": held_out.labels[:16]}, QUICK.logsnr)
     assert conditional.numbers["denoising"] == pytest.approx(error.bits_per_dim, rel=1e-6)
 
 

@@ -71,7 +71,7 @@ def test_a_recipe_with_terms_alone_is_laid_over_the_runs_config(tiny_run, tmp_pa
         (("--target", "x0"), "were trained with target: v, not x0: leave target out"),
         (("--network", "unet(widths=(8, 16))"), "were trained with network"),
         (("--schedule", "flow"), "were trained with schedule: cosine, not flow"),
-        (("--data", "mnist"), "are for 1 channels, 8x8, 4 classes; the data have 1 channels, 28x28, 10 classes"),
+        (("--data", "mnist"), "are for 1 channel of 8x8, 4 classes; the data have 1 channel of 28x28, 10 classes"),
         (("--terms.smooth.loss", "image_loss(unreadable_digit)"), 'term "smooth": '),
         (("--terms.smooth.loss", "image_loss(total_variation, full_chain(ddim, 3, last(4)))"), "Last(4), but"),
         (("--terms.smooth.loss", "image_loss(total_variation)", "--terms.smooth.weight", "dual_ascnt(1)"), "did you mean"),

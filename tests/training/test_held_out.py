@@ -8,9 +8,8 @@ from safetensors.torch import load_file
 
 from helpers import TINY, xhat
 from xhat.config.config import Config
-from xhat.data.images import Images
+from xhat.data.batch import Batch
 from xhat.data.parts import load_parts
-from xhat.data.shape import DataShape
 from xhat.evaluation.denoising import LEVELS, denoising_error
 from xhat.runs.load import load
 from xhat.training.held_out import IMAGES, STRIDE, HeldOut
@@ -35,7 +34,7 @@ def test_measurements_stand_next_to_the_raw_loss(tmp_path):
     trained = load(run)
     images = load_parts("mnist")[1].chosen(torch.arange(IMAGES))
     x0 = images.pixels.float() / 127.5 - 1
-    again = denoising_error(trained.denoiser, x0, images.labels, LEVELS[::STRIDE], batch=IMAGES)
+    again = denoising_error(trained.denoiser, x0, {"label": images.labels}, LEVELS[::STRIDE], batch=IMAGES)
     assert last["eval/bits_per_dim"] == pytest.approx(again.bits_per_dim, rel=1e-4)
     assert [last[f"eval/x0_error/logsnr={level:g}"] for level in again.logsnr] == pytest.approx(again.x0_error, rel=1e-4)
 
@@ -51,8 +50,7 @@ def test_measuring_leaves_no_trace(tmp_path):
 @pytest.mark.parametrize(("batch", "log_every"), [(16, 1), (64, 20), (128, 20), (1024, 50)])
 def test_the_default_is_a_small_share_of_the_network_calls(batch, log_every):
     """Counted in forward passes of an image, a training step being three: at most 2 %."""
-    images = Images(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), None, 0, "x")
-    held = HeldOut(Config(batch_size=batch, log_every=log_every), images, DataShape(1, 8, None), torch.device("cpu"))
+    held = HeldOut(Config(batch_size=batch, log_every=log_every), Batch(torch.zeros(IMAGES, 1, 8, 8)))
     assert held.every % log_every == 0
     assert IMAGES * len(LEVELS[::STRIDE]) <= 0.02 * 3 * batch * held.every
     assert held.due(held.every, False)

@@ -6,12 +6,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from helpers import write_digits
+from helpers import set_up_config, write_digits
 from xhat.config.config import Config, OptimizerConfig
-from xhat.data.load import load
 from xhat.rng import Shard
 from xhat.training.loop import Loop
-from xhat.training.setup import set_up
 from xhat.training.stop import Stop
 
 NETWORK = "unet(widths=(8, 8), blocks=(1, 1), embedding=16)"
@@ -20,13 +18,13 @@ NETWORK = "unet(widths=(8, 8), blocks=(1, 1), embedding=16)"
 @pytest.fixture
 def start(tmp_path):
     """A loop before its first step, by config values."""
-    data, stop = load(str(write_digits(tmp_path / "digits.npz"))), Stop()
+    data, stop = str(write_digits(tmp_path / "digits.npz")), Stop()
 
     def make(asked=False, **values):
         optimizer = OptimizerConfig(grad_clip=0.1, warmup_steps=2, muon_lr=0.02)
         how = {"batch_size": 8, "max_steps": 4, "precision": "float32", "optimizer": optimizer}
         stop.asked = asked
-        return Loop(set_up(Config(network=NETWORK, **(how | values)), data), stop, time.perf_counter())
+        return Loop(set_up_config(Config(data=data, network=NETWORK, **(how | values))), stop, time.perf_counter())
 
     yield make
     stop.restore()
@@ -38,8 +36,8 @@ def test_gradients_are_the_objectives_on_the_whole_batch_clipped(start, accumula
     """And the weights have not changed, nor the step."""
     loop, whole = start(accumulate=accumulate), start()
     objective = whole.state.objective
-    x0, cond = whole.setup.batches.get(0, Shard(0, 8), 8)
-    loss = objective(x0, step=0, cond=cond, shard=Shard(0, 8))["loss"]
+    batch = whole.setup.feed.get(0, Shard(0, 8), 8)
+    loss = objective(batch.x0, step=0, cond=batch.cond, shard=Shard(0, 8))["loss"]
     expected = torch.autograd.grad(loss, [p for p in objective.parameters() if p.requires_grad])
     norm = torch.cat([g.flatten() for g in expected]).norm()
     assert norm > 0.1, "there must be something to clip"

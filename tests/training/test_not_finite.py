@@ -4,20 +4,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from helpers import write_digits
+from helpers import set_up_config, write_digits
 from xhat.config.config import Config, TermConfig
-from xhat.data.load import load
 from xhat.training.not_finite import culprits
-from xhat.training.setup import set_up
 
 
 @pytest.fixture
 def setup(tmp_path):
     """Two terms on a tiny network, before the first step."""
-    data = load(str(write_digits(tmp_path / "digits.npz")))
+    data = str(write_digits(tmp_path / "digits.npz"))
     terms = {"denoise": TermConfig("denoising(space=v)"), "smooth": TermConfig("image_loss(total_variation)")}
     network = "unet(widths=(8, 8), blocks=(1, 1), embedding=16)"
-    yield set_up(Config(network=network, terms=terms, batch_size=4, max_steps=2, precision="float32"), data)
+    yield set_up_config(Config(data=data, network=network, terms=terms, batch_size=4, max_steps=2, precision="float32"))
     Accelerator().free_memory()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from xhat.data.batch import Batch, Extra
 from xhat.diffusion.denoiser import Condition
 from xhat.losses.image import ImageLoss
 from xhat.objective.objective import Objective
@@ -79,7 +80,7 @@ def cost(step: Callable[[], None], device: torch.device) -> Cost:
     return Cost(min(seconds), counted.peak)
 
 
-def term_costs(objective: Objective, x0: Tensor, cond: Condition | None = None) -> dict[str, Cost]:
+def term_costs(objective: Objective, x0: Tensor, cond: Condition | None = None, extra: Extra | None = None) -> dict[str, Cost]:
     """The cost of a step with the terms that are no image losses, under "base"; and with each image loss added to them.
 
     Gates count as open and factors as 1, so that it is the cost of a step at which the term counts.
@@ -88,18 +89,20 @@ def term_costs(objective: Objective, x0: Tensor, cond: Condition | None = None) 
         objective: of a network with gradients.
         x0: one batch, as large as a process sees at a time.
         cond: keyword arguments of the network.
+        extra: what terms see as `draw.extra`.
     """
     images = {name: term.loss for name, term in objective.terms.items() if isinstance(term.loss, ImageLoss)}
     base = {name: Term(term.loss) for name, term in objective.terms.items() if name not in images}
-    found = {"base": _of_step(objective, base, x0, cond)} if base else {}
-    return {**found, **{name: _of_step(objective, {**base, name: Term(loss)}, x0, cond) for name, loss in images.items()}}
+    batch = Batch(x0, cond, extra)
+    found = {"base": _of_step(objective, base, batch)} if base else {}
+    return {**found, **{name: _of_step(objective, {**base, name: Term(loss)}, batch) for name, loss in images.items()}}
 
 
-def _of_step(objective: Objective, terms: dict[str, Term], x0: Tensor, cond: Condition | None) -> Cost:
+def _of_step(objective: Objective, terms: dict[str, Term], batch: Batch) -> Cost:
     part = Objective(objective.denoiser, terms, seed=objective.seed)
 
     def step() -> None:
         part.zero_grad()
-        part(x0, cond=cond)["loss"].backward()
+        part(batch.x0, cond=batch.cond, extra=batch.extra)["loss"].backward()
 
-    return cost(step, x0.device)
+    return cost(step, batch.x0.device)

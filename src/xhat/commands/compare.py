@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from xhat.commands.parsing import new_parser
+from xhat.commands.parsing import add_use, new_parser
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, note, print_json, say
 from xhat.errors import UsageError
@@ -51,6 +51,7 @@ def run(argv: Sequence[str]) -> int:
         XhatError: one line; nothing is trained.
     """
     parser = new_parser("compare", DESCRIPTION)
+    add_use(parser)
     parser.add_argument("study", metavar="STUDY.yaml", help="what to compare")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the runs")
     jobs = "runs at a time, in processes of their own (default: one for each core, at most 8; one if there is a GPU)"
@@ -92,6 +93,8 @@ def _checked(path: Path) -> Study:
     try:
         configs, shape = checked_configs(study)
         require_comparable(configs)
+        if not shape.is_picture and study.penalties == Study({}).penalties:
+            study = dataclasses.replace(study, penalties={})  # its total variation is for pictures
         require_penalties(study.penalties, shape)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None

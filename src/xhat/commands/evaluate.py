@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from xhat.bound.student import limits
-from xhat.commands.parsing import new_parser
-from xhat.commands.real_images import real_images
+from xhat.commands.parsing import add_use, new_parser
+from xhat.commands.real_images import conditions_of, real_images
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, note, notes, print_json, progress_bar
+from xhat.diffusion.denoiser import Condition
 from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
 from xhat.runs.load import TrainedRun
@@ -34,6 +35,7 @@ NUMBER = f"number of samples, or of images ({THOROUGH.samples}; with --standard_
 def run(argv: Sequence[str]) -> int:
     """Print what was measured of a run, as tables or as one JSON object."""
     parser = new_parser("evaluate", DESCRIPTION)
+    add_use(parser)
     parser.add_argument("run", metavar="RUN", help="a run folder, or an ema.safetensors")
     reference = "images to compare with (default: MNIST's test set; for other runs their own training data)"
     parser.add_argument("--data", type=str | None, default=None, help=reference)
@@ -124,10 +126,12 @@ def _evaluate(
     real = real_images(trained, data)
     reference = real.distribution
     seen_in = Features.shipped(trained.shape) if features is None else Features.named(features)
-    drawn = _generated(trained, n, seed) if samples is None else _read(samples, trained)
+    cond = conditions_of(trained, reference, n)
+    drawn = _generated(trained, n, seed, cond) if samples is None else _read(samples, trained)
     result: dict[str, Any] = {"run": run_, "step": trained.step, "samples": len(drawn), "reference": len(reference)}
     result |= {"reference_is": reference.kind, **_quality(seen_in, drawn, reference.images.pixels)}
-    penalties = {"total_variation": total_variation, **own_penalties(build_objective(trained.config, trained.denoiser))}
+    standing = {"total_variation": total_variation} if trained.shape.is_picture else {}
+    penalties = {**standing, **own_penalties(build_objective(trained.config, trained.denoiser))}
     of_real = reference.images.pixels[: THOROUGH.penalty_images]
     result |= {"penalties": mean_penalties(drawn, penalties), "penalties_real": mean_penalties(of_real, penalties)}
     found = asdict(level_errors(trained.denoiser, real.measured, images).summary())
@@ -145,8 +149,8 @@ def _quality(seen_in: "Features | None", samples: Tensor, real: Tensor) -> dict[
     return {**asdict(found.distance), **confident, "digits": found.reading.digits}
 
 
-def _generated(trained: TrainedRun, n: int, seed: int) -> Tensor:
-    """Samples as the run's config says, uint8."""
+def _generated(trained: TrainedRun, n: int, seed: int, cond: Condition | None) -> Tensor:
+    """Samples as the run's config says, uint8 images or floats."""
     from xhat.config.build import build_sampling
 
     sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
@@ -156,7 +160,7 @@ def _generated(trained: TrainedRun, n: int, seed: int) -> Tensor:
         def progress(done: int) -> None:
             bar.update(task, completed=done)
 
-        return sampling.generate(trained.denoiser, trained.shape, n, seed=seed, progress=progress)[0]
+        return sampling.generate(trained.denoiser, trained.shape, n, seed=seed, cond=cond, progress=progress)[0]
 
 
 def _read(samples: str, trained: TrainedRun) -> Tensor:
@@ -173,15 +177,17 @@ def _read(samples: str, trained: TrainedRun) -> Tensor:
     if not Path(samples).exists():
         raise UsageError(f"--samples {samples} does not exist")
     shape, folder = trained.shape, Path(samples).is_dir()
-    images = load_data(samples, shape.size if folder else None)
+    if not shape.is_eight_bit or shape.side is None:
+        raise UsageError(f"--samples {samples}: the run makes no square 8-bit images, leave --samples out")
+    images = load_data(samples, shape.side if folder else None)
     size = tuple(images.pixels.shape[2:])
-    if images.found.resized or size != (shape.size, shape.size):
+    if images.found.resized or size != (shape.side, shape.side):
         has = (
             f"{counted(images.found.resized, 'image')} of another size"
             if folder
             else f"images of another size, {size[1]}x{size[0]}"
         )
-        raise UsageError(f"--samples {samples} holds {has}: the run makes {shape.size}x{shape.size}")
+        raise UsageError(f"--samples {samples} holds {has}: the run makes {shape.side}x{shape.side}")
     if len(images) < 2:
         raise UsageError(f"--samples {samples} holds one image, which says nothing of a spread: give at least two")
     pixels = in_channels(replace(images, name=f"--samples {samples}"), shape.channels).pixels

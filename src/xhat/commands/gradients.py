@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from xhat.analysis.gradients import GradientProfile, gradient_profile
-from xhat.commands.parsing import new_parser
+from xhat.commands.parsing import add_use, new_parser
 from xhat.commands.tables import new_table, number_column, show_table
-from xhat.commands.terminal import console, notes, print_json
+from xhat.commands.terminal import console, print_json
 from xhat.config.parsing import read_config, recipe_path
 from xhat.errors import UsageError
 from xhat.losses.chains import FullChain
@@ -29,6 +29,7 @@ whether the recursion makes gradients explode or vanish; a run without a loss on
 def run(argv: Sequence[str]) -> int:
     """Print, or draw, how the terms of a run or a recipe pull at the network."""
     parser = new_parser("gradients", DESCRIPTION)
+    add_use(parser)
     parser.add_argument("run", metavar="RUN|RECIPE", help="a run folder, an ema.safetensors, a preset or a .yaml file")
     parser.add_argument("--n", type=int, default=64, help="images in the batch")
     parser.add_argument("--chain", type=int, default=20, metavar="STEPS", help="sampling steps of the chain")
@@ -56,35 +57,35 @@ def run(argv: Sequence[str]) -> int:
 
 def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfile, int | None]:
     """The profile, and the steps trained; None for untrained weights."""
+    from xhat.commands.terminal import notes
     from xhat.config.build import build_denoiser, build_objective
-    from xhat.data.load import load as load_data
-    from xhat.data.shape import data_shape
+    from xhat.config.data import build_data
+    from xhat.data.source import Feed
     from xhat.data.summary import notices
     from xhat.rng import Shard
     from xhat.runs.load import load
-    from xhat.training.batches import Batches
 
     if Path(source).is_dir() or source.endswith(".safetensors"):
         trained = load(source)
-        config, shape, denoiser, step = trained.config, trained.shape, trained.denoiser, trained.step
-        data = load_data(config.data, shape.size)
+        config, denoiser, step = trained.config, trained.denoiser, trained.step
+        data = build_data(replace(config, image_size=trained.shape.side), share=0.0)
     else:
         config, step = read_config(recipe_path(source)), None
-        data = load_data(config.data, config.image_size)
-        shape = data_shape(data, config.labels)
+        data = build_data(config, share=0.0)
         torch.manual_seed(config.seed)
-        denoiser = build_denoiser(config, shape)
+        denoiser = build_denoiser(config, data.shape)
     objective: Objective = build_objective(config, denoiser)
-    if n > len(data):
-        raise UsageError(f"--n {n}: {data.name} has {len(data)} images")
-    device = device_of(denoiser.net)
-    batches = Batches(data, shape.classes, device, config.batch_size, config.seed, config.label_dropout)
-    x0, cond = batches.get(seed, Shard(0, n), n)
+    if data.images is not None and n > len(data.images.train):
+        raise UsageError(f"--n {n}: {data.images.train.name} has {len(data.images.train)} images")
+    batch = Feed(data.train, data.shape, device_of(denoiser.net)).get(seed, Shard(0, n), n)
     stand_in = {"total_variation": ImageLoss(total_variation, FullChain(steps=chain))}
-    if step is None:  # a run's own data were spoken of when it was trained
-        notes(notices(data))
+    if step is None and data.images is not None:  # a run's own data were spoken of when it was trained
+        notes(notices(data.images.train))
     own = any(isinstance(term.loss, ImageLoss) for term in objective.terms.values())
-    return gradient_profile(objective, x0, cond=cond, step=seed, steps=chain, chains=None if own else stand_in), step
+    chains = None if own else stand_in if data.shape.is_picture else {}
+    return gradient_profile(
+        objective, batch.x0, cond=batch.cond, extra=batch.extra, step=seed, steps=chain, chains=chains
+    ), step
 
 
 def _save_picture(profile: GradientProfile, picture: Path) -> None:

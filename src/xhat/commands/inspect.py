@@ -20,15 +20,18 @@ from xhat.commands.terminal import console, notes, print_json
 from xhat.config.build import build_denoiser, build_objective
 from xhat.config.changes import changed_values
 from xhat.config.config import Config
+from xhat.config.data import Data, build_data, in_memory
 from xhat.config.parsing import read_recipe, recipe_path, to_config
 from xhat.config.presets import preset_names
-from xhat.data.images import Images, to_float
-from xhat.data.shape import DataShape, data_shape
+from xhat.data.images import to_float
+from xhat.data.source import Feed
 from xhat.data.summary import notices
 from xhat.errors import UsageError
 from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageLoss
 from xhat.objective.objective import Objective
+from xhat.rng import Shard
+from xhat.runs.used import require_used, used_by
 
 DESCRIPTION = """Show what a preset, a config or a run optimizes, before training: the five choices, the weight of each noise
 level in each space and relative to the variational bound (Kingma & Gao 2023), the timestep sampling distribution, how large the
@@ -44,7 +47,7 @@ bound      effective weighting: relative to the variational bound, largest = 1
 gradient   of one drawn image in the output, per pixel, where that is 0 (untrained)
 """
 
-LEVELS, BAR = 17, 8
+LEVELS, BAR, LOOKED_AT = 17, 8, 1000
 SHOWN_SPACES = ("x0", "noise", "v")
 MOST_COLUMNS = 4
 SMALLEST = 1e-3
@@ -99,22 +102,20 @@ def _parser(values: Mapping[str, Any] | None) -> CommandParser:
 
 def _config(recipe: str, argv: Sequence[str]) -> Config:
     stored = Path(recipe) / "config.yaml"
-    parser = _parser(read_recipe(stored if recipe not in preset_names() and stored.is_file() else recipe_path(recipe)))
+    of_run = recipe not in preset_names() and stored.is_file()
+    if of_run:
+        require_used(used_by(stored.parent), stored.parent)
+    parser = _parser(read_recipe(stored if of_run else recipe_path(recipe)))
     return to_config(parser.read(argv), parser)
 
 
-def _images(config: Config) -> Images:
-    from xhat.data.load import load
-
-    return load(config.data, config.image_size)
-
-
 def _inspect(recipe: str, config: Config) -> dict[str, Any]:
-    images = _images(config)
-    shape = data_shape(images, config.labels)
+    data = build_data(config, share=0.0)
+    shape = data.shape
     denoiser = build_denoiser(config, shape)
     objective = build_objective(config, denoiser)
-    second_moment = float(to_float(images.pixels[:1000]).square().mean())
+    known = in_memory(data.train, shape, config.data, LOOKED_AT) if data.images is None else data.images.train
+    second_moment = float(to_float(known.pixels[:LOOKED_AT]).square().mean())
     found = profile(objective, levels(denoiser.schedule), second_moment)
     numbers = {key: value for key, value in asdict(found).items() if key not in ("effective", "density")}
     losses = [part for term in objective.terms.values() for part in term.loss.parts()]
@@ -133,23 +134,22 @@ def _inspect(recipe: str, config: Config) -> dict[str, Any]:
         "sample_density": found.density,
         "second_moment": second_moment,
         "remarks": named_remarks(found, objective),
-        "costs": _costs(config, objective, shape),
+        "costs": _costs(config, objective, data),
     }
-    notes(notices(images))
+    notes(notices(known) if data.images is not None else [])
     return result
 
 
-def _costs(config: Config, objective: Objective, shape: DataShape) -> dict[str, dict[str, float]]:
+def _costs(config: Config, objective: Objective, data: Data) -> dict[str, dict[str, float]]:
     """Time and memory of a step, with each of the losses on the image; nothing if there is none."""
     from xhat.analysis.cost import term_costs
 
     if not any(isinstance(term.loss, ImageLoss) for term in objective.terms.values()):
         return {}
-    generator, rows = torch.Generator().manual_seed(0), config.batch_size // config.accumulate
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    x0 = 2 * torch.rand(rows, shape.channels, shape.size, shape.size, generator=generator) - 1
-    cond = None if shape.classes is None else {"label": (torch.arange(rows) % shape.classes).to(device)}
-    found = term_costs(objective.to(device), x0.to(device), cond)
+    rows = config.batch_size // config.accumulate
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batch = Feed(data.train, data.shape, device).get(0, Shard(0, rows), rows)
+    found = term_costs(objective.to(device), batch.x0, batch.cond, batch.extra)
     return {name: {"seconds": each.seconds, "megabytes": each.bytes / 1e6} for name, each in found.items()}
 
 

@@ -4,37 +4,45 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from xhat.config.config import Config
-from xhat.data.images import Images
+from xhat.config.data import Data
+from xhat.config.use import needed_by, used_files
 
 if TYPE_CHECKING:
     from xhat.training.setup import Setup
 
 UNTOLD = "the network is not told labels"
+OWN_SOURCE = "a data source of --use says itself what its samples are and what the network is told"
 UNTAUGHT = "label_dropout is 0, so that the network is never shown the null class, against which guidance works"
 
 
-def without_effect(config: Config, base: Mapping[str, Any], setup: "Setup", held_out: Images | None) -> list[str]:
+def without_effect(config: Config, base: Mapping[str, Any], setup: "Setup", data: Data) -> list[str]:
     """What to say of the values of a new run.
 
     Args:
         config: of the run.
         base: the values that the user did not choose: of the preset, of the starting weights; else the defaults.
         setup: that was made of it.
-        held_out: images to measure on, if there are any.
+        data: of the config.
     """
+    held_out = data.held_out
+    has_test = data.images is not None and data.images.held_out is not None and data.images.held_out.is_test_set
     told, muon, guidance = setup.shape.classes is not None, len(setup.state.optimizers) > 1, config.sampling.guidance
     why = {
         "label_dropout": None if told else UNTOLD,
         "sampling.guidance": None if told or guidance == 1 else UNTOLD,
-        "held_out": f"{config.data} has a test part of its own" if held_out is not None and held_out.is_test_set else None,
+        "held_out": f"{config.data} has a test part of its own" if has_test else None,
         "eval_every": None if held_out is not None or not config.eval_every else "no images are held out",
         "optimizer.muon_lr": None if muon or not config.optimizer.muon_lr else "the network names no hidden matrices",
     }
+    if data.images is None:
+        why |= dict.fromkeys(("labels", "label_dropout", "image_size"), OWN_SOURCE)
     asked = [key for key in why if _asked(config, base, key)]
     lines = [f"{key} {_value(config, key)} has no effect: {why[key]}" for key in asked if why[key]]
     if told and guidance != 1 and config.label_dropout == 0 and {"label_dropout", "sampling.guidance"} & set(asked):
         lines.append(f"sampling.guidance {guidance:g} means little: {UNTAUGHT}")
-    return lines
+    needed = needed_by(config)
+    unused = [file.path for file in used_files() if file not in needed]
+    return [*lines, *(f"--use {path} has no effect: the config names none of its parts" for path in unused)]
 
 
 def _value(config: Config, key: str) -> Any:

@@ -9,6 +9,7 @@ import jsonargparse
 
 from xhat.config.config import Config
 from xhat.config.parsing import Parser, nearest
+from xhat.config.use import use
 from xhat.config.yaml_files import parse_yaml
 from xhat.errors import DuplicateKeyError, UsageError, YamlError
 
@@ -24,7 +25,7 @@ class CommandParser(Parser):
     recipe: jsonargparse.Namespace | None = None
 
     def read(self, argv: Sequence[str]) -> jsonargparse.Namespace:
-        """Parse.
+        """Parse, and run the files of --use: their parts are names from then on.
 
         Raises:
             UsageError or YamlError: anything that does not fit.
@@ -32,7 +33,9 @@ class CommandParser(Parser):
         for argument in argv:
             _require_single_keys(argument)
         with self.in_one_line(UsageError):
-            return self.parse_args(list(argv), namespace=self.recipe)
+            options = self.parse_args(list(argv), namespace=self.recipe)
+        use(options.get("use") or ())
+        return options
 
     def one_line(self, message: str) -> str:
         """What to say instead of a message of jsonargparse's."""
@@ -65,8 +68,14 @@ def _require_single_keys(argument: str) -> None:
 
 
 def new_parser(command: str, description: str) -> CommandParser:
-    """The parser of a command."""
+    """The parser of a command, without its arguments."""
     return CommandParser(prog=f"xhat {command}", description=description, exit_on_error=False, allow_abbrev=False)
+
+
+def add_use(parser: CommandParser) -> None:
+    """The option that brings a user's own parts."""
+    told = "a file of your own parts, each after @xhat.register: its code is run; give the option again for several files"
+    parser.add_argument("--use", action="append", default=[], metavar="FILE.py", help=told)
 
 
 def config_parser(command: str, description: str, values: Mapping[str, Any] | None) -> CommandParser:
@@ -78,4 +87,5 @@ def config_parser(command: str, description: str, values: Mapping[str, Any] | No
     parser = new_parser(command, description)
     parser.add_class_arguments(Config)
     parser.recipe = None if values is None else parser.read_values(values)  # while it has no other arguments
+    add_use(parser)
     return parser

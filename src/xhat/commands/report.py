@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from xhat.commands.parsing import new_parser
+from xhat.commands.parsing import add_use, new_parser
 from xhat.commands.terminal import note
 from xhat.errors import UsageError
 from xhat.report.contents import SECONDS, Contents
@@ -36,6 +36,7 @@ def run(argv: Sequence[str]) -> int:
         XhatError: one line; nothing is written.
     """
     parser = new_parser("report", DESCRIPTION)
+    add_use(parser)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or one folder of a study")
     parser.add_argument("--out", default="report.html", metavar="FILE.html", help="where the page goes")
     drawn = "drawn from each run for FID and penalties (1000); studies have their own"

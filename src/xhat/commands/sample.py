@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from xhat.commands.no_effect import UNTAUGHT, UNTOLD
-from xhat.commands.parsing import new_parser
+from xhat.commands.parsing import add_use, new_parser
+from xhat.commands.real_images import conditions_of, real_images
 from xhat.commands.terminal import note, progress_bar
 from xhat.data.shape import DataShape
 from xhat.errors import UsageError
 
 DESCRIPTION = """Draw images from a trained run.
 
-Writes an .npz with the array images, uint8, N x H x W x C, and a picture of the first 100 beside it. Class-conditional models
+Writes an .npz with the array images, uint8, N x H x W x C, and a picture of the first 100 beside it; of data that are no 8-bit
+images the array is called samples, float32, N x ... Class-conditional models
 draw all classes in turn, or the one of --label; the .npz then also holds labels: the data's own numbers, or, where the classes
 have names, positions in an array classes of these. Image k depends on the seed and k alone. Sampler, steps and guidance
 default to the run's own."""
@@ -29,6 +31,7 @@ NAMED = 10
 def run(argv: Sequence[str]) -> int:
     """Write samples of a trained run, and a picture of the first of them."""
     parser = new_parser("sample", DESCRIPTION)
+    add_use(parser)
     parser.add_argument("run", metavar="RUN", help="a run folder, or an ema.safetensors")
     parser.add_argument("--out", required=True, metavar="FILE.npz", help="where the images go")
     parser.add_argument("--n", type=int, default=64, help="number of images")
@@ -46,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, label: str | None) -> int:
     from xhat.config.build import build_sampling
-    from xhat.evaluation.pictures import grid_columns, save_grid
+    from xhat.evaluation.pictures import drawn, grid_columns, save_grid
     from xhat.files import write_bytes
     from xhat.runs.load import load
     from xhat.sampling.generate import generate
@@ -59,6 +62,7 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, la
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
     trained = load(run_)
     number = None if label is None else class_number(label, trained.shape)
+    told = conditions_of(trained, real_images(trained, None).distribution, n) if trained.shape.conditions else None
     if changes.get("guidance", 1) != 1:
         if trained.shape.classes is None:
             note(f"--guidance {changes['guidance']:g} has no effect: {UNTOLD}")
@@ -80,17 +84,26 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, la
             guidance=sampling.guidance,
             seed=seed,
             label=number,
+            cond=told,
             progress=lambda done: bar.update(task, completed=done),
         )
-    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy()}
+    shape = trained.shape
+    arrays: dict[str, Any] = (
+        {"images": images.permute(0, 2, 3, 1).numpy()} if shape.is_eight_bit else {"samples": images.numpy()}
+    )
+    arrays |= {f"cond_{name}": value.cpu().numpy() for name, value in (told or {}).items()}
     if labels is not None:
         arrays |= _labels_of(labels.numpy(), trained.shape)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_bytes(out, buffer.getvalue())
+    if not shape.is_picture:
+        print(f"{n} samples {shape.sample} in {out}")
+        return 0
     picture = out.with_suffix(".png")
-    save_grid(images[:SHOWN], picture, grid_columns(trained.shape.classes if number is None else None))
-    print(f"{n} images in {out}, {'all' if n <= SHOWN else f'the first {SHOWN}'} of them to look at in {picture}")
+    save_grid(drawn(images[:SHOWN], shape), picture, grid_columns(shape.classes if number is None else None))
+    what = "images" if shape.is_eight_bit else "samples"
+    print(f"{n} {what} in {out}, {'all' if n <= SHOWN else f'the first {SHOWN}'} of them to look at in {picture}")
     return 0
 
 

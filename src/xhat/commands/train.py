@@ -6,19 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from xhat.commands.no_effect import without_effect
 from xhat.commands.parsing import CommandParser, config_parser
 from xhat.commands.terminal import console, note, say
+from xhat.config.build import build_denoiser, build_objective
 from xhat.config.changes import differences
 from xhat.config.config import Config
+from xhat.config.data import Data, build_data
 from xhat.config.parsing import read_config, to_config, write_config
-from xhat.data.images import Images
+from xhat.config.use import needed_by, used_files
+from xhat.data.shape import DataShape
 from xhat.errors import DataError, DataNotFoundError, UsageError
 from xhat.files import sweep
+from xhat.objective.objective import Objective
 from xhat.runs.checkpoint import Checkpoint, newest_checkpoint
 from xhat.runs.environment import write_environment
+from xhat.runs.initial import load_into
 from xhat.runs.lock import main_process, reserved
+from xhat.runs.objects import OBJECTS
 from xhat.runs.recipe import BUDGETS, CONFIG_FILE, find_recipe
+from xhat.runs.used import keep_used, require_used, used_by
 from xhat.training.learning_rate import rate_jump
 
 if TYPE_CHECKING:
@@ -31,10 +40,11 @@ RECIPE is a preset or a .yaml file; every value of it can be set by its dotted n
 A budget given here (--max_steps, --max_images, --max_minutes) replaces the recipe's.
 --init RUN starts from trained weights, of a run or of a diffusers checkpoint: its model and its terms stay, the recipe and the
 options change the rest and add terms.
+--use FILE.py brings networks, penalties, data sources and other parts of your own: names in all of these expressions.
 Ctrl-C saves; --resume resumes training. With several processes: torchrun --nproc-per-node 2 -m xhat -- train ..."""
 
 NOTHING_TO_RESUME = "{} holds no run to resume: leave --resume out to start one"
-MAY_CHANGE = (*BUDGETS, "data", "checkpoint_every", "sample_every", "log_every", "eval_every")
+MAY_CHANGE = (*BUDGETS, "data", "checkpoint_every", "sample_every", "log_every", "eval_every", "track")
 """Of the data the images must stay the same, wherever they are: the checkpoint knows their checksum."""
 
 
@@ -70,6 +80,8 @@ def run(argv: Sequence[str]) -> int:
     folder, stored = asked.folder, asked.folder / CONFIG_FILE
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: --run names a folder")
+    if (folder / OBJECTS).exists():
+        raise UsageError(f"{folder} holds a run of xhat.fit: resume it in Python, or choose another --run")
     if asked.resume and not stored.exists():
         raise UsageError(NOTHING_TO_RESUME.format(folder))
     with reserved(folder, "training in", "--run"):
@@ -112,21 +124,34 @@ def _train(asked: Resolved, stored: Path) -> int:
 
     config, folder = asked.config, asked.folder
     before = read_config(stored) if stored.exists() else None
+    if before is not None:
+        require_used(used_by(folder), folder)
     checkpoint = None if before is None else _checkpoint(asked, before)
-    data, held_out = _load(config, asked.resume)
-    setup = set_up(config, data, checkpoint, held_out)
+    data = _load(config, asked.resume)
+    objective = new_objective(config, data.shape, fresh=checkpoint is None)
+    setup = set_up(objective, data.train, config, held_out=data.held_out, checkpoint=checkpoint, config=config)
     setup.accelerator.wait_for_everyone()  # all have seen that there was no run before there is one
     if main_process():
         write_config(config, stored)
         write_environment(folder)
-        say_what_is_trained_on(config, data, held_out)
+        keep_used(folder, needed_by(config))
+        say_what_is_trained_on(config, data)
         if before is None:
-            lines = without_effect(config, asked.unchosen, setup, held_out)
+            lines = without_effect(config, asked.unchosen, setup, data)
         else:
             lines = [jump] if (jump := rate_jump(before, config, setup.state.step, setup.state.seconds)) else []
         for line in lines:
             note(line)
     return _fit(setup, folder)
+
+
+def new_objective(config: Config, shape: DataShape, *, fresh: bool) -> Objective:
+    """The objective of a config, with its initial weights; a run that goes on has its own."""
+    torch.manual_seed(config.seed)
+    denoiser = build_denoiser(config, shape)
+    if config.init is not None and fresh:
+        load_into(denoiser, config.init, shape)
+    return build_objective(config, denoiser)
 
 
 def _checkpoint(asked: Resolved, before: Config) -> Checkpoint | None:
@@ -153,11 +178,9 @@ def _checkpoint(asked: Resolved, before: Config) -> Checkpoint | None:
     return checkpoint
 
 
-def _load(config: Config, resume: bool) -> tuple[Images, Images | None]:
-    from xhat.data.parts import load_parts
-
+def _load(config: Config, resume: bool) -> Data:
     try:
-        return load_parts(config.data, config.image_size, config.held_out)
+        return build_data(config)
     except DataNotFoundError:
         if resume:
             raise DataError(f'data "{config.data}" does not exist: if it moved, name its new place with --data') from None
@@ -166,23 +189,28 @@ def _load(config: Config, resume: bool) -> tuple[Images, Images | None]:
 
 def _fit(setup: "Setup", run: Path) -> int:
     from xhat.training.display import Display
-    from xhat.training.fit import fit
+    from xhat.training.train import train
 
-    finished, main = fit(setup, run, Display(console(stderr=True), say)), main_process()
+    finished, main = train(setup, run, Display(console(stderr=True), say)), main_process()
+    use = "".join(f" --use {shlex.quote(str(file.path))}" for file in used_files())
     folder, samples = shlex.quote(str(run)), shlex.quote(str(run / "samples.npz"))
     if main and finished:
         print(f"trained {setup.state.step} steps; samples, losses.png and metrics.jsonl are in {folder}")
-        print(f"next: xhat sample {folder} --n 64 --out {samples}")
+        print(f"next: xhat sample {folder} --n 64 --out {samples}{use}")
     elif main:
-        print(f"stopped and saved at step {setup.state.step}; resume training with: xhat train --run {folder} --resume")
+        print(f"stopped and saved at step {setup.state.step}; resume training with: xhat train --run {folder} --resume{use}")
     return 0 if finished else 130
 
 
-def say_what_is_trained_on(config: Config, data: Images, held_out: Images | None) -> None:
-    """What was noticed while reading the images, and one line about them."""
-    from xhat.data.summary import summary
+def say_what_is_trained_on(config: Config, data: Data) -> None:
+    """What was noticed while reading the images, and one line about them; or a line about a user's own source."""
+    from xhat.data.summary import summary, summary_of_source
 
-    for line in data.found.notes:
+    if data.images is None:
+        say(summary_of_source(config.data, data.train, data.held_out, data.shape))
+        return
+    train, held_out = data.images
+    for line in train.found.notes:
         note(line)
-    used = bool(config.labels) and data.labels is not None
-    say(summary(data, held_out, used, wanted=bool(config.labels)))
+    used = bool(config.labels) and train.labels is not None
+    say(summary(train, held_out, used, wanted=bool(config.labels)))

@@ -1,14 +1,16 @@
 """The objects that a config stands for."""
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
-from xhat.config.config import Config, SamplingConfig
-from xhat.config.expressions import evaluate, signature_of
+from xhat.config.config import Config
+from xhat.config.expressions import evaluate
+from xhat.config.make import make
 from xhat.config.names import OF_TERMS
+from xhat.config.options import SamplingConfig
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
@@ -16,13 +18,13 @@ from xhat.diffusion.targets import Target
 from xhat.diffusion.times import TimeSampler
 from xhat.errors import ConfigError
 from xhat.losses.image import ImageLoss
-from xhat.losses.penalties import Paired, Penalty
+from xhat.losses.penalties import Penalty
+from xhat.losses.penalties.base import of_images_alone
 from xhat.objective.multipliers import Multiplier
 from xhat.objective.objective import Objective
 from xhat.objective.terms import Loss, Term
 from xhat.registry import (
     GATES,
-    LOSSES,
     MULTIPLIERS,
     NETWORKS,
     SAMPLERS,
@@ -32,31 +34,9 @@ from xhat.registry import (
     TIME_INPUTS,
     TIMES,
     VARIANCES,
-    Registry,
 )
 from xhat.sampling.generate import Sampling
 from xhat.sampling.samplers import Sampler
-
-
-def _make(
-    key: str, text: str, names: Mapping[str, Any], kind: type | None = None, context: dict[str, Any] | None = None
-) -> Any:
-    """The object of an expression under a config key: of this kind, or callable where no kind is given.
-
-    Raises:
-        ConfigError: it is another, or none; with the key.
-    """
-    try:
-        made = evaluate(text, names, context)
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
-    if kind is not None and isinstance(made, type) and issubclass(made, kind):
-        raise ConfigError(f"{key}: {text} needs arguments: {signature_of(text, made)}")
-    if (kind is not None and not isinstance(made, kind)) or not (kind or callable(made)):
-        of = LOSSES if kind is Loss else names
-        what = of.kind if isinstance(of, Registry) else key
-        raise ConfigError(f'{key}: "{text}" is no {what}; known: {", ".join(of)}')
-    return made
 
 
 def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
@@ -65,7 +45,7 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
     Raises:
         ConfigError: a name or an argument that does not exist, or choices that do not fit together.
     """
-    variance = _make("variance", config.variance, VARIANCES, object)
+    variance = make("variance", config.variance, VARIANCES, object)
     if not hasattr(variance, "log_variance"):
         raise ConfigError(f'variance: "{config.variance}" is no variance; known: {", ".join(VARIANCES)}')
     context = {
@@ -74,20 +54,21 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
         "size": shape.size,
         "classes": shape.classes,
     }
-    net = _make("network", config.network, NETWORKS, nn.Module, context)
-    if getattr(net, "channels", shape.channels) != shape.channels:
+    net = make("network", config.network, NETWORKS, nn.Module, context)
+    ours = type(net).__module__.startswith("xhat.")  # elsewhere `channels` may mean anything
+    if ours and getattr(net, "channels", shape.channels) != shape.channels:
         raise ConfigError(
             f"network: {config.network} takes {net.channels} channels, the data have {shape.channels}: leave channels out"
         )
-    if shape.classes is not None and getattr(net, "classes", shape.classes) != shape.classes:
+    if ours and shape.classes is not None and getattr(net, "classes", shape.classes) != shape.classes:
         raise ConfigError(f"network: {config.network} has {net.classes} classes, the data have {shape.classes}")
     try:
         return Denoiser(
             net,
-            _make("schedule", config.schedule, SCHEDULES, Schedule),
-            _make("target", config.target, TARGETS, Target),
+            make("schedule", config.schedule, SCHEDULES, Schedule),
+            make("target", config.target, TARGETS, Target),
             variance=variance,
-            time_input=None if config.time_input == "network" else _make("time_input", config.time_input, TIME_INPUTS),
+            time_input=None if config.time_input == "network" else make("time_input", config.time_input, TIME_INPUTS),
         )
     except ConfigError:
         raise
@@ -101,7 +82,7 @@ def build_objective(config: Config, denoiser: Denoiser) -> Objective:
     Raises:
         ConfigError: as for `build_denoiser`.
     """
-    times: TimeSampler = _make("times", config.times, TIMES, TimeSampler)
+    times: TimeSampler = make("times", config.times, TIMES, TimeSampler)
     names = ChainMap({"target": denoiser.target, "times": times}, OF_TERMS)  # type: ignore[arg-type]
     terms = {}
     for name, term in config.terms.items():
@@ -109,15 +90,15 @@ def build_objective(config: Config, denoiser: Denoiser) -> Objective:
             raise ConfigError(
                 f'terms.{name}.loss is needed, for example "denoising(space=v)" (terms: {", ".join(config.terms)})'
             )
-        loss = _make(f"terms.{name}.loss", term.loss, names, Loss)
-        when = _make(f"terms.{name}.when", term.when, GATES)
+        loss = make(f"terms.{name}.loss", term.loss, names, Loss)
+        when = make(f"terms.{name}.when", term.when, GATES)
         try:
             float(when(config.seed, 0))
         except (TypeError, AttributeError):
             raise ConfigError(f'terms.{name}.when: "{term.when}" is no gate; write for example every(4)') from None
         weight = term.weight
         if isinstance(weight, str):
-            weight = _make(f"terms.{name}.weight", weight, MULTIPLIERS, Multiplier)
+            weight = make(f"terms.{name}.weight", weight, MULTIPLIERS, Multiplier)
         terms[name] = Term(loss, weight, when)
     try:
         return Objective(denoiser, terms, times, seed=config.seed, input_perturbation=config.input_perturbation)
@@ -135,20 +116,20 @@ def build_penalty(text: str) -> Penalty:
     """
     made = evaluate(text, OF_TERMS)
     penalty = made.of_images() if isinstance(made, ImageLoss) else made
-    if isinstance(penalty, Paired | Loss) or not callable(penalty):
+    if isinstance(penalty, Loss) or not callable(penalty) or not of_images_alone(penalty):
         raise ConfigError(f"{text} is no function of images alone")
     return cast(Penalty, penalty)
 
 
 def build_sampler(text: str) -> Sampler:
     """The sampler of an expression such as ddim or ddim(eta=1)."""
-    sampler: Sampler = _make("sampler", text, SAMPLERS, Sampler)
+    sampler: Sampler = make("sampler", text, SAMPLERS, Sampler)
     return sampler
 
 
 def build_sampling_times(text: str, schedule: Schedule, steps: int) -> Tensor:
     """The sampling times of a spacing, from 1 to 0."""
-    spacing: Callable[[Schedule, int], Tensor] = _make("sampling.spacing", text, SPACINGS)
+    spacing: Callable[[Schedule, int], Tensor] = make("sampling.spacing", text, SPACINGS)
     return spacing(schedule, steps)
 
 

@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from xhat.config.ranges import COUNT, FINITE, require_in_range, within
+from xhat.config.options import OptimizerConfig, Options, SamplingConfig
+from xhat.config.ranges import FINITE, within
 
 
 @dataclass
@@ -22,50 +23,12 @@ class TermConfig:
 
 
 @dataclass
-class OptimizerConfig:
-    """AdamW and Muon, with linear warm-up and a cosine decay to zero over the budget.
-
-    Args:
-        lr: peak learning rate of AdamW.
-        muon_lr: peak learning rate of Muon, for the hidden matrices of networks that name them; 0 is AdamW for all.
-        betas: decay rates of the first and the second moment.
-        weight_decay: decoupled weight decay.
-        warmup_steps: steps of linear warm-up.
-        grad_clip: largest norm of the gradient.
-    """
-
-    lr: float = within(2e-3, 0)
-    muon_lr: float = within(0.0, 0)
-    betas: tuple[float, float] = within((0.9, 0.99), 0, 0.9999999)
-    weight_decay: float = within(0.01, 0)
-    warmup_steps: int = within(100, 0, COUNT)
-    grad_clip: float = within(1.0, 1e-30)
-
-
-@dataclass
-class SamplingConfig:
-    """How samples are drawn when nothing else is said.
-
-    Args:
-        sampler: ddim, ddim(eta=1), ddpm, euler, heun or dpm2m.
-        steps: sampling steps.
-        guidance: classifier-free guidance scale of class-conditional models; 1 is none.
-        spacing: of the times; uniform or karras.
-    """
-
-    sampler: str = "ddim"
-    steps: int = within(50, 1, 2**31)
-    guidance: float = within(1.0, -FINITE)
-    spacing: str = "uniform"
-
-
-@dataclass
-class Config:
-    """A training run.
+class Model:
+    """What a run trains, and on what.
 
     Args:
         init: weights to start from; a run, its ema.safetensors, or a diffusers checkpoint.
-        data: mnist, a folder of images, an IDX file (.gz or not), .npz or .npy.
+        data: mnist, a folder of images, an IDX file (.gz or not), .npz or .npy; or a data source of --use.
         image_size: side of the square images; by default that of the data (a folder: its smallest side, at most 64, where a few
             tiny images do not count).
         labels: condition the network on the class labels of the data; auto does so if they have any.
@@ -81,20 +44,6 @@ class Config:
         terms: the objective, name -> {loss, weight, when}.
         input_perturbation: gamma of Ning et al. 2023; 0 is off.
         seed: of initial weights, data order, times and noise.
-        batch_size: images per step, over all processes and micro-batches.
-        accumulate: micro-batches per step.
-        max_steps: stop after so many steps.
-        max_images: stop after so many images.
-        max_minutes: stop after so many minutes, compilation included.
-        checkpoint_every: steps between checkpoints.
-        sample_every: steps between pictures of samples.
-        log_every: steps between lines of metrics.jsonl.
-        eval_every: steps between measurements on held-out images, 0 for none; by default they take about 2 % of the time.
-        precision: of the network's body; auto is bf16 where the machine is fast at it.
-        compile: torch.compile the network; auto does so if the budget repays it.
-        ema: relative width of the power-function average of the weights (EDM2); 0 keeps the last weights.
-        optimizer: see OptimizerConfig.
-        sampling: see SamplingConfig.
     """
 
     init: str | None = None
@@ -112,23 +61,11 @@ class Config:
     terms: dict[str, TermConfig] = field(default_factory=lambda: {"denoise": TermConfig("denoising(space=v)")})
     input_perturbation: float = within(0.0, 0)
     seed: int = within(0, 0, 2**62)
-    batch_size: int = within(128, 1, COUNT)
-    accumulate: int = within(1, 1, COUNT)
-    max_steps: int | None = within(None, 1, COUNT)
-    max_images: int | None = within(None, 1, COUNT)
-    max_minutes: float | None = within(None, 1e-6)
-    checkpoint_every: int = within(500, 1, COUNT)
-    sample_every: int = within(500, 1, COUNT)
-    log_every: int = within(20, 1, COUNT)
-    eval_every: int | None = within(None, 0, COUNT)
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
-    ema: float = within(0.1, 0, 0.28)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
-    def __post_init__(self) -> None:
-        require_in_range(self)
+
+@dataclass
+class Config(Options, Model):
+    """A training run: what it trains, on what, and how."""
 
 
 def to_values(config: Config) -> dict[str, Any]:
@@ -144,7 +81,8 @@ def from_values(values: dict[str, Any]) -> Config:
         KeyError or TypeError: a key is missing or unknown.
         ConfigError: a number is out of range.
     """
-    values = {"held_out": 0.0, **_with_sequences(values, tuple)}  # a run of before there was the key was trained on all images
+    of_before = {"held_out": 0.0, "track": None}  # a run of before there were these was trained on all images
+    values = {**of_before, **_with_sequences(values, tuple)}
     terms = {name: TermConfig(**term) for name, term in values.pop("terms").items()}
     optimizer, sampling = OptimizerConfig(**values.pop("optimizer")), SamplingConfig(**values.pop("sampling"))
     return Config(**values, terms=terms, optimizer=optimizer, sampling=sampling)

@@ -59,7 +59,7 @@ def _needs_nothing(made: Any, context: Mapping[str, Any]) -> bool:
     """Whether it makes something without further arguments; an object is there already."""
     if not (inspect.isclass(made) or inspect.isroutine(made)):
         return False
-    parameters = inspect.signature(made).parameters.values()
+    parameters = _signature(made).parameters.values()
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return all(p.default is not p.empty or p.kind in optional or p.name in context for p in parameters)
 
@@ -75,7 +75,7 @@ def _look_up(name: str, names: Names) -> Any:
 def _call(name: str, make: Any, args: list[Any], kwargs: dict[str, Any], context: Mapping[str, Any]) -> Any:
     if not callable(make):
         raise ConfigError(f"{name} takes no arguments: write {name} alone")
-    signature = inspect.signature(make)
+    signature = _signature(make)
     try:
         bound = signature.bind_partial(*args, **kwargs)
         extra = {k: v for k, v in context.items() if k in signature.parameters and k not in bound.arguments}
@@ -88,9 +88,17 @@ def _call(name: str, make: Any, args: list[Any], kwargs: dict[str, Any], context
         return make(*args, **kwargs, **extra)
     except ConfigError:
         raise
-    except (ArithmeticError, AttributeError, ImportError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        # of an argument that the maker did not foresee; its first line is the user's
-        raise ConfigError(f"{name}: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:  # of an argument that the maker did not foresee, or of a user's own code: its first line
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(f"{name}: {lines[0]}") from error
+
+
+def _signature(make: Any) -> inspect.Signature:
+    """With annotations as types, also where a file has them as text."""
+    try:
+        return inspect.signature(make, eval_str=True)
+    except Exception:  # a name that exists only for type checkers: then the parameter takes anything
+        return inspect.signature(make)
 
 
 def _nearest(keywords: Mapping[str, Any], signature: inspect.Signature) -> str:
@@ -112,7 +120,7 @@ def _check_type(name: str, key: str, value: Any, annotation: Any) -> None:
 
 def signature_of(name: str, make: Any) -> str:
     """name(parameter, other=default), as in messages."""
-    return f"{name}{_plain(inspect.signature(make))}"
+    return f"{name}{_plain(_signature(make))}"
 
 
 def _plain(signature: inspect.Signature) -> str:

@@ -7,7 +7,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 
 from xhat.config.config import Config, TermConfig, to_values
 from xhat.config.earlier import upgraded
+from xhat.config.options import Options
 from xhat.config.presets import preset_names
 from xhat.config.yaml_files import read_mapping
 from xhat.errors import ConfigError, UsageError, XhatError
@@ -26,13 +27,17 @@ from xhat.files import write_bytes
 class Parser(jsonargparse.ArgumentParser):
     """A jsonargparse parser whose errors are one line."""
 
-    def read_values(self, values: Mapping[str, Any]) -> jsonargparse.Namespace:
+    def read_values(self, values: Mapping[str, Any], kind: type[Options] = Config) -> jsonargparse.Namespace:
         """Parse the values of a config by their keys, and nothing beside them.
+
+        Args:
+            values: by key.
+            kind: what they are values of.
 
         Raises:
             ConfigError: anything that does not fit.
         """
-        _require_known(values, Config())
+        _require_known(values, kind())
         with self.in_one_line(ConfigError):
             own = copy.deepcopy(dict(values))  # jsonargparse writes into it
             parsed: jsonargparse.Namespace = self.parse_object(own, defaults=False)
@@ -98,6 +103,23 @@ def config_of(values: Mapping[str, Any]) -> Config:
     with parser.in_one_line(ConfigError):
         parsed = parser.parse_args([], namespace=parsed)
     return to_config(parsed, parser)
+
+
+def options_of(values: Mapping[str, Any]) -> Options:
+    """The options that a person gave, by name, defaults filled in.
+
+    Raises:
+        ConfigError: a value or a name that does not fit; named.
+    """
+    parser = Parser(exit_on_error=False)
+    parser.add_class_arguments(Options)
+    sections = {k: asdict(v) for k, v in values.items() if is_dataclass(v) and not isinstance(v, type)}
+    given = {**values, **sections}
+    parsed = parser.read_values(given, Options)
+    with parser.in_one_line(ConfigError):
+        parsed = parser.parse_args([], namespace=parsed)
+    made = parser.instantiate(parsed)
+    return Options(**{f.name: made[f.name] for f in fields(Options)})
 
 
 def to_config(parsed: jsonargparse.Namespace, parser: Parser) -> Config:

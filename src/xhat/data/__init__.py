@@ -1,1 +1,8 @@
-"""Data: images in memory as uint8, from the embedded MNIST, folders and files."""
+"""Data: images and what becomes of them, and any other source of samples."""
+
+from xhat.data.batch import Batch
+from xhat.data.null import WithNull
+from xhat.data.source import DataSource
+from xhat.data.wrap import from_dataset, from_iterable, from_tensors
+
+__all__ = ["Batch", "DataSource", "WithNull", "from_dataset", "from_iterable", "from_tensors"]

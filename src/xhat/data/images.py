@@ -1,7 +1,8 @@
-"""A data set in memory: uint8 images and their labels, and the order in which training visits them."""
+"""A data set in memory: uint8 images and their labels."""
 
 import zlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from xhat.data.scale import EIGHT_BITS, Range
 from xhat.errors import DataError
-from xhat.rng import generator
 
 MOST_CLASSES = 100_000
 
@@ -38,12 +38,13 @@ class Images:
     """Images and labels.
 
     Attributes:
-        pixels: uint8 (N, C, H, W).
+        pixels: uint8 (N, C, H, W); of data that are no 8-bit images float32 (N, ...), as the network sees them.
         labels: int64 (N,), or None.
         classes: number of classes; 0 without labels.
         name: for messages.
         names: of the classes; empty where they are called 0, 1, ....
         found: what was found while reading them.
+        cond: what else the network is told of each, (N, ...) by name.
     """
 
     pixels: Tensor
@@ -52,6 +53,7 @@ class Images:
     name: str
     names: tuple[str, ...] = ()
     found: Found = Found()
+    cond: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.pixels.numel() == 0:
@@ -82,48 +84,21 @@ class Images:
 
     def chosen(self, index: Tensor) -> "Images":
         """Images number `index`."""
-        return replace(self, pixels=self.pixels[index], labels=None if self.labels is None else self.labels[index])
+        cond = {name: value[index] for name, value in self.cond.items()}
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, pixels=self.pixels[index], labels=labels, cond=cond)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 [-1, 1]."""
+    """uint8 0..255 -> float32 [-1, 1]; what is float already stays."""
+    if pixels.is_floating_point():
+        return pixels
     return pixels.float().mul_(1 / 127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:
     """Float [-1, 1] (clamped) -> uint8 0..255, rounded."""
     return images.detach().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-class Order:
-    """Which image is sample k of step n: a fresh permutation each epoch, a function of (seed, n, k) alone.
-
-    Args:
-        length: images in the data set.
-        batch: samples per step, over all processes and micro-batches.
-        seed: of the permutations.
-    """
-
-    def __init__(self, length: int, batch: int, seed: int) -> None:
-        self.length, self.batch, self.seed = length, batch, seed
-        self._epoch, self._permutation = -1, torch.empty(0)
-
-    def indices(self, step: int, first: int, count: int) -> Tensor:
-        """Images of samples first..first + count - 1 of this step, int64 (count,)."""
-        position = step * self.batch + first
-        parts = []
-        while count > 0:
-            epoch, offset = divmod(position, self.length)
-            take = min(count, self.length - offset)
-            parts.append(self._of(epoch)[offset : offset + take])
-            position, count = position + take, count - take
-        return torch.cat(parts)
-
-    def _of(self, epoch: int) -> Tensor:
-        if epoch != self._epoch:
-            self._permutation = torch.randperm(self.length, generator=generator(self.seed, "order", epoch))
-            self._epoch = epoch
-        return self._permutation

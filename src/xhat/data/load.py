@@ -59,7 +59,10 @@ def _read(data: str, size: int | None, split: Split) -> Images:
         return _square(mnist(split), size)
     path = Path(data).expanduser()
     if not path.exists():
-        raise DataNotFoundError(f'data "{data}" does not exist: give mnist, a folder of images, an IDX file, .npz or .npy')
+        source = " or bring it, with --use, if it is a data source of yours:" if data.endswith(")") else ":"
+        raise DataNotFoundError(
+            f'data "{data}" does not exist{source} give mnist, a folder of images, an IDX file, .npz or .npy'
+        )
     if path.is_dir():
         return load_folder(path, size)
     if path.stat().st_size == 0:

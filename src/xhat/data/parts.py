@@ -3,17 +3,14 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from xhat.data.aside import aside
 from xhat.data.images import Images
 from xhat.data.load import load
 from xhat.data.shape import DataShape
 from xhat.errors import UsageError
-from xhat.rng import generator
-
-LEAST_HELD_OUT, MOST_HELD_OUT = 16, 1000
 
 
 class Parts(NamedTuple):
@@ -46,28 +43,9 @@ def load_parts(data: str, size: int | None = None, held_out: float = 0.0) -> Par
 
 
 def set_aside(images: Images, share: float) -> Parts:
-    """The images to train on, and a random share of them, at most 1,000, that is kept from training.
-
-    Which ones is a function of their number (and of the labels, where a class would be left without an image to train on), so
-    that it is the same set on every machine and in every later measurement. None if the share is less than 16 images, which
-    say too little.
-    """
-    count = min(MOST_HELD_OUT, int(share * len(images)))
-    if count < LEAST_HELD_OUT:
-        return Parts(images, None)
-    order = torch.randperm(len(images), generator=generator("held out", len(images)))
-    free = order if images.labels is None else _spared(order, images.labels)
-    aside = (free if len(free) >= count else order)[:count]
-    kept = order[~torch.isin(order, aside)]
-    return Parts(images.chosen(kept.sort().values), images.chosen(aside.sort().values))
-
-
-def _spared(order: Tensor, labels: Tensor) -> Tensor:
-    """The order without the last image of each class in it: every class keeps one to train on."""
-    _, last = np.unique(labels[order].flip(0).numpy(), return_index=True)
-    free = torch.ones(len(order), dtype=torch.bool)
-    free[len(order) - 1 - torch.from_numpy(last)] = False
-    return order[free]
+    """The images to train on, and a random share of them, at most 1,000, that is kept from training; see `aside`."""
+    kept, out = aside(len(images), share, images.labels)
+    return Parts(images, None) if out is None else Parts(images.chosen(kept), images.chosen(out))
 
 
 def labels_for(images: Images, shape: DataShape) -> Tensor | None:

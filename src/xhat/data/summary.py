@@ -1,11 +1,13 @@
 """What is said of images: one line about those that a run is trained on, and what was noticed while reading them."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 
 from xhat.data.images import Images
 from xhat.data.scale import EIGHT_BITS
+from xhat.data.shape import DataShape
+from xhat.data.source import DataSource
 from xhat.data.wording import counted
 
 SHOWN, NAME_LENGTH = 8, 24
@@ -29,6 +31,16 @@ def summary(images: Images, held_out: Images | None, labels: bool, wanted: bool 
     said = [f"{counted(count, 'image')} {width}x{height} {colour}{how}{part}", _range(images), _classes(whole, labels, wanted)]
     held = "none" if held_out is None else f"{len(held_out):,} {'more' if held_out.found.part else 'of them'}"
     return f"data: {', '.join(said)}; {held} held out"
+
+
+def summary_of_source(name: str, source: DataSource, held_out: DataSource | None, shape: DataShape) -> str:
+    """Number and shape of a source's samples, what the network is told of them, and how many are held out."""
+    count = counted(len(source), "sample") if isinstance(source, Sized) else "samples"
+    classes = [] if shape.classes is None else [f"the label, of {shape.classes:,} classes"]
+    told = ", ".join([*classes, *shape.conditions]) or "nothing"
+    reach = "unknown range" if shape.range is None else f"range {shape.range[0]:g} to {shape.range[1]:g}"
+    held = "none" if held_out is None else f"{len(held_out):,}" if isinstance(held_out, Sized) else "some"
+    return f"data: {name}, {count} of {shape.said()}, {reach}; the network is told {told}; {held} held out"
 
 
 def notices(images: Images) -> list[str]:

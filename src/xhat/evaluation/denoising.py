@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xhat import rng
-from xhat.diffusion.denoiser import Denoiser
+from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import decode_x0
 from xhat.errors import UsageError
@@ -44,21 +44,21 @@ class DenoisingError:
 def denoising_error(
     denoiser: Denoiser,
     x0: Tensor,
-    labels: Tensor | None = None,
+    cond: Condition | None = None,
     logsnr: Sequence[float] = LEVELS,
     seed: int = 0,
     batch: int = 250,
 ) -> DenoisingError:
     """`summary` of `x0_errors`, at those levels that the schedule has."""
     levels = reached(denoiser.schedule, logsnr)
-    return summary(x0_errors(denoiser, x0, labels, levels, seed, batch), levels)
+    return summary(x0_errors(denoiser, x0, cond, levels, seed, batch), levels)
 
 
 @torch.no_grad()
 def x0_errors(
     denoiser: Denoiser,
     x0: Tensor,
-    labels: Tensor | None = None,
+    cond: Condition | None = None,
     logsnr: Sequence[float] = LEVELS,
     seed: int = 0,
     batch: int = 250,
@@ -70,8 +70,8 @@ def x0_errors(
 
     Args:
         denoiser: the model, in evaluation mode.
-        x0: held-out images (N, C, H, W) in [-1, 1].
-        labels: of conditional models, (N,).
+        x0: held-out samples (N, ...): images (N, C, H, W) in [-1, 1].
+        cond: keyword arguments of the network, (N, ...).
         logsnr: noise levels, which the schedule must have: see `reached`.
         seed: of the noise.
         batch: images at a time.
@@ -86,8 +86,8 @@ def x0_errors(
             t = time.to(device).expand(len(images))
             noise = level_noise(images, level, first, seed)
             z = over_images(schedule.alpha(t), images) * images + over_images(schedule.sigma(t), images) * noise
-            cond = None if labels is None else {"label": labels[first : first + batch]}
-            prediction = denoiser(z.to(x0.dtype), t, cond)
+            told = None if cond is None else {name: value[first : first + batch] for name, value in cond.items()}
+            prediction = denoiser(z.to(x0.dtype), t, told)
             # the map from the network's output to x0 in float64: at low noise a float32 error would be seen
             x0_hat = decode_x0(denoiser.target, schedule, z.to(x0.dtype).double(), t, prediction.raw.double())
             errors[row, first : first + batch] = image_mean((x0_hat - images) ** 2).cpu()

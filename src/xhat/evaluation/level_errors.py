@@ -61,8 +61,8 @@ def level_errors(denoiser: Denoiser, real: Reference, images: int, logsnr: Seque
         ValueError: the schedule has fewer than two of the levels.
     """
     levels = reached(denoiser.schedule, logsnr)
-    x0, labels = real.first(images, device_of(denoiser.net))
-    return LevelErrors(levels, x0_errors(denoiser, x0, labels, levels))
+    x0, cond = real.first(images, device_of(denoiser.net))
+    return LevelErrors(levels, x0_errors(denoiser, x0, cond, levels))
 
 
 def known_floor(train: Reference, real: Reference, images: int, logsnr: Sequence[float]) -> FloorErrors:
@@ -75,8 +75,10 @@ def known_floor(train: Reference, real: Reference, images: int, logsnr: Sequence
         logsnr: noise levels.
 
     Raises:
-        ValueError: an image has a label that no training image has.
+        ValueError: an image has a label that no training image has, or the network is told more than labels.
     """
+    if real.images.cond:
+        raise ValueError(f"nobody knows it for a network that is told {', '.join(real.images.cond)}")
     cpu = torch.device("cpu")
     most = max(LEAST_KNOWN, MOST_KNOWN_NUMBERS // train.images.pixels[0].numel())
     known = train.images

@@ -72,9 +72,8 @@ def choose_first(real: RealImages, n: int, pilot: int, device: torch.device) -> 
     return _chosen(real.measured.first(n, device), other.first(pilot, device), len(real.measured))
 
 
-def _chosen(measured: tuple[Tensor, Tensor | None], pilot: tuple[Tensor, Tensor | None], available: int) -> Chosen:
-    cond, pilot_cond = (None if labels is None else {"label": labels} for _, labels in (measured, pilot))
-    return Chosen(measured[0], cond, pilot[0], pilot_cond, available)
+def _chosen(measured: tuple[Tensor, Condition | None], pilot: tuple[Tensor, Condition | None], available: int) -> Chosen:
+    return Chosen(*measured, *pilot, available)
 
 
 def bound(

@@ -5,15 +5,31 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from xhat.data.images import to_float
+from xhat.errors import UsageError
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Penalty
 from xhat.objective.objective import Objective
 
 
 def mean_penalties(images: Tensor, penalties: Mapping[str, Penalty]) -> dict[str, float]:
-    """The mean of each penalty over uint8 images (N, C, H, W)."""
+    """The mean of each penalty over samples (N, ...), uint8 images or floats.
+
+    Raises:
+        UsageError: a penalty cannot be computed, or has no value for each sample.
+    """
     values = to_float(images)
-    return {name: float(penalty(values).mean()) for name, penalty in penalties.items()}
+    return {name: _mean(name, penalty, values) for name, penalty in penalties.items()}
+
+
+def _mean(name: str, penalty: Penalty, values: Tensor) -> float:
+    try:
+        found = penalty(values)
+    except Exception as error:  # of a user's own code
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UsageError(f"the penalty {name} cannot be computed of samples {tuple(values.shape)}: {lines[0]}") from error
+    if not isinstance(found, Tensor) or found.shape != (len(values),):
+        raise UsageError(f"the penalty {name} has no value for each of {len(values)} samples: reduce over pixels only")
+    return float(found.mean())
 
 
 def own_penalties(objective: Objective) -> dict[str, Penalty]:

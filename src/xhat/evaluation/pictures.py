@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from xhat.analysis.gradients import GradientProfile
 from xhat.bound.estimate import Curve
+from xhat.data.images import to_uint8
+from xhat.data.shape import DataShape
 from xhat.files import write_bytes
 
 BLUE, GREY = "#1f5fa8", "#8a8f98"
@@ -22,14 +25,24 @@ COLORS = (BLUE, "#c4572e", "#3b8a4f", "#7a4fa3")
 
 
 def save_grid(images: Tensor, path: Path, columns: int, zoom: int | None = None) -> None:
-    """A PNG of uint8 images (N, C, H, W) in rows, enlarged by whole pixels until a small image is easy to see.
+    """A PNG of `grid`."""
+    _save_picture(grid(images, columns, zoom), path)
+
+
+def grid(images: Tensor, columns: int = 8, zoom: int | None = None) -> Image.Image:
+    """Images in rows as one picture, enlarged by whole pixels until a small image is easy to see; a notebook shows it.
 
     Args:
-        images: the images.
-        path: the PNG.
+        images: (N, C, H, W) with 1 or 3 channels, uint8 or floats in [-1, 1].
         columns: images per row.
         zoom: pixels per image pixel; by default such that an image is 56 pixels or more.
+
+    Raises:
+        ValueError: no pictures.
     """
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"a grid is made of images (N, 1 or 3, H, W), got {tuple(images.shape)}")
+    images = images.cpu() if images.dtype == torch.uint8 else to_uint8(images).cpu()
     n, channels, height, width = images.shape
     zoom = zoom or max(1, -(-56 // height))
     rows, gap = -(-n // columns), 1
@@ -38,7 +51,15 @@ def save_grid(images: Tensor, path: Path, columns: int, zoom: int | None = None)
         y, x = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
         canvas[y : y + height, x : x + width] = image
     picture = Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
-    _save_picture(picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST), path)
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def drawn(samples: Tensor, shape: DataShape) -> Tensor:
+    """Samples that can be drawn as uint8 images: those that are no pixels from their lowest value to their highest."""
+    if samples.dtype == torch.uint8:
+        return samples
+    low, high = shape.range or tuple(float(v) for v in samples.aminmax())
+    return to_uint8((samples - low) * (2 / max(high - low, 1e-12)) - 1)
 
 
 def grid_columns(classes: int | None) -> int:

@@ -40,7 +40,7 @@ class Features:
     @classmethod
     def shipped(cls, shape: DataShape) -> "Features | None":
         """Those of the digit network that the package ships, for the grey 28x28 images that it can read; else None."""
-        readable = (shape.channels, shape.size) == (1, 28)
+        readable = shape.sample == (1, 28, 28) and shape.is_eight_bit
         return cls(MNISTFeatures.trained(), "mnist") if readable else None
 
     @classmethod

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from xhat.data.images import Images, to_float
-from xhat.data.load import load
-from xhat.data.parts import in_channels, labels_for, load_parts
+from xhat.data.parts import Parts, in_channels, labels_for
 from xhat.data.shape import DataShape
+from xhat.diffusion.denoiser import Condition
+from xhat.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Reference:
             UsageError: images of other channels, or labels that the model has no class for.
         """
         fitted = in_channels(images, shape.channels)
+        if tuple(fitted.pixels.shape[1:]) != shape.sample:
+            found = tuple(fitted.pixels.shape[1:])
+            raise UsageError(f"{images.name} has samples {found}, the run was trained on {shape.sample}")
         return cls(fitted, labels_for(fitted, shape), held_out)
 
     @property
@@ -45,12 +49,13 @@ class Reference:
         """What they are to the model, in a word."""
         return "held out" if self.held_out else "training images"
 
-    def chosen(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Images number `index` as float (n, C, H, W) and their labels (n,), on a device."""
-        labels = None if self.labels is None else self.labels[index].to(device)
-        return to_float(self.images.pixels[index]).to(device), labels
+    def chosen(self, index: Tensor, device: torch.device) -> tuple[Tensor, Condition | None]:
+        """Images number `index` as float (n, C, H, W), and what the network is told of them, on a device."""
+        labels = {} if self.labels is None else {"label": self.labels}
+        cond = {name: value[index].to(device) for name, value in {**self.images.cond, **labels}.items()}
+        return to_float(self.images.pixels[index]).to(device), cond or None
 
-    def first(self, count: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    def first(self, count: int, device: torch.device) -> tuple[Tensor, Condition | None]:
         """The first `count` of them, at most all, as `chosen`."""
         return self.chosen(torch.arange(min(count, len(self))), device)
 
@@ -77,36 +82,33 @@ class RealImages:
         return self.others if few and self.others is not None else self.measured
 
 
-def own_images(shape: DataShape, data: str, held_out: float) -> RealImages:
+def own_images(shape: DataShape, parts: Parts) -> RealImages:
     """The data that a model was trained on: measured are those that it was not, if there are any.
 
     Args:
         shape: of the model's data.
-        data: as for `load`.
-        held_out: share that was kept from training, as for `load_parts`.
+        parts: of its data.
 
     Raises:
-        DataError: the data cannot be read.
         UsageError: as for `Reference.of`.
     """
-    parts = load_parts(data, shape.size, held_out)
     if parts.held_out is None:
         return RealImages(Reference.of(parts.train, shape, held_out=False), None)
     measured = Reference.of(parts.held_out, shape, held_out=True)
     return RealImages(measured, Reference.of(parts.train, shape, held_out=False))
 
 
-def other_images(shape: DataShape, data: str) -> RealImages:
+def other_images(shape: DataShape, parts: Parts) -> RealImages:
     """Data that a model was not trained on: measured are their test part, or all.
 
     Args:
         shape: of the model's data.
-        data: as for `load`.
+        parts: all of them to train on, or with a test part.
 
     Raises:
-        DataError: the data cannot be read.
         UsageError: as for `Reference.of`.
     """
-    images = load(data, shape.size, "test")
-    measured = Reference.of(images, shape, held_out=True)
-    return RealImages(measured, Reference.of(load(data, shape.size), shape, held_out=True) if images.is_test_set else None)
+    if parts.held_out is None:
+        return RealImages(Reference.of(parts.train, shape, held_out=True), None)
+    measured = Reference.of(parts.held_out, shape, held_out=True)
+    return RealImages(measured, Reference.of(parts.train, shape, held_out=True))

@@ -2,19 +2,22 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import SupportsInt
+from html import escape
+from typing import TYPE_CHECKING, SupportsInt
 
 import torch
 from torch import Tensor, nn
 
 from xhat import rng
 from xhat.data.batch import Extra, require_rows
+from xhat.diffusion.calling import unwrapped
 from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.diffusion.times import Stratified, TimeSampler
 from xhat.objective.balance import Balancer
 from xhat.objective.calls import Calls, whole_number
+from xhat.objective.describe import described
 from xhat.objective.draw import FAR, Draw
 from xhat.objective.effective_samples import warn_of_waste
 from xhat.objective.global_batch import whole_batch
@@ -22,6 +25,9 @@ from xhat.objective.multipliers import Multiplier
 from xhat.objective.terms import Term
 from xhat.rng import Shard
 from xhat.tensors import over_images
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Objective(nn.Module):
@@ -35,6 +41,9 @@ class Objective(nn.Module):
         input_perturbation: gamma of Ning et al. 2023 (Input perturbation reduces exposure bias, algorithm 1): the network
             is shown alpha x0 + sigma (noise + gamma xi) instead of z. All else is as without: z, the noise, and x0_hat, which
             is what the network's output says of z, so that the loss is the same loss in every space.
+
+    Attributes:
+        watch: called by each training call with (draw, values (B,) of each term), importance-weighted; None is nobody.
 
     Raises:
         ValueError: no terms, a reserved or dotted name, or a loss that the denoiser cannot serve.
@@ -62,6 +71,7 @@ class Objective(nn.Module):
         self.balancer = Balancer(self.terms)
         self.multipliers = nn.ModuleDict(self.balancer.multipliers)
         self.calls = Calls()
+        self.watch: Callable[[Draw, Mapping[str, Tensor]], None] | None = None
         warn_of_waste(self.terms, self.times, denoiser.schedule)
         self._looked = False
 
@@ -110,6 +120,8 @@ class Objective(nn.Module):
         values = {name: value.mean() for name, value in each.items()}
         balance = self.balancer.balance(self.denoiser, values, gates, step, first=opens_step, measure=self.training)
         total = self.balancer.weighted_sum(balance, values, x0.new_zeros(()))
+        if self.training and self.watch is not None:
+            self.watch(draw, each)
         if self.training:
             self.balancer.learn(self.denoiser, self.times, draw, each, balance, shard.total)
         if not values:
@@ -185,6 +197,41 @@ class Objective(nn.Module):
         whole = whole_batch(x0.shape[0])
         number, before = self.calls.next(number, whole.total, None if shard is None else shard.total)
         return number, shard or replace(whole, before=before), before == 0
+
+    def described(self) -> dict[str, str]:
+        """The five choices and what else says which objective it is, in words, by name."""
+        denoiser = self.denoiser
+        network, parameters = type(unwrapped(denoiser.net)).__name__, sum(p.numel() for p in denoiser.net.parameters())
+        perturbed = {"input perturbation": f"{self.input_perturbation:g}"} if self.input_perturbation else {}
+        return {
+            "network output": f"{denoiser.target.name}, of {network} with {parameters:,} parameters",
+            **{f"term {name}": repr(term) for name, term in self.terms.items()},
+            "times": f"{described(self.times)} on {described(denoiser.schedule)}{self._reach()}",
+            "reverse variance": described(denoiser.variance),
+            **perturbed,
+            "seed": str(self.seed),
+        }
+
+    def _reach(self) -> str:
+        schedule = self.denoiser.schedule
+        ends = torch.tensor([schedule.t_min, 1.0], dtype=torch.float64, device=schedule.device)
+        high, low = schedule.logsnr(ends).detach().tolist()
+        return f", logsnr {low:.3g} to {high:.3g}"
+
+    def __repr__(self) -> str:
+        found = self.described()
+        width = max(map(len, found))
+        return "\n".join(["Objective", *(f"  {name:<{width}}  {text}" for name, text in found.items())])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in self.described().items())
+        return f"<table>{rows}</table>"
+
+    def plot(self) -> "Figure":
+        """A matplotlib figure: how much each noise level counts relative to the bound, and how often it is drawn."""
+        from xhat.objective.plot import plot
+
+        return plot(self.denoiser.schedule, self.times, self.effective_weighting)
 
     def effective_weighting(self, logsnr: Tensor) -> Tensor:
         """The whole objective's weight on the noise error relative to the bound's, w(logsnr) of Kingma & Gao 2023, eq. 3.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
+from xhat.objective.describe import described
 from xhat.objective.draw import Draw
 from xhat.objective.gates import Gate, always
 from xhat.objective.multipliers import Multiplier
@@ -31,6 +32,9 @@ class Loss(nn.Module):
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(denoiser, draw) -> (B,)")
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def parts(self) -> "tuple[Loss, ...]":
         """The losses that it is made of; itself if it is made of none."""
@@ -67,3 +71,8 @@ class Term:
     loss: Loss
     weight: float | Multiplier = 1.0
     when: Gate = always
+
+    def __repr__(self) -> str:
+        weight = f"{self.weight:g}" if isinstance(self.weight, int | float) else described(self.weight)
+        when = "" if self.when is always else f", {described(self.when)}"
+        return f"{weight} · {described(self.loss)}{when}"

@@ -17,7 +17,8 @@ from xhat.runs.metrics import read_metrics
 from xhat.studies.outcome import Outcome, best
 
 LOWER_IS_BETTER = ("bits", "denoising", "excess", "fid", "kid")
-OWN = ("run", "seed", "max_steps", "max_images", "max_minutes", "checkpoint_every", "sample_every", "log_every", "eval_every")
+BUDGETS, MOMENTS = ("max_steps", "max_images", "max_minutes"), ("checkpoint_every", "sample_every", "log_every", "eval_every")
+OWN = ("run", "seed", *BUDGETS, *MOMENTS, "track")
 
 
 @dataclass(frozen=True)

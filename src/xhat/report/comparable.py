@@ -44,15 +44,15 @@ def require_penalties(penalties: Mapping[str, str], shape: DataShape) -> None:
     Raises:
         UsageError: a name that another quantity has, or an expression that has no value for each image.
     """
-    images = torch.zeros(2, shape.channels, shape.size, shape.size)
+    images = torch.zeros(2, *shape.sample)
     for name, text in penalties.items():
         if name in QUANTITIES:
             raise UsageError(f"penalties.{name}: {name} is measured already, choose another name")
         try:
             if build_penalty(text)(images).shape != (2,):
                 raise ValueError(f"{text} has no value for each image")
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UsageError(f"penalties.{name}: {error}") from None
+        except Exception as error:  # of a user's own code, too
+            raise UsageError(f"penalties.{name}: {' '.join(str(error).split())}") from error
 
 
 def common_levels(folders: Sequence[Path]) -> tuple[float, ...]:

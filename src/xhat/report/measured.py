@@ -11,7 +11,10 @@ from torch import Tensor
 
 from xhat.analysis.profile import levels, profile
 from xhat.config.build import build_objective, build_penalty, build_sampling
+from xhat.config.config import Config
+from xhat.config.data import build_parts, is_source
 from xhat.data.shape import DataShape
+from xhat.diffusion.denoiser import Condition
 from xhat.evaluation.counts import QUICK
 from xhat.evaluation.denoising import LEVELS, DenoisingError
 from xhat.evaluation.floor import FloorErrors
@@ -95,7 +98,7 @@ def _measure(run: Path, how: How) -> Measured:
     from xhat.runs.load import load
 
     trained = load(run)
-    real = _of_run(trained.shape, trained.config.data, trained.config.held_out)
+    real = _of_run(trained.shape, trained.config)
     numbers, lines, problems = _errors(trained, real, how)
     try:
         numbers, lines = numbers | (found := _bound(trained, real, how))[0], lines | found[1]
@@ -104,17 +107,18 @@ def _measure(run: Path, how: How) -> Measured:
     lines |= _weightings(trained)
     (run / FOLDER).mkdir(exist_ok=True)
     of_samples, of_real = _samples(trained, run, real, how)
-    return Measured(trained.step, numbers | of_samples | _times(run), of_real, lines, _pictures(trained, run), problems)
+    return Measured(trained.step, numbers | of_samples | _times(run), of_real, lines, _pictures(trained, real, run), problems)
 
 
-def _of_run(shape: DataShape, data: str, share: float) -> RealImages:
-    return _real_images(shape, shape.names, data, share)
+def _of_run(shape: DataShape, config: Config) -> RealImages:
+    seed = config.seed if is_source(config.data) else 0  # images of our own are split alike for every seed
+    return _real_images(shape, shape.names, config.data, config.held_out, seed)
 
 
 @lru_cache(maxsize=1)
-def _real_images(shape: DataShape, names: tuple[str, ...], data: str, share: float) -> RealImages:
+def _real_images(shape: DataShape, names: tuple[str, ...], data: str, share: float, seed: int) -> RealImages:
     """Read once for all runs on the same data whose classes have the same names; equal shapes may differ in them."""
-    return own_images(shape, data, share)
+    return own_images(shape, build_parts(Config(data=data, held_out=share, seed=seed), shape))
 
 
 def _errors(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, Line], list[str]]:
@@ -129,7 +133,7 @@ def _errors(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, 
     if not real.measured.held_out:
         return numbers, lines, ["too few images to hold any out: errors are of training images, and there is no floor"]
     try:
-        floor = _floor(trained.shape, trained.config.data, trained.config.held_out, how.images, tuple(errors.logsnr))
+        floor = _floor(_Data(trained.shape, trained.config), how.images, tuple(errors.logsnr))
     except ValueError as error:
         return numbers, lines, [f"no floor: {error}"]
     excess = errors.over(floor)
@@ -142,11 +146,26 @@ def _line(of: DenoisingError) -> Line:
 
 
 @lru_cache(maxsize=4)
-def _floor(shape: DataShape, data: str, share: float, images: int, logsnr: tuple[float, ...]) -> FloorErrors:
+def _floor(data: "_Data", images: int, logsnr: tuple[float, ...]) -> FloorErrors:
     """Computed once for all runs on the same data."""
-    real = _of_run(shape, data, share)
+    real = _of_run(data.shape, data.config)
     assert real.others is not None
     return known_floor(real.others, real.measured, images, logsnr)
+
+
+class _Data:
+    """The data of a config as the key of a cache."""
+
+    def __init__(self, shape: DataShape, config: Config) -> None:
+        self.shape, self.config = shape, config
+        seed = config.seed if is_source(config.data) else 0
+        self.key = shape, config.data, config.held_out, seed
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Data) and self.key == other.key
 
 
 def _bound(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, Line]]:
@@ -165,21 +184,28 @@ def _bound(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, f
 
 def _samples(trained: TrainedRun, run: Path, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, float]]:
     """Numbers of samples, penalties of real images; and a picture of the first samples."""
-    from xhat.evaluation.pictures import save_grid
+    from xhat.evaluation.pictures import drawn, save_grid
 
-    sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
-    images, _ = sampling.generate(trained.denoiser, trained.shape, how.samples)
-    save_grid(images[: GRID_ROWS * GRID_COLUMNS], run / FOLDER / "samples.png", GRID_COLUMNS, zoom=1)
+    sampling, told = build_sampling(trained.config.sampling, trained.denoiser.schedule), _told(trained, real)
+    images, _ = sampling.generate(trained.denoiser, trained.shape, how.samples, cond=told)
+    if trained.shape.is_picture:
+        shown = drawn(images[: GRID_ROWS * GRID_COLUMNS], trained.shape)
+        save_grid(shown, run / FOLDER / "samples.png", GRID_COLUMNS, zoom=1)
     penalties = {name: build_penalty(text) for name, text in how.penalties.items()}
     of_real = mean_penalties(real.measured.images.pixels[: QUICK.penalty_images], penalties)
     return mean_penalties(images, penalties) | _quality(trained, images), of_real
+
+
+def _told(trained: TrainedRun, real: RealImages) -> Condition | None:
+    """What samples are told beside classes: what the real ones are."""
+    return real.measured.first(len(real.measured), device_of(trained.denoiser.net))[1] if trained.shape.conditions else None
 
 
 def _quality(trained: TrainedRun, samples: Tensor) -> dict[str, float]:
     """Distances and digits, where the shipped network can read the images."""
     if (features := Features.shipped(trained.shape)) is None:
         return {}
-    of_real = _real_features(trained.shape, trained.config.data, trained.config.held_out)
+    of_real = _real_features(_Data(trained.shape, trained.config))
     found = features.compare(features.of(samples), of_real)
     assert found.reading is not None
     numbers = {"fid": found.distance.fid, "kid": found.distance.kid, "read": found.reading.confident}
@@ -187,11 +213,11 @@ def _quality(trained: TrainedRun, samples: Tensor) -> dict[str, float]:
 
 
 @lru_cache(maxsize=2)
-def _real_features(shape: DataShape, data: str, share: float) -> Tensor:
+def _real_features(data: _Data) -> Tensor:
     """Of MNIST's test set, or of the images trained on: of others too few are held out for a distance of distributions."""
-    features = Features.shipped(shape)
+    features = Features.shipped(data.shape)
     assert features is not None
-    return features.of(_of_run(shape, data, share).distribution.images.pixels)
+    return features.of(_of_run(data.shape, data.config).distribution.images.pixels)
 
 
 def _weightings(trained: TrainedRun) -> dict[str, Line]:
@@ -203,14 +229,16 @@ def _weightings(trained: TrainedRun) -> dict[str, Line]:
     return lines | ({"weighting": Line(found.logsnr, [w / top for w in found.effective])} if top > 0 else {})
 
 
-def _pictures(trained: TrainedRun, run: Path) -> list[float]:
-    """A picture of x0_hat on the way to the first samples; the times of its columns."""
-    from xhat.evaluation.pictures import save_grid
+def _pictures(trained: TrainedRun, real: RealImages, run: Path) -> list[float]:
+    """A picture of x0_hat on the way to the first samples; the times of its columns. None of what cannot be drawn."""
+    from xhat.evaluation.pictures import drawn, save_grid
     from xhat.sampling.generate import trajectory
 
     sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
-    images, times = trajectory(trained.denoiser, sampling, trained.shape, CHAINS)
-    save_grid(images.flatten(0, 1), run / FOLDER / "trajectory.png", len(times), zoom=1)
+    if not trained.shape.is_picture:
+        return []
+    images, times = trajectory(trained.denoiser, sampling, trained.shape, CHAINS, cond=_told(trained, real))
+    save_grid(drawn(images.flatten(0, 1), trained.shape), run / FOLDER / "trajectory.png", len(times), zoom=1)
     return times
 
 

@@ -12,7 +12,9 @@ from xhat.report.comparable import common_levels, require_comparable
 from xhat.report.contents import SECONDS, Contents
 from xhat.report.measured import How, measured
 from xhat.runs.metrics import read_metrics
+from xhat.runs.objects import OBJECTS
 from xhat.runs.recipe import CONFIG_FILE
+from xhat.runs.used import require_used, used_by
 from xhat.runs.weights import WEIGHTS, read_weights
 from xhat.studies.outcome import Outcome
 from xhat.studies.study import STUDY_FILE
@@ -33,7 +35,7 @@ def runs_contents(folders: Sequence[Path], samples: int, watch: bool = False) ->
     configs = {folder: _config(folder) for folder in folders}
     require_comparable({name: configs[folder] for name, folder in zip(names, folders, strict=True)})
     done = [folder for folder in folders if not watch or _finished(folder)]
-    how = How(samples=samples, penalties=_penalties(list(configs.values())), logsnr=common_levels(done))
+    how = How(samples=samples, penalties=_penalties(list(configs.values()), _pictures(done)), logsnr=common_levels(done))
     groups = []
     for name, folder in zip(names, folders, strict=True):
         found = [measured(folder, how)] if folder in done else []
@@ -55,8 +57,11 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _config(folder: Path) -> Config:
     if not (folder / CONFIG_FILE).is_file():
+        if (folder / OBJECTS).is_file():
+            raise UsageError(f"{folder} holds a run of xhat.fit, whose objects no config names: measure it with xhat.validate")
         what = "a study beside other runs" if (folder / STUDY_FILE).exists() else "no run"
         raise UsageError(f"{folder} holds {what}: name folders of xhat train, or one of xhat compare")
+    require_used(used_by(folder), folder)
     return read_config(folder / CONFIG_FILE)
 
 
@@ -68,9 +73,14 @@ def _finished(folder: Path) -> bool:
     return read_weights(folder).step >= int(rows[-1]["step"])
 
 
-def _penalties(configs: Sequence[Config]) -> dict[str, str]:
-    """Total variation, and every penalty of images alone that one of the runs was trained with."""
-    found = {"total_variation": "total_variation"}
+def _pictures(folders: Sequence[Path]) -> bool:
+    """Whether the runs make pictures."""
+    return all(read_weights(folder).shape.is_picture for folder in folders)
+
+
+def _penalties(configs: Sequence[Config], pictures: bool) -> dict[str, str]:
+    """Total variation of pictures, and every penalty of images alone that one of the runs was trained with."""
+    found = {"total_variation": "total_variation"} if pictures else {}
     for config in configs:
         for name, term in config.terms.items():
             try:

@@ -8,6 +8,7 @@ from xhat.report.comparable import common_levels
 from xhat.report.contents import SECONDS, Contents
 from xhat.report.measured import How, Measured, measured
 from xhat.report.page import write_page
+from xhat.runs.used import require_used, used_by
 from xhat.studies.outcome import Outcome
 from xhat.studies.study import FINISHED, Study
 
@@ -29,6 +30,8 @@ def study_contents(study: Study, out: Path, failed: Failed, watch: bool = False)
         watch: leave out what is still training.
     """
     runs = {run: study.folder(out, *run) for run in study.runs}
+    for folder in runs.values():
+        require_used(used_by(folder), folder)
     ended = {run for run, folder in runs.items() if (folder / FINISHED).exists()}
     waiting = [run for run in runs if run not in ended and run[1] not in failed.get(run[0], {})]
     how = study_how(study, [runs[run] for run in study.runs if run in ended])

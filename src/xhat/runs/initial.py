@@ -31,7 +31,7 @@ def values_of(path: str | Path) -> dict[str, Any]:
         from xhat.pretrained.diffusers_folder import describe
 
         return dict(describe(path))
-    return dict(read_weights(path).values)
+    return dict(read_weights(path).config_values())
 
 
 def require_model(config: Config, path: str, values: dict[str, Any]) -> None:
@@ -75,4 +75,4 @@ def load_into(denoiser: Denoiser, path: str | Path, shape: DataShape) -> None:
 
 def _say(shape: DataShape) -> str:
     classes = "no classes" if shape.classes is None else f"{shape.classes} classes"
-    return f"{shape.channels} channels, {shape.size}x{shape.size}, {classes}"
+    return f"{shape.said()}, {classes}"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import torch
 
@@ -11,7 +12,8 @@ from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
 from xhat.networks.wrappers import named_for
-from xhat.runs.weights import read_weights
+from xhat.runs.used import require_used
+from xhat.runs.weights import Weights, read_weights
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,49 @@ class TrainedRun:
     step: int
 
 
-def load(run: str | Path) -> TrainedRun:
-    """The trained model of a run folder, or of a weights file, in evaluation mode, on the GPU if there is one.
+@dataclass(frozen=True)
+class TrainedObjects:
+    """What a run of objects left: its weights in a denoiser of the same kind.
+
+    Attributes:
+        denoiser: in evaluation mode.
+        shape: of the data.
+        step: steps trained.
+    """
+
+    denoiser: Denoiser
+    shape: DataShape
+    step: int
+
+
+@overload
+def load(run: str | Path) -> TrainedRun: ...
+
+
+@overload
+def load(run: str | Path, into: Denoiser) -> TrainedObjects: ...
+
+
+def load(run: str | Path, into: Denoiser | None = None) -> TrainedRun | TrainedObjects:
+    """The trained model of a run folder, or of a weights file, in evaluation mode.
+
+    Args:
+        run: a folder, or its ema.safetensors.
+        into: a denoiser that takes the weights, for a run of objects that no config names; it stays on its device. Without
+            it the denoiser is built as the run's config says, on the GPU if there is one.
 
     Raises:
-        RunError: there is none, or it is damaged.
+        RunError: there is none, it is damaged, or its weights are of another network.
     """
     found = read_weights(run)
+    return _built(found) if into is None else _filled(found, into)
+
+
+def _built(found: Weights) -> TrainedRun:
+    values = found.config_values()
+    require_used(found.used, found.path)
     try:
-        config = from_values(found.values)
+        config = from_values(values)
     except (KeyError, TypeError, ValueError):
         raise RunError(
             f"{found.path} is damaged or not written by xhat: resume training with --resume, which writes it anew"
@@ -44,3 +80,12 @@ def load(run: str | Path) -> TrainedRun:
         raise RunError(f"{found.path} does not hold the weights of its own config: was it edited?") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return TrainedRun(denoiser.to(device).eval(), config, found.shape, found.step)
+
+
+def _filled(found: Weights, denoiser: Denoiser) -> TrainedObjects:
+    try:
+        denoiser.load_state_dict(named_for(denoiser.state_dict(), found.tensors, "net."))
+    except RuntimeError as error:
+        line = str(error).strip().splitlines()[-1].strip()
+        raise RunError(f"{found.path} holds the weights of another denoiser: {line}") from None
+    return TrainedObjects(denoiser.eval(), found.shape, found.step)

@@ -9,7 +9,7 @@ from torch import Tensor
 from xhat import rng
 from xhat.data.images import to_uint8
 from xhat.data.shape import DataShape
-from xhat.diffusion.denoiser import Denoiser
+from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.sampling.guidance import Guided
 from xhat.sampling.sample import sample
 from xhat.sampling.samplers import Sampler
@@ -31,11 +31,26 @@ class Sampling:
     guidance: float = 1.0
 
     def generate(
-        self, denoiser: Denoiser, shape: DataShape, n: int, *, seed: int = 0, progress: Callable[[int], None] | None = None
+        self,
+        denoiser: Denoiser,
+        shape: DataShape,
+        n: int,
+        *,
+        seed: int = 0,
+        cond: Condition | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """`generate` this way."""
         return generate(
-            denoiser, self.sampler, shape, n, times=self.times, guidance=self.guidance, seed=seed, progress=progress
+            denoiser,
+            self.sampler,
+            shape,
+            n,
+            times=self.times,
+            guidance=self.guidance,
+            seed=seed,
+            cond=cond,
+            progress=progress,
         )
 
 
@@ -50,45 +65,61 @@ def generate(
     guidance: float = 1.0,
     seed: int = 0,
     label: int | None = None,
+    cond: Condition | None = None,
     batch: int = 125,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Make n images; sample k depends on (seed, k) alone, and has class k mod classes if the model is conditional.
+    """Make n samples; sample k depends on (seed, k) alone, and has class k mod classes if the model is conditional.
 
     Args:
         denoiser: the model.
         sampler: its rule.
-        shape: of the images.
+        shape: of the data.
         n: how many.
         times: of the steps, from 1 to 0.
         guidance: classifier-free guidance scale.
         seed: of the noise.
         label: class of all of them, 0 to classes - 1; by default all classes in turn.
+        cond: values of what else the model is told, `shape.conditions`, (m, ...) each: sample k has row k mod m.
         batch: images at a time.
         progress: called with the number of images done so far.
 
     Returns:
-        uint8 images (n, C, H, W) and their labels (n,), None for unconditional models.
+        Samples (n, ...), uint8 images or floats, as the data are; and their labels (n,), None for unconditional models.
 
     Raises:
-        ValueError: the model has no such class.
+        ValueError: the model has no such class, or is told something that has no values here.
     """
+    lacking = [name for name in shape.conditions if name not in (cond or {})]
+    if lacking:
+        raise ValueError(f"the model is told {', '.join(lacking)}: give values in cond, for example those of some data")
     if label is not None and not 0 <= label < (shape.classes or 0):
         raise ValueError(f"label {label}: the model has {shape.classes or 'no'} classes")
     labels = _labels(shape, 0, n, label)
     done = []
     for first in range(0, n, batch):
         count = min(batch, n - first)
-        part = _Batch(denoiser, shape, guidance, first, count, seed, label)
-        done.append(to_uint8(part.run(sampler, times)).cpu())
+        part = _Batch(denoiser, shape, guidance, first, count, seed, label, cond)
+        done.append(as_kept(part.run(sampler, times), shape).cpu())
         if progress is not None:
             progress(first + count)
     return torch.cat(done), labels
 
 
+def as_kept(samples: Tensor, shape: DataShape) -> Tensor:
+    """Samples as the data are kept: 8-bit pixels, or floats as they are."""
+    return to_uint8(samples) if shape.is_eight_bit else samples
+
+
 @torch.no_grad()
 def trajectory(
-    denoiser: Denoiser, how: Sampling, shape: DataShape, n: int, columns: int = 8, seed: int = 0
+    denoiser: Denoiser,
+    how: Sampling,
+    shape: DataShape,
+    n: int,
+    columns: int = 8,
+    seed: int = 0,
+    cond: Condition | None = None,
 ) -> tuple[Tensor, list[float]]:
     """What the denoiser believes on the way: x0_hat of the first n samples of `generate` at times from 1 on, and the results.
 
@@ -99,12 +130,13 @@ def trajectory(
         n: samples.
         columns: of the picture, at most; the last one is the result, t = 0.
         seed: of the noise.
+        cond: as of `generate`.
 
     Returns:
-        uint8 images (n, K, C, H, W), and the K times.
+        Samples (n, K, ...) as of `generate`, and the K times.
     """
     times, steps = how.times, len(how.times) - 1
-    part = _Batch(denoiser, shape, how.guidance, 0, n, seed)
+    part = _Batch(denoiser, shape, how.guidance, 0, n, seed, cond=cond)
     seen = torch.linspace(0, steps, min(columns, steps + 1)).round().long().tolist()
     believed = [part.x0_hat(part.start, times[0])]
 
@@ -113,7 +145,7 @@ def trajectory(
             believed.append(part.x0_hat(z, times[step]) if step < steps else z)
 
     part.run(how.sampler, times, look)
-    return torch.stack([to_uint8(x).cpu() for x in believed], 1), times[seen].clamp(min=0).tolist()
+    return torch.stack([as_kept(x, shape).cpu() for x in believed], 1), times[seen].clamp(min=0).tolist()
 
 
 class _Batch:
@@ -128,12 +160,17 @@ class _Batch:
         count: int,
         seed: int,
         label: int | None = None,
+        cond: Condition | None = None,
     ) -> None:
         device = device_of(denoiser.net)
         self.model = Guided(denoiser, guidance, shape.classes) if shape.classes else denoiser
         labels = _labels(shape, first, count, label)
-        self.cond = None if labels is None else {"label": labels.to(device)}
-        self.size = (count, shape.channels, shape.size, shape.size)
+        rows = torch.arange(first, first + count)
+        told = {name: (cond or {})[name] for name in shape.conditions}
+        told = {name: value[rows.to(value.device) % len(value)].to(device) for name, value in told.items()}
+        told |= {} if labels is None else {"label": labels.to(device)}
+        self.cond = told or None
+        self.size = (count, *shape.sample)
         self.seed, self.first, self.device = seed, first, device
         top = denoiser.schedule.prior_std().detach().to(device, torch.float32)
         self.start = top * rng.normal(self.size, seed, "sample", first=first, device=device)

@@ -2,7 +2,7 @@
 
 from xhat.config.build import build_denoiser, build_objective, build_sampling
 from xhat.config.config import Config
-from xhat.data.load import load_shape
+from xhat.config.data import build_shape
 from xhat.data.shape import DataShape
 from xhat.errors import UsageError
 from xhat.studies.study import Study
@@ -21,7 +21,7 @@ def checked_configs(study: Study) -> tuple[dict[str, Config], DataShape]:
             configs[change] = config = study.config(change, study.seeds[0])
             key = f"{config.data} {config.image_size} {config.labels}"
             if key not in shapes:
-                shapes[key] = load_shape(config.data, config.image_size, config.labels)
+                shapes[key] = build_shape(config)
             _build(config, shapes[key])
         except ValueError as error:
             raise UsageError(f'change "{change}": {error}') from None

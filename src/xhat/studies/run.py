@@ -11,6 +11,7 @@ from pathlib import Path
 from xhat.config.changes import differences
 from xhat.config.config import Config
 from xhat.config.parsing import read_config, write_config
+from xhat.config.use import used_files
 from xhat.files import write_bytes
 from xhat.runs.recipe import CONFIG_FILE
 from xhat.runs.weights import WEIGHTS
@@ -109,7 +110,8 @@ def _train(config: Config, folder: Path, jobs: int, processes: _Processes) -> st
     recipe, log = folder.with_suffix(".yaml"), folder.with_suffix(".log")
     write_config(config, recipe)
     resume = ["--resume"] if (folder / CONFIG_FILE).exists() else []
-    command = [sys.executable, "-m", "xhat", "train", str(recipe), "--run", str(folder), *resume]
+    used = [word for file in used_files() for word in ("--use", str(file.path))]
+    command = [sys.executable, "-m", "xhat", "train", str(recipe), "--run", str(folder), *resume, *used]
     code = processes.run(command, log, threads=max(1, (os.cpu_count() or 1) // jobs))
     if code:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

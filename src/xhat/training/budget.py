@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from xhat.config.config import Config
+from xhat.config.options import Options
 from xhat.errors import RunError
 
 
@@ -37,9 +37,9 @@ class Budget:
             raise RunError("say how long to train: --max_steps N, --max_images N or --max_minutes M")
 
     @classmethod
-    def of(cls, config: Config) -> Self:
-        """That of a config."""
-        return cls(config.batch_size, config.max_steps, config.max_images, config.max_minutes)
+    def of(cls, options: Options) -> Self:
+        """That of options."""
+        return cls(options.batch_size, options.max_steps, options.max_images, options.max_minutes)
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget that is spent after `step` steps and `seconds`; 1 at the end."""

@@ -1,5 +1,6 @@
 """What is shown while training: a bar on a terminal, elsewhere a line now and then."""
 
+import sys
 from collections.abc import Callable
 
 from rich.console import Console
@@ -63,3 +64,8 @@ def _bar(console: Console) -> Progress:
         console=console,
         refresh_per_second=4,
     )
+
+
+def standard() -> Display:
+    """On stderr: a bar on a terminal, elsewhere a line now and then."""
+    return Display(Console(stderr=True, highlight=False, markup=False, emoji=False), lambda line: print(line, file=sys.stderr))

@@ -1,152 +1,140 @@
-"""A run from its first step to its last: what is written, measured and shown, and when."""
+"""Training of objects: any objective on any data, with all that a run has."""
 
-import time
-from dataclasses import replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from xhat.config.build import build_sampling
+from xhat.config.options import Options
+from xhat.config.parsing import options_of
+from xhat.data.shape import DataShape
+from xhat.data.source import name_of
+from xhat.data.summary import summary_of_source
+from xhat.data.wrap import as_source
+from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
-from xhat.evaluation.pictures import grid_columns, save_grid, save_losses
-from xhat.objective.multipliers import FromGradients
-from xhat.rng import Shard
+from xhat.files import sweep
+from xhat.objective.objective import Objective
+from xhat.runs.checkpoint import Checkpoint, newest_checkpoint
+from xhat.runs.environment import write_environment
+from xhat.runs.lock import main_process, reserved
 from xhat.runs.metrics import read_metrics
-from xhat.runs.weights import WEIGHTS, read_weights, save_weights
-from xhat.training.display import Display
-from xhat.training.hardware import compile_network, keep_buffers, repays_compiling
-from xhat.training.log import Log
-from xhat.training.loop import Loop, Step
-from xhat.training.not_finite import culprits
-from xhat.training.setup import Setup
-from xhat.training.stop import Stop
+from xhat.runs.objects import differences_of, read_objects, write_objects
+from xhat.runs.recipe import CONFIG_FILE
+from xhat.training.callbacks import Callback
+from xhat.training.display import Display, standard
+from xhat.training.learning_rate import rate_jump
+from xhat.training.setup import Setup, set_up
+from xhat.training.train import train
 
-PICTURE_IMAGES, PICTURE_STEPS = 64, 20
+MAY_CHANGE = ("max_steps", "max_images", "max_minutes", "checkpoint_every", "sample_every", "log_every", "eval_every", "track")
+"""Options that a resumed run may have otherwise."""
 
 
-def fit(setup: Setup, run: Path, display: Display) -> bool:
-    """Train until the budget is spent, from wherever the state is: at its beginning, or where a checkpoint left it.
+@dataclass(frozen=True)
+class Fitted:
+    """What a training left.
+
+    Attributes:
+        denoiser: with the averaged weights, in evaluation mode, ready to sample.
+        shape: of the data.
+        step: steps done.
+        finished: whether the budget is spent; False where somebody asked to stop.
+        numbers: the last row of metrics.jsonl.
+        run: the folder.
+    """
+
+    denoiser: Denoiser
+    shape: DataShape
+    step: int
+    finished: bool
+    numbers: Mapping[str, Any]
+    run: Path
+
+
+def fit(
+    objective: Objective,
+    data: Any,
+    run: str | Path,
+    *,
+    held_out: Any = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    options: Options | None = None,
+    display: Display | None = None,
+    **changes: Any,
+) -> Fitted:
+    """Train an objective on data, into a run folder: what `xhat train` does with a config, with objects of any kind.
+
+    Exact resume after a crash, averaged weights, metrics, held-out error, pictures where the data are pictures, several
+    processes (torchrun, accelerate launch), bf16 and compilation are those of `xhat train`, which calls the same loop. The
+    weights are trained in place: initial ones are those that the objective has.
 
     Args:
-        setup: what is trained; its state changes.
-        run: folder for checkpoints, weights, metrics and pictures; it exists.
-        display: shows how far training has come.
-
-    Returns:
-        Whether the budget is spent; False after Ctrl-C, with the state saved.
+        objective: any; its seed is that of times, noise and dropout.
+        data: a data source, or what `xhat.data` makes one of: a tensor, a Dataset, an iterable of batches.
+        run: folder for checkpoints, weights, metrics and pictures.
+        held_out: data to measure on while training; by default those that the source itself holds out.
+        resume: go on from the newest checkpoint of the run, if there is one.
+        callbacks: told of the moments of the training.
+        options: how; see `Options`.
+        display: what shows the progress; by default a bar on a terminal, else a line now and then.
+        changes: options by name, laid over `options`: max_steps=1000, batch_size=64, optimizer={"lr": 1e-3}.
 
     Raises:
-        RunError: a loss or a gradient is not finite; the last good state is kept.
+        RunError: the folder holds a run and `resume` is not set, or one of other objects; no budget; a term that cannot be
+            computed; a step that is not finite.
+        ConfigError: an option that does not exist or does not fit.
+        DataError: data that give no batches.
     """
-    state = setup.state
-    log = Log(run, setup.accelerator, setup.config.log_every, state.step, setup.config.batch_size, display)
-    stop, first = Stop(), state.step
-    try:
-        started = time.perf_counter() - state.seconds
-        _announce(setup, log)
-        _compile_where_it_pays(setup, log)
-        loop = Loop(setup, stop, started)
-        _train(loop, run, log)
-        if setup.accelerator.is_main_process and state.step == first:
-            _mend_weights(setup, run)
-        elif setup.accelerator.is_main_process:
-            save_losses(read_metrics(run), run / "losses.png")
-    finally:
-        log.close()
-        stop.restore()
-    loop.end()
-    return not stop.asked
+    how = options_of({**({} if options is None else asdict(options)), **changes})
+    source = as_source(data)
+    measured = getattr(source, "held_out", None) if held_out is None else as_source(held_out)
+    folder = Path(run)
+    with reserved(folder, "training in", "run"):
+        checkpoint, before = _where(folder, objective, how, resume=resume)
+        setup = set_up(objective, source, how, held_out=measured, checkpoint=checkpoint)
+        setup.accelerator.wait_for_everyone()  # all have seen that there was no run before there is one
+        shown = display or standard()
+        if main_process():
+            write_objects(folder, how, objective, setup.shape)
+            write_environment(folder)
+            shown.say(summary_of_source(name_of(source), source, measured, setup.shape))
+            if before and (jump := rate_jump(before, how, setup.state.step, setup.state.seconds)):
+                shown.say(jump)
+        finished = train(setup, folder, shown, callbacks)
+        return _fitted(setup, folder, finished)
 
 
-def _train(loop: Loop, run: Path, log: Log) -> None:
-    """Step after step; checkpoints and pictures every so many of them, and at the end."""
-    setup, state, config, ended = loop.setup, loop.state, loop.setup.config, False
-    while not ended and loop.progress() < 1:
-        step = loop.gradients()
-        if not step.finite:
-            raise RunError(_blame(setup, run, step))
-        loop.update()
-        ended = step.asked or loop.progress() >= 1
-        log.step(state.step, step, loop.progress(), state.seconds, _measured(setup, loop.progress() >= 1))
-        if ended or state.step % config.checkpoint_every == 0:
-            _save(setup, run)
-        if not step.asked and (state.step % config.sample_every == 0 or ended):
-            _picture(setup, run)
+def _where(folder: Path, objective: Objective, how: Options, *, resume: bool) -> tuple[Checkpoint | None, Options | None]:
+    """The checkpoint to go on from, and the options so far; nothing for a new run.
+
+    Raises:
+        RunError: there is a run, and it is not to go on, or not as this one.
+    """
+    if (folder / CONFIG_FILE).exists():
+        raise RunError(f"{folder} holds a run of xhat train: choose another folder, or resume it with xhat train --resume")
+    before = read_objects(folder)
+    if before is None:
+        if resume:
+            warnings.warn(f"{folder} holds no run yet: starting from step 0", stacklevel=4)
+        return None, None
+    if not resume:
+        raise RunError(f"{folder} holds a run already: pass resume=True to go on, or choose another folder")
+    if changed := differences_of(before, how, objective, MAY_CHANGE):
+        what = "; ".join(changed[:3])
+        raise RunError(
+            f"{folder} holds a run of other objects or options ({what}): choose another folder, or go on with its own"
+        )
+    sweep(folder)
+    checkpoint, damaged = newest_checkpoint(folder)
+    for line in damaged if main_process() else []:
+        warnings.warn(line, stacklevel=4)
+    return checkpoint, before.options
 
 
-def _announce(setup: Setup, log: Log) -> None:
-    if setup.resumed_from is not None:
-        log.say(f"resuming from {setup.resumed_from}, step {setup.state.step}")
-    objective = setup.state.objective
-    trains_variance = any(term.loss.trains_variance for term in objective.terms.values())
-    if objective.denoiser.variance.outputs > 1 and not trains_variance:
-        log.say("variance: no term of this objective trains the learned variance; it stays halfway in log scale")
-
-
-def _compile_where_it_pays(setup: Setup, log: Log) -> None:
-    """As the config says; a network that cannot be compiled is trained without."""
-    wanted, device, budget = setup.config.compile, setup.accelerator.device, setup.budget
-    if not (wanted == "on" or (wanted == "auto" and repays_compiling(device, budget.steps, budget.seconds))):
-        return
-    log.say("compiling the network: about half a minute, the first time")
-    if any(isinstance(m, FromGradients) for m in setup.state.objective.multipliers.values()):
-        keep_buffers()
-    x0, cond = setup.batches.get(0, Shard(0, setup.batches.size), setup.rows)
-    times = torch.full((setup.rows,), 0.5, device=device)
-    failure = compile_network(setup.state.objective.denoiser.net, x0, times, cond or {}, setup.autocast)
-    if failure:
-        log.say(f"the network was not compiled, training continues without: {failure}")
-
-
-def _blame(setup: Setup, run: Path, step: Step) -> str:
-    """What to say of a step that is not finite. Checkpoints before it are good; without one, this state is the best."""
-    if not list(run.glob("checkpoint-*")):
-        _save(setup, run)
-    return (
-        f"{culprits(setup, step.losses)} is not finite at step {setup.state.step}: the last good state is kept in "
-        f"{run}; lower optimizer.lr, or that term's weight"
-    )
-
-
-def _save(setup: Setup, run: Path) -> None:
-    """Both artefacts: the whole training state, and the weights to sample from."""
-    setup.accelerator.wait_for_everyone()
-    if setup.accelerator.is_main_process:
-        setup.state.save(run)
-        _save_weights(setup, run)
-
-
-def _save_weights(setup: Setup, run: Path) -> None:
-    save_weights(run / WEIGHTS, setup.state.averaged(), setup.config, setup.shape, setup.state.step)
-
-
-def _mend_weights(setup: Setup, run: Path) -> None:
-    """Write the weights anew if they are missing, damaged, or name data that moved: nothing is left to train that would."""
-    try:
-        mend = read_weights(run).values.get("data") != setup.config.data
-    except RunError:
-        mend = True
-    if mend:
-        _save_weights(setup, run)
-
-
-def _measured(setup: Setup, ended: bool) -> dict[str, float]:
-    """The averaged weights on held-out images, when it is time; no rank but the first has to wait for it."""
-    if setup.held_out is None or not setup.accelerator.is_main_process or not setup.held_out.due(setup.state.step, ended):
-        return {}
-    return setup.held_out.measure(setup.state.averaged())
-
-
-def _picture(setup: Setup, run: Path) -> None:
-    """A grid of samples, drawn in few steps."""
-    if not setup.accelerator.is_main_process:
-        return
-    denoiser, columns = setup.state.objective.denoiser, grid_columns(setup.shape.classes)
-    how = replace(setup.config.sampling, steps=min(setup.config.sampling.steps, PICTURE_STEPS))
-    model, training = setup.state.averaged(), denoiser.training
-    sampling = build_sampling(how, model.schedule)
-    images, _ = sampling.generate(model.eval(), setup.shape, PICTURE_IMAGES // columns * columns)
-    model.train(training)
-    folder = run / "samples"
-    folder.mkdir(exist_ok=True)
-    save_grid(images, folder / f"step-{setup.state.step:08d}.png", columns)
+def _fitted(setup: Setup, folder: Path, finished: bool) -> Fitted:
+    rows = read_metrics(folder)
+    denoiser = setup.state.averaged().eval()
+    return Fitted(denoiser, setup.shape, setup.state.step, finished, rows[-1] if rows else {}, folder)

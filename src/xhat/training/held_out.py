@@ -1,13 +1,9 @@
-"""Held-out images, measured on the common scale while training, for a small share of its network calls."""
+"""Held-out samples, measured on the common scale while training, for a small share of its network calls."""
 
 import math
 
-import torch
-
-from xhat.config.config import Config
-from xhat.data.images import Images, to_float
-from xhat.data.parts import labels_for
-from xhat.data.shape import DataShape
+from xhat.config.options import Options
+from xhat.data.batch import Batch
 from xhat.diffusion.denoiser import Denoiser
 from xhat.evaluation.denoising import LEVELS, denoising_error
 
@@ -16,23 +12,19 @@ SHARE = 0.015
 
 
 class HeldOut:
-    """The first held-out images at every second level, always with the same noise: what a run's progress is seen by.
+    """A few held-out samples at every second level, always with the same noise: what a run's progress is seen by.
 
     Args:
-        config: says how often, and the images per step.
-        images: held out.
-        shape: whose `classes` says whether the network is told labels.
-        device: of the model.
+        options: say how often, and the samples per step.
+        samples: held out, on the device of the model.
     """
 
-    def __init__(self, config: Config, images: Images, shape: DataShape, device: torch.device) -> None:
-        first = images.chosen(torch.arange(min(IMAGES, len(images))))
-        labels = labels_for(first, shape)
-        self.x0, self.labels = to_float(first.pixels).to(device), None if labels is None else labels.to(device)
-        # a training step costs three forward passes for each image, a measurement one for each image and level
-        calls, per_step = len(self.x0) * len(LEVELS[::STRIDE]), 3 * config.batch_size
-        every = math.ceil(calls / per_step / SHARE) if config.eval_every is None else config.eval_every
-        self.every = math.ceil(every / config.log_every) * config.log_every  # in a line that is written anyway
+    def __init__(self, options: Options, samples: Batch) -> None:
+        self.samples = samples
+        # a training step costs three forward passes for each sample, a measurement one for each sample and level
+        calls, per_step = len(samples.x0) * len(LEVELS[::STRIDE]), 3 * options.batch_size
+        every = math.ceil(calls / per_step / SHARE) if options.eval_every is None else options.eval_every
+        self.every = math.ceil(every / options.log_every) * options.log_every  # in a line that is written anyway
 
     def due(self, step: int, ended: bool) -> bool:
         """Whether to measure after this many steps."""
@@ -40,9 +32,9 @@ class HeldOut:
 
     def measure(self, denoiser: Denoiser) -> dict[str, float]:
         """The bits and the errors, by their names in metrics.jsonl; nothing if the schedule is too short for the levels."""
-        training = denoiser.training
+        training, x0 = denoiser.training, self.samples.x0
         try:
-            found = denoising_error(denoiser.eval(), self.x0, self.labels, LEVELS[::STRIDE], batch=len(self.x0))
+            found = denoising_error(denoiser.eval(), x0, self.samples.cond, LEVELS[::STRIDE], batch=len(x0))
         except ValueError:
             return {}
         finally:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from xhat.config.config import Config
+from xhat.config.options import Options
 from xhat.training.budget import Budget
 
 JUMP = 1.1
@@ -49,14 +49,14 @@ class LearningRate:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
 
-def rate_jump(before: Config, now: Config, step: int, seconds: float) -> str | None:
+def rate_jump(before: Options, now: Options, step: int, seconds: float) -> str | None:
     """What to say of the learning rate when a run goes on with another budget; None if it goes on much as it would have.
 
     The cosine runs over the whole budget, so that the same step is earlier on a longer one.
 
     Args:
-        before: the config with which the steps so far were trained.
-        now: the config from here on.
+        before: the options with which the steps so far were trained.
+        now: the options from here on.
         step: steps done.
         seconds: trained so far.
     """
@@ -68,6 +68,6 @@ def rate_jump(before: Config, now: Config, step: int, seconds: float) -> str | N
     return f"the learning rate goes from {last:.1e} {way} to {rate:.1e}, since the cosine now ends {Budget.of(now).end()}"
 
 
-def _rate(config: Config, step: int, seconds: float) -> float:
-    progress = Budget.of(config).progress(step, seconds)
-    return config.optimizer.lr * learning_rate_factor(step, progress, config.optimizer.warmup_steps)
+def _rate(options: Options, step: int, seconds: float) -> float:
+    progress = Budget.of(options).progress(step, seconds)
+    return options.optimizer.lr * learning_rate_factor(step, progress, options.optimizer.warmup_steps)

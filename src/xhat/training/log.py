@@ -3,13 +3,16 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from xhat.objective.objective import Objective
 from xhat.runs.metrics import append_metrics, forget_metrics
 from xhat.training.display import Display
+from xhat.training.level_means import LevelMeans
 from xhat.training.loop import Step
 
 
@@ -19,17 +22,28 @@ class Log:
     Args:
         run: the run's folder.
         accelerator: of the run.
+        objective: that is trained, whose losses are also averaged by noise level.
         every: steps between rows.
         start: steps done already; later rows of an interrupted run are dropped.
         batch: images per step.
         display: shows what is written.
     """
 
-    def __init__(self, run: Path, accelerator: Accelerator, every: int, start: int, batch: int, display: Display) -> None:
+    def __init__(
+        self,
+        run: Path,
+        accelerator: Accelerator,
+        objective: Objective,
+        every: int,
+        start: int,
+        batch: int,
+        display: Display,
+    ) -> None:
         self.run, self.accelerator, self.every, self.batch, self.display = run, accelerator, every, batch, display
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.since, self.steps = time.perf_counter(), 0
+        self.levels = LevelMeans(objective, accelerator.device)
         if accelerator.is_main_process:
             forget_metrics(run, start)
             display.start(start)
@@ -39,7 +53,9 @@ class Log:
         if self.accelerator.is_main_process:
             self.display.say(text)
 
-    def step(self, done: int, step: Step, progress: float, seconds: float, measured: Mapping[str, float]) -> None:
+    def step(
+        self, done: int, step: Step, progress: float, seconds: float, measured: Mapping[str, float]
+    ) -> dict[str, Any] | None:
         """Take in one step; on each `every`-th, and at the end, write a row.
 
         Args:
@@ -48,31 +64,36 @@ class Log:
             progress: share of the budget.
             seconds: trained so far.
             measured: on held-out images, at steps that write a row.
+
+        Returns:
+            The row that was written; None if none was.
         """
         for name, value in {**step.losses, "grad_norm": step.norm}.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach()
             self.counts[name] = self.counts.get(name, 0) + 1
         self.steps += 1
         if done % self.every and progress < 1:
-            return
-        speed, means = self._speed(), self._means()
+            return None
+        speed, means, levels = self._speed(), self._means(), self.levels.take(self.accelerator)
         if not self.accelerator.is_main_process:
-            return
+            return None
         loss, grad_norm = means.pop("loss"), means.pop("grad_norm")
-        row: dict[str, object] = {
+        row: dict[str, Any] = {
             "step": done,
             "images": done * self.batch,
             "seconds": round(seconds, 3),
             "progress": round(progress, 6),
             "images_per_second": round(speed, 1),
         }
-        row |= {"lr": step.rate, "grad_norm": grad_norm, "loss": loss, "terms": means, **measured}
+        row |= {"lr": step.rate, "grad_norm": grad_norm, "loss": loss, "terms": means, "levels": levels, **measured}
         append_metrics(self.run, row)
         self.display.show(done, progress, loss, speed, seconds)
+        return row
 
     def close(self) -> None:
         """Nothing more is shown."""
         self.display.stop()
+        self.levels.close()
 
     def _speed(self) -> float:
         """Images per second since the last row."""

@@ -42,7 +42,7 @@ class Loop:
 
     def __init__(self, setup: Setup, stop: Stop, started: float) -> None:
         self.setup, self.state, self.accelerator = setup, setup.state, setup.accelerator
-        self.stop, self.started = stop, started
+        self.stop, self.started, self.alone = stop, started, self.accelerator.num_processes == 1
         self.prepared = self.accelerator.prepare(self.state.objective)  # optimizers need nothing that Accelerate would add
 
     def progress(self) -> float:
@@ -79,21 +79,21 @@ class Loop:
     def _accumulate(self) -> tuple[dict[str, Tensor], Tensor]:
         """Losses and clipped gradients of one step, over all micro-batches; the norm before clipping."""
         setup, step = self.setup, self.state.step
-        rank, world, parts = self.accelerator.process_index, self.accelerator.num_processes, setup.config.accumulate
+        rank, world, parts = self.accelerator.process_index, self.accelerator.num_processes, setup.options.accumulate
         # dropout and the like, in networks that have it: a function of (seed, step, rank), so nothing to checkpoint
-        torch.manual_seed(rng.generator(setup.config.seed, "network", step, rank).initial_seed())
+        torch.manual_seed(rng.generator(self.state.objective.seed, "network", step, rank).initial_seed())
         losses: dict[str, Tensor] = {}
         for part in range(parts):
-            shard = Shard((part * world + rank) * setup.rows, setup.batches.size)
-            x0, cond = setup.batches.get(step, shard, setup.rows)
+            shard = Shard((part * world + rank) * setup.rows, setup.options.batch_size)
+            batch = setup.feed.get(step, shard, setup.rows)
             quiet = self.accelerator.no_sync(self.prepared) if part < parts - 1 else contextlib.nullcontext()
             with quiet:
                 with setup.autocast:
-                    values = self.prepared(x0, step=step, cond=cond, shard=shard)
+                    values = self.prepared(batch.x0, step=step, cond=batch.cond, extra=batch.extra, shard=shard)
                 self.accelerator.backward(values["loss"] / parts)
             for name, value in values.items():
                 losses[name] = losses.get(name, torch.zeros_like(value)) + value.detach() / parts
-        norm = self.accelerator.clip_grad_norm_(self.state.objective.parameters(), setup.config.optimizer.grad_clip)
+        norm = self.accelerator.clip_grad_norm_(self.state.objective.parameters(), setup.options.optimizer.grad_clip)
         assert norm is not None
         return losses, norm
 
@@ -101,7 +101,7 @@ class Loop:
         """Whether all is finite, whether to stop, and the time: the same answer on all ranks."""
         bad, asked = not bool(torch.isfinite(losses["loss"] + norm)), self.stop.asked
         seconds = time.perf_counter() - self.started
-        if self.accelerator.num_processes == 1:
+        if self.alone:
             return not bad, asked, seconds
         votes = torch.tensor([bad, asked, seconds], dtype=torch.float64, device=self.accelerator.device)
         torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)

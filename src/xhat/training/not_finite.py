@@ -31,14 +31,14 @@ def _bad_terms(setup: Setup, losses: dict[str, Tensor]) -> list[str]:
 def _bad_gradients(setup: Setup) -> list[str]:
     """The terms whose gradient is not finite on this step's first micro-batch, computed anew, each alone."""
     objective, step = setup.state.objective, setup.state.step
-    shard = Shard(setup.accelerator.process_index * setup.rows, setup.batches.size)
-    x0, cond = setup.batches.get(step, shard, setup.rows)
+    shard = Shard(setup.accelerator.process_index * setup.rows, setup.options.batch_size)
+    batch = setup.feed.get(step, shard, setup.rows)
     parameters = [p for p in objective.parameters() if p.requires_grad]
     bad = []
     for name, term in objective.terms.items():
         if term.when(objective.seed, step):
             with setup.autocast:
-                draw = objective.draw(x0, step=step, cond=cond, shard=shard)
+                draw = objective.draw(batch.x0, step=step, cond=batch.cond, extra=batch.extra, shard=shard)
                 value = objective.per_image(name, draw).mean()
             if not bool(torch.isfinite(flat_gradient(value, parameters)).all()):
                 bad.append(name)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from xhat.config.config import OptimizerConfig
+from xhat.config.options import OptimizerConfig
 
 
 @runtime_checkable

@@ -1,27 +1,33 @@
-"""The objects that a config stands for, ready to be trained on this process; what cannot be trained is refused here."""
+"""Objects, ready to be trained on this process; what cannot be trained is refused here, before anything is written."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 
-from xhat.config.build import build_denoiser, build_objective, build_sampling
+from xhat.config.build import build_sampling
 from xhat.config.config import Config
-from xhat.data.images import Images
-from xhat.data.shape import DataShape, data_shape
+from xhat.config.options import Options
+from xhat.config.use import described
+from xhat.data.batch import Batch, chosen_rows
+from xhat.data.shape import DataShape
+from xhat.data.source import DataSource, Feed, first_samples, shape_of
+from xhat.diffusion.denoiser import Condition
 from xhat.errors import ConfigError, RunError
 from xhat.objective.objective import Objective
 from xhat.rng import Shard
 from xhat.runs.checkpoint import Checkpoint
-from xhat.runs.initial import load_into
-from xhat.training.batches import Batches
 from xhat.training.budget import Budget
 from xhat.training.ema import power_average
 from xhat.training.hardware import fast_bf16
-from xhat.training.held_out import HeldOut
+from xhat.training.held_out import IMAGES, HeldOut
 from xhat.training.learning_rate import LearningRate
 from xhat.training.optimizers import build_optimizers
 from xhat.training.state import State
+from xhat.training.trackers import require_tracker
+
+PICTURE_IMAGES, CHECKED = 64, 2
 
 
 @dataclass(frozen=True)
@@ -29,114 +35,147 @@ class Setup:
     """What is trained, on what, and for how long.
 
     Attributes:
-        config: that all of it was made of.
+        options: how.
+        config: that all of it was made of; None of objects that no config names.
         shape: of the data.
         state: what training changes.
-        batches: the training images.
-        rows: images of a micro-batch on this process.
+        feed: the training samples.
+        rows: samples of a micro-batch on this process.
         budget: when training ends.
         rates: learning rates of the state's optimizers.
-        held_out: images to measure on while training, if there are any.
+        held_out: samples to measure on while training, if there are any.
+        told: what samples in pictures are told, where the data have conditions beside classes.
         accelerator: the processes and their devices.
         autocast: bf16 for the network, or nothing. Accelerate keeps its precision for the whole process; with a context of
             our own a second run may have another.
         resumed_from: name of the checkpoint, if there was one.
     """
 
-    config: Config
+    options: Options
+    config: Config | None
     shape: DataShape
     state: State
-    batches: Batches
+    feed: Feed
     rows: int
     budget: Budget
     rates: LearningRate
     held_out: HeldOut | None
+    told: Condition | None
     accelerator: Accelerator
     autocast: torch.autocast
     resumed_from: str | None
 
 
-def set_up(config: Config, data: Images, checkpoint: Checkpoint | None = None, held_out: Images | None = None) -> Setup:
-    """What a config trains on these data; nothing is written.
+def set_up(
+    objective: Objective,
+    source: DataSource,
+    options: Options,
+    *,
+    held_out: DataSource | None = None,
+    checkpoint: Checkpoint | None = None,
+    config: Config | None = None,
+) -> Setup:
+    """An objective and its data, with all that training adds to them; nothing is written.
 
     Args:
-        config: what and how.
-        data: the training images.
+        objective: what is trained; it moves to the device.
+        source: the training data.
+        options: how.
+        held_out: data to measure on while training.
         checkpoint: go on from here.
-        held_out: images to measure on while training.
+        config: that the objective and the data were made of.
 
     Raises:
         RunError: no budget, a batch that cannot be divided, a term that cannot be computed, a checkpoint of other data.
-        ConfigError: choices of the config that do not fit together.
+        ConfigError: choices of the options that do not fit together.
+        DataError: a source that gives no batches, or batches of several shapes.
     """
-    budget, shape = Budget.of(config), data_shape(data, config.labels)
-    objective = _objective(config, shape, fresh=checkpoint is None)
+    if options.track is not None:
+        require_tracker(options.track)
+    budget, shape = Budget.of(options), shape_of(source)
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
-    device, rows = accelerator.device, _rows(config, accelerator.num_processes)
-    objective.to(device)
-    batches = Batches(data, shape.classes, device, config.batch_size, config.seed, config.label_dropout)
-    measured = None if held_out is None else HeldOut(config, held_out, shape, device)
-    _refuse_what_cannot_run(config, objective, batches, min(2, rows))
-    average = power_average(objective.denoiser, config.ema) if config.ema else None
-    state = State(objective, average, build_optimizers(objective, config.optimizer), batches.fingerprint())
-    rates = LearningRate(state.optimizers, budget, config.optimizer.warmup_steps)  # at their peaks, which a checkpoint changes
+    device, rows = accelerator.device, _rows(options, accelerator.num_processes)
+    objective.to(device).train()
+    feed = Feed(source, shape, device)
+    _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else described(config))
+    measured = None if held_out is None else HeldOut(options, first_samples(Feed(held_out, shape, device), IMAGES))
+    told = first_samples(feed, PICTURE_IMAGES).cond if shape.conditions and shape.is_picture else None
+    average = power_average(objective.denoiser, options.ema) if options.ema else None
+    state = State(objective, average, build_optimizers(objective, options.optimizer), source.fingerprint())
+    rates = LearningRate(state.optimizers, budget, options.optimizer.warmup_steps)  # at their peaks, which a checkpoint changes
     if checkpoint is not None:
         state.load(checkpoint)
     return Setup(
+        options=options,
         config=config,
         shape=shape,
         state=state,
-        batches=batches,
+        feed=feed,
         rows=rows,
         budget=budget,
         rates=rates,
         held_out=measured,
+        told=told,
         accelerator=accelerator,
-        autocast=_autocast(config, device),
+        autocast=_autocast(options, device),
         resumed_from=None if checkpoint is None else checkpoint.path.name,
     )
 
 
-def _objective(config: Config, shape: DataShape, *, fresh: bool) -> Objective:
-    """With the initial weights; a run that goes on has its own."""
-    torch.manual_seed(config.seed)
-    denoiser = build_denoiser(config, shape)
-    if config.init is not None and fresh:
-        load_into(denoiser, config.init, shape)
-    return build_objective(config, denoiser)
+def _rows(options: Options, processes: int) -> int:
+    parts = processes * options.accumulate
+    if options.batch_size % parts:
+        raise RunError(f"batch_size {options.batch_size} must be a multiple of processes · accumulate = {parts}")
+    return options.batch_size // parts
 
 
-def _rows(config: Config, processes: int) -> int:
-    parts = processes * config.accumulate
-    if config.batch_size % parts:
-        raise RunError(f"batch_size {config.batch_size} must be a multiple of processes · accumulate = {parts}")
-    return config.batch_size // parts
-
-
-def _autocast(config: Config, device: torch.device) -> torch.autocast:
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
+def _autocast(options: Options, device: torch.device) -> torch.autocast:
+    bf16 = options.precision == "bf16" or (options.precision == "auto" and fast_bf16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
-def _refuse_what_cannot_run(config: Config, objective: Objective, batches: Batches, rows: int) -> None:
-    """Every term on a few images, and the sampler's plan: what does not fit is said before anything is written."""
+def _refuse_what_cannot_run(objective: Objective, feed: Feed, options: Options, rows: int, said: Mapping[str, str]) -> None:
+    """Every term on a few samples, and the sampler's plan: what does not fit is said before anything is written.
+
+    Whatever a user's own code raises is one line here; its traceback is the cause.
+
+    Args:
+        said: what the network and the terms were called in a config.
+    """
+    first = feed.get(0, Shard(0, options.batch_size), rows)
+    few = torch.arange(min(CHECKED, rows))
+    batch = Batch(first.x0[few], chosen_rows(first.cond, few), chosen_rows(first.extra, few))
     try:
-        x0, cond = batches.get(0, Shard(0, batches.size), rows)
-        draw = objective.draw(x0, step=0, cond=cond, shard=Shard(0, len(x0)))
-        for name in objective.terms:
-            try:
-                objective.per_image(name, draw)
-            except (
-                ArithmeticError,
-                AttributeError,
-                LookupError,
-                RuntimeError,
-                TypeError,
-            ) as error:  # of a name that is no penalty, sampler or weight
-                line = str(error).strip().splitlines()[0]
-                raise RunError(f'term "{name}" ({config.terms[name].loss}) cannot be computed: {line}') from error
-        build_sampling(config.sampling, objective.denoiser.schedule)
+        draw = objective.draw(batch.x0, step=0, cond=batch.cond, extra=batch.extra, shard=Shard(0, len(few)))
+    except ValueError as error:
+        raise _refusal(said.get("network", ""), str(error)) from error
+    except Exception as error:
+        network = said.get("network") or type(objective.denoiser.net).__name__
+        what = f"the network {network} cannot be called with samples {tuple(batch.x0.shape)}"
+        raise RunError(f"{what}: {first_line(error)}") from error
+    for name in objective.terms:
+        try:
+            objective.per_image(name, draw)
+        except ValueError as error:
+            raise _refusal(said.get(name, ""), str(error)) from error
+        except Exception as error:
+            called = f" ({said[name]})" if name in said else ""
+            raise RunError(f'term "{name}"{called} cannot be computed: {first_line(error)}') from error
+    try:
+        build_sampling(options.sampling, objective.denoiser.schedule)
     except ConfigError:
         raise
     except ValueError as error:
         raise RunError(str(error)) from None
+
+
+def _refusal(called: str, message: str) -> RunError:
+    """With the file that a part came from, if it was a user's."""
+    origin = called.partition(" of ")[2]
+    return RunError(f"{origin}: {message}" if origin else message)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,139 @@
+"""The data of a config: images that it names by a path, or a source of a user's own."""
+
+import ast
+from collections.abc import Sized
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from xhat.config.config import Config
+from xhat.config.make import make
+from xhat.config.use import origin
+from xhat.data.images import Images
+from xhat.data.load import load_shape
+from xhat.data.null import WithNull
+from xhat.data.order import AsTheyAre, Order
+from xhat.data.parts import Parts, labels_for, load_parts
+from xhat.data.rows import images_as_rows
+from xhat.data.shape import DataShape, data_shape
+from xhat.data.source import DataSource, asked, shape_of
+from xhat.errors import ConfigError, DataError
+from xhat.registry import DATA
+from xhat.rng import Shard
+
+MOST_MEASURED = 10_000
+"""Samples of a source that are taken into memory to be measured on."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a config.
+
+    Attributes:
+        train: to train on.
+        held_out: to measure on; None if there are none.
+        shape: of a sample, and what the network is told.
+        images: those in memory behind the two; None of a user's own source.
+    """
+
+    train: DataSource
+    held_out: DataSource | None
+    shape: DataShape
+    images: Parts | None
+
+
+def is_source(text: str) -> bool:
+    """Whether a config's `data` names a registered source, rather than a path."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        return False
+    name = tree.func if isinstance(tree, ast.Call) else tree
+    return isinstance(name, ast.Name) and name.id in DATA
+
+
+def build_data(config: Config, share: float | None = None) -> Data:
+    """The data that a config names.
+
+    Args:
+        config: names them.
+        share: of our own images to hold out, instead of the config's.
+
+    Raises:
+        DataError: they cannot be read, or give no samples.
+        ConfigError: an argument of a source that does not fit.
+    """
+    if is_source(config.data):
+        source = _brought(config)
+        return Data(source, getattr(source, "held_out", None), _shape_of(source, config.data), None)
+    parts = load_parts(config.data, config.image_size, config.held_out if share is None else share)
+    return data_of(config, parts, data_shape(parts.train, config.labels))
+
+
+def data_of(config: Config, parts: Parts, shape: DataShape) -> Data:
+    """Images in memory as a config trains on them."""
+    train, told = parts.train, shape.classes is not None
+    source: DataSource = images_as_rows(train, told, Order(len(train), config.seed), shape)
+    if told:
+        source = WithNull(source, {"label": shape.classes or 0}, config.label_dropout, config.seed)
+    held = parts.held_out
+    measured = None if held is None else images_as_rows(_numbered(held, shape), told, AsTheyAre(len(held)), shape)
+    return Data(source, measured, shape, parts)
+
+
+def _numbered(images: Images, shape: DataShape) -> Images:
+    """With labels as the network knows them, which other data may number otherwise."""
+    return replace(images, labels=labels_for(images, shape))
+
+
+def build_shape(config: Config) -> DataShape:
+    """The shape of a config's data; that of MNIST is known without reading it.
+
+    Raises:
+        DataError or ConfigError: as `build_data`.
+    """
+    if is_source(config.data):
+        return _shape_of(_brought(config), config.data)
+    return load_shape(config.data, config.image_size, config.labels)
+
+
+def build_parts(config: Config, shape: DataShape) -> Parts:
+    """The images of a config in memory, to measure a model of this shape on; of a source at most 10,000 samples each.
+
+    Raises:
+        DataError or ConfigError: as `build_data`.
+    """
+    if not is_source(config.data):
+        return load_parts(config.data, shape.side, config.held_out)
+    source = _brought(config)
+    held = getattr(source, "held_out", None)
+    return Parts(in_memory(source, shape, config.data), None if held is None else in_memory(held, shape, config.data))
+
+
+def in_memory(source: DataSource, shape: DataShape, name: str, most: int = MOST_MEASURED) -> Images:
+    """The first samples of a source, with what the network is told of them."""
+    count = min(most, len(source) if isinstance(source, Sized) else most)
+    x0, cond, _ = asked(source, 0, Shard(0, count), count)
+    if tuple(x0.shape[1:]) != shape.sample:
+        raise DataError(f"{name} gives samples {tuple(x0.shape[1:])}, the run was trained on {shape.sample}")
+    told = dict(cond or {})
+    labels: Tensor | None = told.pop("label") if shape.classes is not None and "label" in told else None
+    return Images(x0, labels, shape.classes or 0, name, shape.names, cond=told)
+
+
+def _brought(config: Config) -> DataSource:
+    context = {"seed": config.seed, "held_out": config.held_out}
+    made = make("data", config.data, DATA, object, context)
+    if not isinstance(made, DataSource):
+        where = f"{file}: " if (file := origin(config.data)) else ""
+        got = type(made).__name__
+        raise ConfigError(f"{where}data: {config.data} is a {got}: a source has get(step, shard, rows) and fingerprint()")
+    return made
+
+
+def _shape_of(source: DataSource, text: str) -> DataShape:
+    try:
+        return shape_of(source)
+    except DataError as error:
+        file = origin(text)
+        raise DataError(f"{file}: {error}" if file else str(error)) from error

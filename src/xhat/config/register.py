@@ -1,0 +1,162 @@
+"""`@xhat.register`: a part of a user's own becomes a name in every expression."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from xhat.diffusion.schedules import Schedule
+from xhat.diffusion.targets import Target
+from xhat.diffusion.times import TimeSampler
+from xhat.objective.multipliers import Multiplier
+from xhat.objective.terms import Loss
+from xhat.registry import (
+    DATA,
+    ESTIMATES,
+    GATES,
+    LOSSES,
+    MULTIPLIERS,
+    NETWORKS,
+    NORMS,
+    PENALTIES,
+    SAMPLERS,
+    SCHEDULES,
+    SPACINGS,
+    TARGETS,
+    TIME_INPUTS,
+    TIMES,
+    WEIGHTINGS,
+    WHERE,
+    Registry,
+)
+from xhat.sampling.samplers import Sampler
+
+Part = TypeVar("Part")
+
+CLASSES: tuple[tuple[type, Registry], ...] = (
+    (Loss, LOSSES),
+    (Multiplier, MULTIPLIERS),
+    (Schedule, SCHEDULES),
+    (TimeSampler, TIMES),
+    (Sampler, SAMPLERS),
+)
+CALLED: dict[tuple[str, ...], Registry] = {
+    ("logsnr", "schedule"): WEIGHTINGS,
+    ("seed", "step"): GATES,
+    ("error",): NORMS,
+    ("error", "weight"): NORMS,
+    ("draw", "values"): WHERE,
+    ("denoiser", "draw"): ESTIMATES,
+    ("schedule", "steps"): SPACINGS,
+    ("schedule", "t"): TIME_INPUTS,
+}
+"""What a part is by the names of the parameters that it is called with."""
+IMAGES = ("images", "image", "img", "imgs", "samples", "fields", "field", "pixels", "x", "x0", "x0_hat")
+"""What people call the first parameter of a penalty."""
+
+
+class Register:
+    """Registers a class, a function or a target: `@register`; where nobody can tell its kind, `@register.penalty` and so on."""
+
+    def __call__(self, part: Part) -> Part:
+        """Register under the part's own name, and in lower case.
+
+        Raises:
+            ValueError: nobody can tell what it is, or the name exists.
+        """
+        return _added(family_of(part), part)
+
+    def __getattr__(self, kind: str) -> Callable[[Part], Part]:
+        family = NAMED.get(kind)
+        if family is None:
+            raise AttributeError(f"there is no register.{kind}: known are {', '.join(NAMED)}")
+        return lambda part: _added(family, part)
+
+
+NAMED: dict[str, Registry] = {
+    "network": NETWORKS,
+    "data": DATA,
+    "penalty": PENALTIES,
+    "loss": LOSSES,
+    "weighting": WEIGHTINGS,
+    "schedule": SCHEDULES,
+    "target": TARGETS,
+    "times": TIMES,
+    "sampler": SAMPLERS,
+    "gate": GATES,
+    "multiplier": MULTIPLIERS,
+    "norm": NORMS,
+    "where": WHERE,
+    "estimate": ESTIMATES,
+    "spacing": SPACINGS,
+    "time_input": TIME_INPUTS,
+}
+
+register = Register()
+"""A decorator: a network, penalty, weighting, schedule, sampler, data source, ... of your own is a name in every expression."""
+
+
+def _added(family: Registry, part: Part) -> Part:
+    name = part.name.upper() if isinstance(part, Target) else getattr(part, "__name__", type(part).__name__)
+    family.add(str(name), part)
+    return part
+
+
+def family_of(part: Any) -> Registry:
+    """The family that a part belongs to, by its class, by what it returns, or by how it is called.
+
+    Raises:
+        ValueError: nobody can tell.
+    """
+    if isinstance(part, Target):
+        return TARGETS
+    kind = part if inspect.isclass(part) else _returned(part)
+    if kind is not None and (found := _of_class(kind)) is not None:
+        return found
+    parameters = _required(part)
+    names = tuple(p.name for p in parameters)
+    if names in CALLED:
+        return CALLED[names]
+    if parameters and (names[0] in IMAGES or parameters[0].annotation is Tensor) and names[1:] in ((), ("draw",)):
+        return PENALTIES
+    return _unclear(part)
+
+
+def _of_class(kind: type) -> Registry | None:
+    for base, family in CLASSES:
+        if issubclass(kind, base):
+            return family
+    if callable(getattr(kind, "get", None)) and callable(getattr(kind, "fingerprint", None)):
+        return DATA
+    if issubclass(kind, nn.Module) and len(_required(kind)) != 1:
+        return NETWORKS
+    return None
+
+
+def _returned(part: Any) -> type | None:
+    """The class that a function says that it returns."""
+    try:
+        kind = inspect.signature(part, eval_str=True).return_annotation
+    except Exception:  # no function, or a name that exists for type checkers alone
+        return None
+    return kind if inspect.isclass(kind) and kind not in (inspect.Signature.empty, Tensor) else None
+
+
+def _required(part: Any) -> tuple[inspect.Parameter, ...]:
+    """The parameters that must be given, by place, when it, or an object of the class, is called."""
+    called = part
+    if inspect.isclass(part):
+        called = part.forward if issubclass(part, nn.Module) else part.__call__
+    try:
+        found = list(inspect.signature(called, eval_str=True).parameters.values())
+    except Exception:
+        return ()
+    by_place = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    return tuple(by_place[1:] if inspect.isclass(part) else by_place)  # without self
+
+
+def _unclear(part: Any) -> Registry:
+    name = getattr(part, "__name__", type(part).__name__)
+    ways = ", ".join(f"@xhat.register.{kind}" for kind in ("network", "penalty", "data"))
+    raise ValueError(f"nobody can tell what {name} is: say so with {ways} or another of {', '.join(NAMED)}")

@@ -1,0 +1,123 @@
+"""Samples that are found by number, as a data source: tensors, our images, any data set."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from xhat.data.aside import aside
+from xhat.data.batch import Batch, Extra
+from xhat.data.images import Images
+from xhat.data.order import AsTheyAre, Order
+from xhat.data.shape import DataShape
+from xhat.errors import DataError
+from xhat.rng import Shard
+
+
+class Visits(Protocol):
+    """Which sample comes when."""
+
+    def indices(self, position: int, count: int) -> Tensor:
+        """Numbers of `count` samples from this position of the training on."""
+        ...
+
+
+class Rows:
+    """A data source whose samples have numbers; training visits all of them each epoch.
+
+    Args:
+        at: numbers (n,) int64 -> their batch.
+        length: how many samples there are.
+        mark: the fingerprint.
+        order: in which they are visited.
+        name: for messages.
+
+    Attributes:
+        shape: what is known of the data; None is what the first samples look like.
+        held_out: samples to measure on, if some were set aside.
+    """
+
+    def __init__(
+        self,
+        at: Callable[[Tensor], Batch],
+        length: int,
+        mark: str,
+        order: Visits,
+        name: str,
+        shape: DataShape | None = None,
+        held_out: "Rows | None" = None,
+    ) -> None:
+        if length < 1:
+            raise DataError(f"{name} holds no samples")
+        self.at, self.length, self.mark, self.order = at, length, mark, order
+        self.name, self.shape, self.held_out = name, shape, held_out
+
+    def get(self, step: int, shard: Shard, rows: int) -> Batch:
+        """As of `DataSource`."""
+        return self.at(self.order.indices(step * shard.total + shard.first, rows))
+
+    def fingerprint(self) -> str:
+        """As of `DataSource`."""
+        return self.mark
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def rows_with_held_out(
+    at: Callable[[Tensor], Batch],
+    length: int,
+    mark: str,
+    name: str,
+    *,
+    share: float,
+    seed: int,
+    shape: DataShape | None = None,
+    labels: Tensor | None = None,
+) -> Rows:
+    """Samples to train on in a fresh order each epoch, and a random share of them that is held out, in a fixed order.
+
+    Args:
+        at: numbers -> their batch.
+        length: how many samples there are.
+        mark: the fingerprint of all.
+        name: for messages.
+        share: to hold out; fewer than 16 are none, 1,000 are enough.
+        seed: of the order.
+        shape: see `Rows`.
+        labels: of all, if they have some: see `aside`.
+    """
+    kept, out = aside(length, share, labels)
+    held = None
+    if out is not None:
+        held = Rows(lambda index: at(out[index]), len(out), f"{mark} held out", AsTheyAre(len(out)), name, shape)
+    return Rows(lambda index: at(kept[index]), len(kept), f"{mark} {len(kept)}", Order(len(kept), seed), name, shape, held)
+
+
+def images_as_rows(images: Images, told: bool, order: Visits, shape: DataShape) -> Rows:
+    """Images in memory; their labels are the condition "label" where the network is told them."""
+
+    def at(index: Tensor) -> Batch:
+        labels = images.labels if told else None
+        cond = {name: value[index] for name, value in images.cond.items()}
+        cond |= {} if labels is None else {"label": labels[index]}
+        return Batch(images.pixels[index], cond or None)
+
+    mark = f"{images.fingerprint()} {images.labels_fingerprint()}" if told else images.fingerprint()
+    return Rows(at, len(images), mark, order, images.name, shape)
+
+
+def as_numbers(values: Mapping[str, Tensor] | None, extra: Extra | None) -> list[Tensor]:
+    """The tensors among what comes with samples, in the order of their names."""
+    both = {**(values or {}), **(extra or {})}
+    return [both[name] for name in sorted(both) if isinstance(both[name], Tensor)]
+
+
+def checksum(tensors: list[Tensor]) -> str:
+    """Shapes and a checksum of the bytes of tensors."""
+    found = 0
+    for tensor in tensors:
+        found = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{[tuple(t.shape) for t in tensors]} {found:08x}"

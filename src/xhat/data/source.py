@@ -1,0 +1,140 @@
+"""What a data source is, and how a network gets its batches: checked, in float32, on its device."""
+
+from collections.abc import Sized
+from typing import Any, NoReturn, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from xhat.data.batch import Batch, require_rows
+from xhat.data.images import to_float
+from xhat.data.shape import PIXELS, DataShape
+from xhat.errors import DataError
+from xhat.rng import Shard
+
+PROBED = 2
+"""Samples that are asked for to see what a source gives."""
+
+
+@runtime_checkable
+class DataSource(Protocol):
+    """Where samples come from: any object with these two methods.
+
+    A source may also say what it knows, in attributes: `range`, (low, high) of its values; `classes`, how many there are of the
+    condition "label", and `class_names`; `held_out`, another source to measure on; `name`, for messages; `__len__`, how many
+    different samples it has.
+    """
+
+    def get(self, step: int, shard: Shard, rows: int) -> Batch:
+        """Samples number shard.first, ..., shard.first + rows - 1 of the shard.total samples of a training step.
+
+        They are a function of the arguments alone: the same on one process and on many, and after a resume.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """The same for the same data, another for others: a run is resumed with no others."""
+        ...
+
+
+def name_of(source: object) -> str:
+    """What messages call a source."""
+    return str(getattr(source, "name", "") or type(source).__name__)
+
+
+def shape_of(source: DataSource) -> DataShape:
+    """What a source says of its data, or what its first samples look like.
+
+    Raises:
+        DataError: they cannot be had, or are none.
+    """
+    known = getattr(source, "shape", None)
+    if isinstance(known, DataShape):
+        return known
+    x0, cond, _ = asked(source, 0, Shard(0, PROBED), PROBED)
+    told, classes = tuple(cond or ()), getattr(source, "classes", None)
+    reach = getattr(source, "range", None)
+    return DataShape.of(
+        tuple(x0.shape[1:]),
+        classes if "label" in told else None,
+        names=tuple(map(str, getattr(source, "class_names", ()))),
+        range=PIXELS if x0.dtype == torch.uint8 else None if reach is None else (float(reach[0]), float(reach[1])),
+        conditions=tuple(name for name in told if name != "label" or classes is None),
+    )
+
+
+def asked(source: DataSource, step: int, shard: Shard, rows: int) -> Batch:
+    """The batch of a source, looked at.
+
+    Raises:
+        DataError: it is none, or has other rows than were asked for.
+    """
+    name = name_of(source)
+    try:
+        found: Any = source.get(step, shard, rows)
+    except DataError:
+        raise
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"the data source {name} failed at get({step}, {shard}, {rows}): {line}") from error
+    batch = found if isinstance(found, Batch) else Batch(*found) if isinstance(found, tuple) and 0 < len(found) <= 3 else None
+    if batch is None or not isinstance(batch.x0, Tensor) or not batch.x0.ndim > 1:
+        raise DataError(f"the data source {name} gave a {_said(found)}: get returns Batch(x0, cond, extra), x0 (rows, ...)")
+    if not (batch.x0.is_floating_point() or batch.x0.dtype == torch.uint8):
+        raise DataError(f"the data source {name} gave x0 as {batch.x0.dtype}: give float32 values, or uint8 pixels")
+    if len(batch.x0) != rows:
+        raise DataError(f"the data source {name} gave {len(batch.x0)} samples where {rows} were asked for: get returns `rows`")
+    for what, values in (("cond", batch.cond), ("extra", batch.extra)):
+        try:
+            require_rows(values, rows, what)
+        except ValueError as error:
+            raise DataError(f"the data source {name}: {error}") from None
+    return batch
+
+
+def _said(found: object) -> str:
+    return f"{type(found).__name__} of {len(found)}" if isinstance(found, tuple | list) else type(found).__name__
+
+
+class Feed:
+    """The batches of a source as an objective takes them.
+
+    Args:
+        source: where they come from.
+        shape: that all of them must have.
+        device: where they go; uint8 pixels travel as such.
+    """
+
+    def __init__(self, source: DataSource, shape: DataShape, device: torch.device) -> None:
+        self.source, self.shape, self.device = source, shape, device
+
+    def get(self, step: int, shard: Shard, rows: int) -> Batch:
+        """As of `DataSource`.
+
+        Raises:
+            DataError: no batch, or samples of another shape.
+        """
+        batch = asked(self.source, step, shard, rows)
+        if tuple(batch.x0.shape[1:]) != self.shape.sample:
+            self._refuse(batch.x0)
+        return Batch(self._float(batch.x0), self._moved(batch.cond), self._moved(batch.extra))
+
+    def _refuse(self, x0: Tensor) -> NoReturn:
+        name, was = name_of(self.source), tuple(x0.shape[1:])
+        raise DataError(f"the data source {name} gave samples {was} after samples {self.shape.sample}: all need one shape")
+
+    def _float(self, x0: Tensor) -> Tensor:
+        moved = x0.to(self.device, non_blocking=True)
+        return to_float(moved) if moved.dtype == torch.uint8 else moved.float()
+
+    def _moved(self, values: Any) -> Any:
+        if values is None:
+            return None
+        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def first_samples(feed: Feed, most: int) -> Batch:
+    """The first samples of a source, at most so many, and no more than it says that it has."""
+    length = len(feed.source) if isinstance(feed.source, Sized) else most
+    count = min(most, length)
+    return feed.get(0, Shard(0, count), count)

@@ -1,0 +1,87 @@
+"""An iterable of batches as a data source."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from xhat.data.batch import Batch
+from xhat.data.reading import joined, part, whole_batch
+from xhat.errors import DataError
+from xhat.rng import Shard
+
+
+class Stream:
+    """A data source out of an iterable of batches, read from its beginning to where training is.
+
+    The order is the iterable's own. A resumed run reads up to where it was: to the last bit only if the iterable gives the same
+    each time, which a DataLoader that shuffles does not; hand its dataset to `from_dataset` instead.
+
+    Args:
+        batches: iterated again for each epoch: a DataLoader, a list, a function that makes an iterator. Each item is
+            x0 (B, ...), (x0, label) or a `Batch`, of any number of samples.
+        read: an item -> one of these; by default as it is.
+        name: for messages.
+
+    Raises:
+        DataError: it can be iterated only once.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Any] | Callable[[], Iterator[Any]],
+        read: Callable[[Any], Any] | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        self.name = name or type(batches).__name__
+        if iter(batches) is batches if isinstance(batches, Iterable) else not callable(batches):
+            raise DataError(f"{self.name} can be read only once: give a function that makes it, a list or a DataLoader")
+        self._batches, self._read = batches, read
+        self._open: Iterator[Any] | None = None
+        self._position, self._left = 0, list[Batch]()
+
+    def get(self, step: int, shard: Shard, rows: int) -> Batch:
+        """As of `DataSource`; going back starts anew."""
+        wanted = step * shard.total + shard.first
+        if self._open is None or wanted < self._position:
+            self._open, self._position, self._left = self._begin(), 0, []
+        self._take(wanted - self._position)
+        return joined(self._take(rows))
+
+    def fingerprint(self) -> str:
+        """What its samples look like: whoever reads a stream does not know all of it."""
+        first = joined(self._first())
+        told = sorted({*(first.cond or {}), *(first.extra or {})})
+        return f"stream of {tuple(first.x0.shape[1:])} {first.x0.dtype} {' '.join(told)}".strip()
+
+    def _first(self) -> list[Batch]:
+        return [self._batch(next(self._begin()))]
+
+    def _begin(self) -> Iterator[Any]:
+        again = iter(self._batches) if isinstance(self._batches, Iterable) else self._batches()
+        return iter(again)
+
+    def _take(self, rows: int) -> list[Batch]:
+        """The next samples, in pieces."""
+        taken: list[Batch] = []
+        while rows > 0:
+            if not self._left:
+                self._left = [self._next()]
+            batch = self._left.pop()
+            count = min(rows, len(batch.x0))
+            taken.append(part(batch, slice(0, count)))
+            if count < len(batch.x0):
+                self._left = [part(batch, slice(count, None))]
+            rows, self._position = rows - count, self._position + count
+        return taken
+
+    def _next(self) -> Batch:
+        assert self._open is not None
+        for _ in range(2):
+            for item in self._open:
+                if len((batch := self._batch(item)).x0):
+                    return batch
+            self._open = self._begin()
+        raise DataError(f"{self.name} gives no samples")
+
+    def _batch(self, item: Any) -> Batch:
+        return whole_batch(item if self._read is None else self._read(item), self.name)

@@ -1,0 +1,151 @@
+"""Data sources of what people have: tensors, a torch Dataset, an iterable of batches."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from xhat.data.batch import Batch, Extra, chosen_rows, require_rows
+from xhat.data.reading import one_sample, together
+from xhat.data.rows import Rows, as_numbers, checksum, rows_with_held_out
+from xhat.data.shape import PIXELS, DataShape
+from xhat.data.source import DataSource
+from xhat.data.stream import Stream
+from xhat.errors import DataError
+
+HELD_OUT, LOOKED_AT = 0.05, 16
+"""The share of samples that is measured on, and how many samples of a Dataset its fingerprint looks at."""
+
+Read = Callable[[Any], Any]
+
+
+def from_tensors(
+    x0: Tensor | np.ndarray,
+    cond: Mapping[str, Tensor] | None = None,
+    extra: Extra | None = None,
+    *,
+    held_out: float = HELD_OUT,
+    seed: int = 0,
+    value_range: tuple[float, float] | None = None,
+    classes: int | None = None,
+    name: str = "tensors",
+) -> Rows:
+    """Samples in memory.
+
+    Args:
+        x0: (N, ...): vectors (N, D), signals (N, C, L), images (N, C, H, W), volumes (N, C, D, H, W); uint8 pixels, or floats
+            that the network sees as they are.
+        cond: what the network is told of each, (N, ...) by name.
+        extra: what terms and penalties see of each.
+        held_out: share that is set aside to measure on; fewer than 16 are none.
+        seed: of the order.
+        value_range: lowest and highest value that x0 can have, (-1, 1) for pictures; uint8 pixels know theirs.
+        classes: number of the classes in cond["label"]; by default one more than the largest there.
+        name: for messages.
+
+    Raises:
+        DataError: no samples, or conditions and extras of other length.
+    """
+    values = torch.as_tensor(x0)
+    if values.ndim < 2:
+        raise DataError(f"{name}: x0 {tuple(values.shape)} must be (N, ...), a vector or more for each sample")
+    values = values if values.dtype == torch.uint8 else values.float()
+    told = None if cond is None else {key: torch.as_tensor(value) for key, value in cond.items()}
+    for what, those in (("cond", told), ("extra", extra)):
+        try:
+            require_rows(those, len(values), what)
+        except ValueError as error:
+            raise DataError(f"{name}: {error}") from None
+    label = (told or {}).get("label")
+    if label is not None and classes is None and label.ndim == 1 and not label.is_floating_point():
+        classes = int(label.max()) + 1
+
+    def at(index: Tensor) -> Batch:
+        return Batch(values[index], chosen_rows(told, index), chosen_rows(extra, index))
+
+    shape = DataShape.of(
+        tuple(values.shape[1:]),
+        classes,
+        range=PIXELS if values.dtype == torch.uint8 else value_range,
+        conditions=tuple(key for key in told or () if key != "label" or classes is None),
+    )
+    mark = checksum([values, *as_numbers(told, extra)])
+    labels = label if classes is not None else None
+    return rows_with_held_out(at, len(values), mark, name, share=held_out, seed=seed, shape=shape, labels=labels)
+
+
+def from_dataset(
+    dataset: Any, read: Read | None = None, *, held_out: float = HELD_OUT, seed: int = 0, name: str | None = None
+) -> Rows:
+    """A data set whose samples have numbers: a torch Dataset, one of Hugging Face, a list.
+
+    Args:
+        dataset: len(dataset) samples, dataset[k] each.
+        read: one sample of it -> x0 (C, ...), or (x0, label), or Batch(x0, cond, extra) of one sample; by default as it is.
+        held_out: as of `from_tensors`.
+        seed: of the order.
+        name: for messages.
+
+    Raises:
+        DataError: it is empty, or a sample is nothing that can be read.
+    """
+    called = name or type(dataset).__name__
+
+    def one(number: int) -> Batch:
+        item = dataset[number]
+        return one_sample(item if read is None else read(item), called)
+
+    def at(index: Tensor) -> Batch:
+        return together([one(number) for number in index.tolist()])
+
+    length = len(dataset)
+    if not length:
+        raise DataError(f"{called} holds no samples")
+    seen = at(torch.linspace(0, length - 1, min(LOOKED_AT, length)).long())
+    mark = f"{length} {checksum([seen.x0, *as_numbers(seen.cond, seen.extra)])}"
+    return rows_with_held_out(at, length, mark, called, share=held_out, seed=seed)
+
+
+def from_iterable(
+    batches: Iterable[Any] | Callable[[], Iterator[Any]], read: Read | None = None, *, name: str | None = None
+) -> Stream:
+    """Batches that come one after the other: a DataLoader, or a function that makes an iterator. See `Stream`.
+
+    Args:
+        batches: iterated again for each epoch; items are x0 (B, ...), (x0, label) or `Batch`, of any number of samples.
+        read: an item -> one of these; by default as it is.
+        name: for messages.
+
+    Raises:
+        DataError: they can be iterated only once.
+    """
+    return Stream(batches, read, name=name)
+
+
+def as_source(data: Any, held_out: float = HELD_OUT) -> DataSource:
+    """A data source of whatever it is: one already, a tensor or an array, a Dataset, an iterable of batches.
+
+    Args:
+        data: see above.
+        held_out: share of a tensor's or a Dataset's samples to set aside.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    if isinstance(data, DataSource):
+        return data
+    if isinstance(data, Tensor | np.ndarray):
+        return from_tensors(data, held_out=held_out)
+    if isinstance(data, DataLoader):
+        return Stream(data)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping | str):
+        return from_dataset(data, held_out=held_out)
+    if isinstance(data, Iterable) and not isinstance(data, Mapping | str):
+        return Stream(data)
+    raise DataError(
+        f"{type(data).__name__} is no data: give a tensor, a Dataset, an iterable of batches, or an object with "
+        "get(step, shard, rows) and fingerprint()"
+    )

@@ -1,0 +1,92 @@
+"""What happens in a training that somebody else may want to know of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from xhat.diffusion.denoiser import Denoiser
+from xhat.objective.objective import Objective
+from xhat.training.stop import Stop
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run is.
+
+    Attributes:
+        run: its folder.
+        step: steps done.
+        progress: share of the budget that is spent.
+        seconds: trained so far.
+        losses: what the objective returned at this step, () each, on this process, without a graph.
+        numbers: at `logged` the row of metrics.jsonl, at `measured` what was measured on held-out samples; else empty.
+        path: at `saved` the weights, at `pictured` the picture; else None.
+        objective: what is trained, as it is now.
+        denoiser: with the averaged weights, to sample from.
+    """
+
+    run: Path
+    step: int
+    progress: float
+    seconds: float
+    losses: Mapping[str, Tensor]
+    objective: Objective
+    denoiser: Denoiser
+    _stop: Stop = field(repr=False)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    def stop(self) -> None:
+        """End the training after this step (of several processes: after the next), its state saved, as Ctrl-C does."""
+        self._stop.asked = True
+
+
+class Callback:
+    """What is called at moments of a training, on the main process; override what you need.
+
+    An exception ends the training, its state saved, and is raised by `fit`: so a trial is pruned.
+    """
+
+    def step(self, at: Moment) -> None:
+        """After every step."""
+
+    def logged(self, at: Moment) -> None:
+        """After a row of metrics.jsonl: its values are `at.numbers`."""
+
+    def measured(self, at: Moment) -> None:
+        """After a measurement on held-out samples: `at.numbers["eval/bits_per_dim"]` and its kin."""
+
+    def pictured(self, at: Moment) -> None:
+        """After a picture of samples was drawn, `at.path`."""
+
+    def saved(self, at: Moment) -> None:
+        """After a checkpoint and the weights, `at.path`."""
+
+    def ended(self, at: Moment) -> None:
+        """After the last step, everything written."""
+
+
+class Callbacks:
+    """Calls all of them; the first exception is kept, and asks to stop."""
+
+    def __init__(self, callbacks: Sequence[Callback], stop: Stop) -> None:
+        self.callbacks, self.stop = callbacks, stop
+        self.error: Exception | None = None
+
+    def call(self, moment: str, at: Moment) -> None:
+        """Tell all of them, by the name of the method, unless one has failed; that a training has ended all of them hear."""
+        for callback in self.callbacks if self.error is None or moment == "ended" else ():
+            try:
+                getattr(callback, moment)(at)
+            except Exception as error:  # whatever a user's code raises: raised again once the state is saved
+                self.error, self.stop.asked = self.error or error, True
+                if moment != "ended":
+                    return
+
+    def finish(self) -> None:
+        """Raise what was kept."""
+        if self.error is not None:
+            raise self.error
