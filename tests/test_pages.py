@@ -110,6 +110,9 @@ def reader(tmp_path, monkeypatch, mnist_run):
     for page in PAGES:
         for block in code(page, "yaml"):
             (tmp_path / block.splitlines()[0].removeprefix("# ").split(":")[0]).write_text(block)
+        for block in code(page, "python"):
+            if (first := block.splitlines()[0]).startswith("# ") and first.endswith(".py"):
+                (tmp_path / first.removeprefix("# ")).write_text(block)
     (tmp_path / "my.yaml").write_text((ROOT / "src" / "xhat" / "config" / "presets" / "mnist.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

@@ -1,6 +1,5 @@
 """Training of objects: any objective on any data, with all that a run has."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,13 +92,15 @@ def fit(
     measured = getattr(source, "held_out", None) if held_out is None else as_source(held_out)
     folder = Path(run)
     with reserved(folder, "training in", "run"):
-        checkpoint, before = _where(folder, objective, how, resume=resume)
+        checkpoint, before, noticed = _where(folder, objective, how, resume=resume)
         setup = set_up(objective, source, how, held_out=measured, checkpoint=checkpoint)
         setup.accelerator.wait_for_everyone()  # all have seen that there was no run before there is one
         shown = display or standard()
         if main_process():
             write_objects(folder, how, objective, setup.shape)
             write_environment(folder)
+            for line in noticed:
+                shown.say(line)
             shown.say(summary_of_source(name_of(source), source, measured, setup.shape))
             if before and (jump := rate_jump(before, how, setup.state.step, setup.state.seconds)):
                 shown.say(jump)
@@ -107,8 +108,10 @@ def fit(
         return _fitted(setup, folder, finished)
 
 
-def _where(folder: Path, objective: Objective, how: Options, *, resume: bool) -> tuple[Checkpoint | None, Options | None]:
-    """The checkpoint to go on from, and the options so far; nothing for a new run.
+def _where(
+    folder: Path, objective: Objective, how: Options, *, resume: bool
+) -> tuple[Checkpoint | None, Options | None, list[str]]:
+    """The checkpoint to go on from, and the options so far, nothing for a new run; and what to say of them.
 
     Raises:
         RunError: there is a run, and it is not to go on, or not as this one.
@@ -117,21 +120,15 @@ def _where(folder: Path, objective: Objective, how: Options, *, resume: bool) ->
         raise RunError(f"{folder} holds a run of xhat train: choose another folder, or resume it with xhat train --resume")
     before = read_objects(folder)
     if before is None:
-        if resume:
-            warnings.warn(f"{folder} holds no run yet: starting from step 0", stacklevel=4)
-        return None, None
+        return None, None, [f"{folder} holds no run yet: starting from step 0"] if resume else []
     if not resume:
         raise RunError(f"{folder} holds a run already: pass resume=True to go on, or choose another folder")
     if changed := differences_of(before, how, objective, MAY_CHANGE):
         what = "; ".join(changed[:3])
-        raise RunError(
-            f"{folder} holds a run of other objects or options ({what}): choose another folder, or go on with its own"
-        )
+        raise RunError(f"{folder} holds a run of other objects or options ({what}): name another, or go on with its own")
     sweep(folder)
     checkpoint, damaged = newest_checkpoint(folder)
-    for line in damaged if main_process() else []:
-        warnings.warn(line, stacklevel=4)
-    return checkpoint, before.options
+    return checkpoint, before.options, damaged
 
 
 def _fitted(setup: Setup, folder: Path, finished: bool) -> Fitted:
