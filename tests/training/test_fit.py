@@ -18,7 +18,7 @@ from helpers import TINY, write_digits
 from helpers import xhat as command
 from xhat.config.data import build_data
 from xhat.config.parsing import options_of
-from xhat.data import Batch, from_tensors
+from xhat.data import Batch, WithNull, from_tensors
 from xhat.errors import ConfigError, DataError, RunError
 
 NETWORK = "unet(widths=(8, 8), blocks=(1, 1), embedding=16)"
@@ -358,9 +358,8 @@ def test_a_loader_trains_too(tmp_path):
 def test_two_processes_are_one(tmp_path):
     """The same program under torchrun: the weights agree to float tolerance, the files are written once."""
     program = tmp_path / "mine.py"
-    program.write_text(
-        textwrap.dedent(PROGRAM.format(tests=str(Path(__file__).parents[1])).replace("max_steps=400", "max_steps=6"))
-    )
+    text = PROGRAM.format(tests=str(Path(__file__).parents[1]))
+    program.write_text(text.replace("max_steps=400", "max_steps=6"))
     subprocess.run([sys.executable, "-W", "ignore", program, tmp_path / "one"], check=True, capture_output=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", program, tmp_path / "two"]
     subprocess.run(launch, check=True, capture_output=True)
@@ -368,3 +367,38 @@ def test_two_processes_are_one(tmp_path):
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
     assert [row["step"] for row in rows(tmp_path / "two")] == [2, 4, 6]
+
+
+class Labelled(nn.Module):
+    """Knows 3 classes and no null class."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        self.body, self.names = nn.Conv2d(1, 1, 3, padding=1), nn.Embedding(classes, 1)
+
+    def forward(self, z, t, label):
+        return self.body(z) + self.names(label)[:, :, None, None]
+
+
+def test_guidance_that_the_network_cannot_take_is_said_before_it_trains(tmp_path):
+    data = from_tensors(torch.rand(400, 1, 4, 4), {"label": torch.arange(400) % 3}, value_range=(-1, 1))
+    terms = {"denoise": xhat.Term(xhat.Denoising(xhat.V))}
+    few, enough = (xhat.Objective(xhat.Denoiser(Labelled(n), xhat.Cosine(), xhat.V), terms) for n in (3, 4))
+    guided = {**QUICK, "sampling": {"steps": 2, "guidance": 2.0}}
+    with pytest.raises(RunError, match="guidance 2 shows the network the null class, number 3, which it cannot take"):
+        xhat.fit(few, data, tmp_path / "run", max_steps=2, **guided)
+    assert not (tmp_path / "run").exists()
+    told = WithNull(data, {"label": 3}, 0.2)
+    assert len(told) == len(data)
+    assert xhat.fit(enough, told, tmp_path / "run", max_steps=2, **guided).finished
+    assert xhat.fit(few, data, tmp_path / "plain", max_steps=2, **QUICK).finished
+
+
+def test_bf16_and_micro_batches(tmp_path):
+    x0 = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
+    for name, more in (("one", {}), ("parts", {"accumulate": 4}), ("bf16", {"precision": "bf16"})):
+        xhat.fit(objective(3), x0, tmp_path / name, max_steps=4, **QUICK, **more)
+    one, parts, bf16 = (weights(tmp_path / name) for name in ("one", "parts", "bf16"))
+    for key in one:
+        torch.testing.assert_close(one[key], parts[key], rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(one[key], bf16[key]) for key in one), "another precision"

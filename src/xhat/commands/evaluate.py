@@ -129,6 +129,7 @@ def _evaluate(
     cond = conditions_of(trained, reference, n)
     drawn = _generated(trained, n, seed, cond) if samples is None else _read(samples, trained)
     result: dict[str, Any] = {"run": run_, "step": trained.step, "samples": len(drawn), "reference": len(reference)}
+    result |= {"of": "images" if trained.shape.is_picture else "samples"}
     result |= {"reference_is": reference.kind, **_quality(seen_in, drawn, reference.images.pixels)}
     standing = {"total_variation": total_variation} if trained.shape.is_picture else {}
     penalties = {**standing, **own_penalties(build_objective(trained.config, trained.denoiser))}
@@ -198,9 +199,10 @@ def _read(samples: str, trained: TrainedRun) -> Tensor:
 def _show(result: dict[str, Any]) -> None:
     out = console()
     table = new_table(text_column(), number_column(""), text_column())
-    kind = "held-out images" if result["reference_is"] == "held out" else "training images"
+    what = result["of"]
+    kind = f"held-out {what}" if result["reference_is"] == "held out" else f"training {what}"
     if result["fid"] is None:
-        table.add_row("FID, KID", "", "no feature network for these images: name one with --features module:factory")
+        table.add_row("FID, KID", "", f"no feature network for these {what}: name one with --features module:factory")
     else:
         out.print(f"features: {result['features']}", soft_wrap=True)
         against = f"{result['samples']} samples against {result['reference']} {kind}"
@@ -211,10 +213,10 @@ def _show(result: dict[str, Any]) -> None:
         table.add_row("read as a digit", f"{result['confident']:.1%}", f"with confidence >= 0.9; {real}")
         table.add_row("read as 0 to 9", "", " ".join(map(str, result["digits"])))
     for name, value in result["penalties"].items():
-        table.add_row(name, f"{value:.4f}", f"real images: {result['penalties_real'][name]:.4f}")
+        table.add_row(name, f"{value:.4f}", f"real {what}: {result['penalties_real'][name]:.4f}")
     show_table(out, table)
     rows = result["denoising"]
-    of = "held-out images" if rows["images_are"] == "held out" else "training images"
+    of = f"held-out {what}" if rows["images_are"] == "held out" else f"training {what}"
     out.print(f"\ndenoising error: mean (x0 - x0_hat)² per pixel, {rows['images']} {of}")
     headers = ("logsnr", "error\nof x0", "±\nstandard\nerror", "bits/dim\nper unit\nlogsnr")
     errors = new_table(*map(number_column, headers))

@@ -1,7 +1,7 @@
 """The data of a config: images that it names by a path, or a source of a user's own."""
 
 import ast
-from collections.abc import Sized
+import math
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -16,13 +16,15 @@ from xhat.data.order import AsTheyAre, Order
 from xhat.data.parts import Parts, labels_for, load_parts
 from xhat.data.rows import images_as_rows
 from xhat.data.shape import DataShape, data_shape
-from xhat.data.source import DataSource, asked, shape_of
+from xhat.data.source import DataSource, asked, length_of, shape_of
 from xhat.errors import ConfigError, DataError
 from xhat.registry import DATA
 from xhat.rng import Shard
 
 MOST_MEASURED = 10_000
 """Samples of a source that are taken into memory to be measured on."""
+MOST_NUMBERS = 200_000_000
+"""All values of these together."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def build_parts(config: Config, shape: DataShape) -> Parts:
 
 def in_memory(source: DataSource, shape: DataShape, name: str, most: int = MOST_MEASURED) -> Images:
     """The first samples of a source, with what the network is told of them."""
-    count = min(most, len(source) if isinstance(source, Sized) else most)
+    length, room = length_of(source), max(2, MOST_NUMBERS // math.prod(shape.sample))
+    count = min(most, room, most if length is None else length)
     x0, cond, _ = asked(source, 0, Shard(0, count), count)
     if tuple(x0.shape[1:]) != shape.sample:
         raise DataError(f"{name} gives samples {tuple(x0.shape[1:])}, the run was trained on {shape.sample}")

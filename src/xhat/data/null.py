@@ -41,6 +41,9 @@ class WithNull:
         null = torch.as_tensor(self.null[name], dtype=value.dtype, device=value.device)
         return torch.where(kept.to(value.device).reshape(-1, *(1,) * (value.ndim - 1)), value, null)
 
+    def __len__(self) -> int:
+        return len(self.source)  # type: ignore[arg-type]  # a TypeError where the source does not say
+
     def fingerprint(self) -> str:
         """That of the source: the same data, whatever is told of them."""
         return self.source.fingerprint()

@@ -1,6 +1,5 @@
 """What a data source is, and how a network gets its batches: checked, in float32, on its device."""
 
-from collections.abc import Sized
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
@@ -133,8 +132,16 @@ class Feed:
         return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
+def length_of(source: object) -> int | None:
+    """How many different samples a source has; None where it does not say."""
+    try:
+        return len(source)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def first_samples(feed: Feed, most: int) -> Batch:
     """The first samples of a source, at most so many, and no more than it says that it has."""
-    length = len(feed.source) if isinstance(feed.source, Sized) else most
-    count = min(most, length)
+    length = length_of(feed.source)
+    count = most if length is None else min(most, length)
     return feed.get(0, Shard(0, count), count)

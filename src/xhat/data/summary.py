@@ -1,13 +1,13 @@
 """What is said of images: one line about those that a run is trained on, and what was noticed while reading them."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 
 import torch
 
 from xhat.data.images import Images
 from xhat.data.scale import EIGHT_BITS
 from xhat.data.shape import DataShape
-from xhat.data.source import DataSource
+from xhat.data.source import DataSource, length_of
 from xhat.data.wording import counted
 
 SHOWN, NAME_LENGTH = 8, 24
@@ -35,11 +35,12 @@ def summary(images: Images, held_out: Images | None, labels: bool, wanted: bool 
 
 def summary_of_source(name: str, source: DataSource, held_out: DataSource | None, shape: DataShape) -> str:
     """Number and shape of a source's samples, what the network is told of them, and how many are held out."""
-    count = counted(len(source), "sample") if isinstance(source, Sized) else "samples"
+    length, aside = length_of(source), None if held_out is None else length_of(held_out)
+    count = "samples" if length is None else counted(length, "sample")
     classes = [] if shape.classes is None else [f"the label, of {shape.classes:,} classes"]
     told = ", ".join([*classes, *shape.conditions]) or "nothing"
     reach = "unknown range" if shape.range is None else f"range {shape.range[0]:g} to {shape.range[1]:g}"
-    held = "none" if held_out is None else f"{len(held_out):,}" if isinstance(held_out, Sized) else "some"
+    held = "none" if held_out is None else "some" if aside is None else f"{aside:,}"
     return f"data: {name}, {count} of {shape.said()}, {reach}; the network is told {told}; {held} held out"
 
 

@@ -15,9 +15,11 @@ from xhat.data.shape import DataShape
 from xhat.data.source import DataSource, Feed, first_samples, shape_of
 from xhat.diffusion.denoiser import Condition
 from xhat.errors import ConfigError, RunError
+from xhat.objective.draw import Draw
 from xhat.objective.objective import Objective
 from xhat.rng import Shard
 from xhat.runs.checkpoint import Checkpoint
+from xhat.sampling.guidance import Guided
 from xhat.training.budget import Budget
 from xhat.training.ema import power_average
 from xhat.training.hardware import fast_bf16
@@ -161,12 +163,27 @@ def _refuse_what_cannot_run(objective: Objective, feed: Feed, options: Options, 
         except Exception as error:
             called = f" ({said[name]})" if name in said else ""
             raise RunError(f'term "{name}"{called} cannot be computed: {first_line(error)}') from error
+    _refuse_guidance_that_fails(objective, draw, options.sampling.guidance, feed.shape.classes)
     try:
         build_sampling(options.sampling, objective.denoiser.schedule)
     except ConfigError:
         raise
     except ValueError as error:
         raise RunError(str(error)) from None
+
+
+@torch.no_grad()
+def _refuse_guidance_that_fails(objective: Objective, draw: Draw, guidance: float, classes: int | None) -> None:
+    """A guided call, which shows the network one class more than the data have."""
+    if not classes or guidance == 1:
+        return
+    try:
+        Guided(objective.denoiser, guidance, classes)(draw.z, draw.t, draw.cond)
+    except Exception as error:
+        raise RunError(
+            f"sampling.guidance {guidance:g} shows the network the null class, number {classes}, which it cannot take "
+            f"({first_line(error)}): set it to 1, or give the network one class more and the data a WithNull"
+        ) from error
 
 
 def _refusal(called: str, message: str) -> RunError:
