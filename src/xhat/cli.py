@@ -93,6 +93,7 @@ def _help() -> str:
         "  xhat train mnist --run runs/digits                      a few minutes on a laptop",
         "  xhat train mnist --run runs/mine --data path/to/images  the same on your own images",
         "  xhat sample runs/digits --n 64 --out digits.npz         images as an array, a picture beside it",
+        "  xhat train my.yaml --run runs/own --use my_parts.py     with networks, losses and data of your own",
         "",
         f"presets: {', '.join(preset_names())}",
     ]

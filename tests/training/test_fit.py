@@ -402,3 +402,27 @@ def test_bf16_and_micro_batches(tmp_path):
     for key in one:
         torch.testing.assert_close(one[key], parts[key], rtol=1e-4, atol=1e-5)
     assert any(not torch.equal(one[key], bf16[key]) for key in one), "another precision"
+
+
+def test_parts_that_training_changes_are_the_same_objects_each_time(tmp_path):
+    """A penalty with weights of its own, given to its constructor: resumed twice, it is known by what it was at first."""
+
+    class Critic(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.scale = nn.Parameter(scale)
+
+        def forward(self, images):
+            return (self.scale * images).flatten(1).square().mean(1)
+
+    def own():
+        terms = {
+            "denoise": xhat.Term(xhat.Denoising(xhat.V)),
+            "critic": xhat.Term(xhat.ImageLoss(Critic(torch.ones(3)))),
+        }
+        return objective(3, terms=terms)
+
+    x0 = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
+    for steps in (2, 4, 6):
+        assert xhat.fit(own(), x0, tmp_path / "run", resume=True, max_steps=steps, **QUICK).step == steps
+    assert "tensor" in own().described()["term critic"]

@@ -11,7 +11,6 @@ from xhat.config.parsing import options_of
 from xhat.data.shape import DataShape
 from xhat.errors import RunError
 from xhat.files import write_bytes
-from xhat.objective.objective import Objective
 
 OBJECTS = "objects.json"
 
@@ -22,16 +21,16 @@ class Objects:
 
     Attributes:
         options: how.
-        objective: its parts in words, see `Objective.described`.
+        objective: its parts in words before it was trained, see `Objective.described`.
     """
 
     options: Options
     objective: dict[str, str]
 
 
-def write_objects(run: Path, options: Options, objective: Objective, shape: DataShape) -> None:
+def write_objects(run: Path, found: Objects, shape: DataShape) -> None:
     """Write what is trained."""
-    values = {"options": asdict(options), "objective": objective.described(), "data": shape.said()}
+    values = {"options": asdict(found.options), "objective": found.objective, "data": shape.said()}
     write_bytes(run / OBJECTS, json.dumps(values, indent=1).encode())
 
 
@@ -51,10 +50,8 @@ def read_objects(run: Path) -> Objects | None:
         raise RunError(f"{path} is damaged ({error}): choose another folder") from None
 
 
-def differences_of(before: Objects, options: Options, objective: Objective, ignored: Sequence[str]) -> list[str]:
+def differences_of(before: Objects, now: Objects, ignored: Sequence[str]) -> list[str]:
     """Lines "key: value there, value here" for what differs between a run and what is to go on with it."""
-    there = {**flat(asdict(before.options)), **before.objective}
-    here = {**flat(json.loads(json.dumps(asdict(options)))), **objective.described()}
-    there = flat(json.loads(json.dumps(there)))
+    there, here = (json.loads(json.dumps({**flat(asdict(o.options)), **o.objective})) for o in (before, now))
     keys = [key for key in {**there, **here} if key.split(".")[0] not in ignored]
     return [f"{key}: {there.get(key)} there, {here.get(key)} here" for key in keys if there.get(key) != here.get(key)]

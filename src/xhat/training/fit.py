@@ -19,7 +19,7 @@ from xhat.runs.checkpoint import Checkpoint, newest_checkpoint
 from xhat.runs.environment import write_environment
 from xhat.runs.lock import main_process, reserved
 from xhat.runs.metrics import read_metrics
-from xhat.runs.objects import differences_of, read_objects, write_objects
+from xhat.runs.objects import Objects, differences_of, read_objects, write_objects
 from xhat.runs.recipe import CONFIG_FILE
 from xhat.training.callbacks import Callback
 from xhat.training.display import Display, standard
@@ -90,14 +90,14 @@ def fit(
     how = options_of({**({} if options is None else asdict(options)), **changes})
     source = as_source(data)
     measured = getattr(source, "held_out", None) if held_out is None else as_source(held_out)
-    folder = Path(run)
+    folder, own = Path(run), Objects(how, objective.described())  # as it is before a checkpoint's values are in it
     with reserved(folder, "training in", "run"):
-        checkpoint, before, noticed = _where(folder, objective, how, resume=resume)
+        checkpoint, before, noticed = _where(folder, own, resume=resume)
         setup = set_up(objective, source, how, held_out=measured, checkpoint=checkpoint)
         setup.accelerator.wait_for_everyone()  # all have seen that there was no run before there is one
         shown = display or standard()
         if main_process():
-            write_objects(folder, how, objective, setup.shape)
+            write_objects(folder, own, setup.shape)
             write_environment(folder)
             for line in noticed:
                 shown.say(line)
@@ -108,9 +108,7 @@ def fit(
         return _fitted(setup, folder, finished)
 
 
-def _where(
-    folder: Path, objective: Objective, how: Options, *, resume: bool
-) -> tuple[Checkpoint | None, Options | None, list[str]]:
+def _where(folder: Path, own: Objects, *, resume: bool) -> tuple[Checkpoint | None, Options | None, list[str]]:
     """The checkpoint to go on from, and the options so far, nothing for a new run; and what to say of them.
 
     Raises:
@@ -123,7 +121,7 @@ def _where(
         return None, None, [f"{folder} holds no run yet: starting from step 0"] if resume else []
     if not resume:
         raise RunError(f"{folder} holds a run already: pass resume=True to go on, or choose another folder")
-    if changed := differences_of(before, how, objective, MAY_CHANGE):
+    if changed := differences_of(before, own, MAY_CHANGE):
         what = "; ".join(changed[:3])
         raise RunError(f"{folder} holds a run of other objects or options ({what}): name another, or go on with its own")
     sweep(folder)
