@@ -15,6 +15,7 @@ from xhat.registry import (
     DATA,
     ESTIMATES,
     GATES,
+    GRADIENTS,
     LOSSES,
     MULTIPLIERS,
     NETWORKS,
@@ -26,6 +27,7 @@ from xhat.registry import (
     TARGETS,
     TIME_INPUTS,
     TIMES,
+    VARIANCES,
     WEIGHTINGS,
     WHERE,
     Registry,
@@ -91,6 +93,8 @@ NAMED: dict[str, Registry] = {
     "estimate": ESTIMATES,
     "spacing": SPACINGS,
     "time_input": TIME_INPUTS,
+    "variance": VARIANCES,
+    "differentiate": GRADIENTS,
 }
 
 register = Register()
