@@ -72,7 +72,7 @@ def main() -> None:
     steps, every = options.steps, options.every
     plain = followed(xhat.Objective(denoiser, base), look, steps, every, OptimizerConfig(muon_lr=0.02), "training")
     terms = {**base, "smooth": xhat.Term(smooth, weight=TUNED)}
-    slow = OptimizerConfig(lr=2e-4, muon_lr=0.002)
+    slow = OptimizerConfig(lr=5e-5, muon_lr=3e-4)
     tuned = followed(xhat.Objective(denoiser, terms), look, max(1, steps // 3), max(1, every // 3), slow, "tuning")
     show(plain, "training")
     show(plain[len(plain) // 2 :], "training, the later half")

@@ -91,9 +91,10 @@ def forget_used_files():
     from xhat.registry import FAMILIES
 
     for file in use.used_files():
-        sys.modules.pop(f"xhat_use_{file.path.stem}", None)
+        for module in (f"xhat_use_{file.path.stem}", file.path.stem, *(name.removesuffix(".py") for name in file.beside)):
+            sys.modules.pop(module, None)
         for family in FAMILIES:
             parts, of_python = family.names()
-            kept = {name: part for name, part in parts.items() if file.parts.get(name) != family.kind}
+            kept = {name: part for name, part in parts.items() if (family.kind, name) not in file.parts}
             family.restore((kept, {name: low for name, low in of_python.items() if low in kept}))
     use._USED.clear()

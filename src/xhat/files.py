@@ -27,6 +27,18 @@ def sweep(folder: Path) -> None:
         partial.unlink(missing_ok=True)  # each rank sweeps
 
 
+def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU that share no memory: tied weights are written once under each of their names."""
+    seen: set[int] = set()
+    found = {}
+    for name, value in tensors.items():
+        own = value.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if place in seen else own
+        seen.add(place)
+    return found
+
+
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file, copied out of it: a mapped file that is cut later would be a bus error."""
     with safe_open(path, framework="pt") as file:

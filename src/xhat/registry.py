@@ -31,8 +31,8 @@ class Registry(Mapping[str, Any]):
     """
 
     def __init__(self, kind: str, beside: "list[Registry] | None" = None) -> None:
-        self.kind, self._beside = kind, beside if beside is not None else []
-        self._beside.append(self)
+        self.kind, self.beside = kind, beside if beside is not None else []
+        self.beside.append(self)
         self._parts: dict[str, Any] = {}
         self._of_python: dict[str, str] = {}
 
@@ -65,7 +65,7 @@ class Registry(Mapping[str, Any]):
         if name in self._parts and _defined_again(self._parts[name], part):
             self._parts[name] = part
             return
-        for family, taken in ((family, n) for family in self._beside for n in (name, python)):
+        for family, taken in ((family, n) for family in self.beside for n in (name, python)):
             if taken in family or taken in RESERVED:
                 raise ValueError(f"there is a {family.kind} called {taken} already: choose another name")
         self._parts[name] = part

@@ -1,6 +1,7 @@
 """The one place where per-image numbers meet images, and modules whose tables keep their precision when a model is cast."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Self
 
@@ -29,6 +30,18 @@ def over_images(value: Shaped[Tensor, "b"], images: Tensor) -> Tensor:
 def device_of(module: nn.Module) -> torch.device:
     """Where the parameters of a network are, or its buffers; the CPU of one that has neither."""
     return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode; after it each of its parts is in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def image_mean(values: Tensor) -> Float[Tensor, "b"]:

@@ -137,7 +137,8 @@ def test_killed_and_resumed_is_the_run_that_was_not(mine, tmp_path):
 
 
 def test_a_run_keeps_its_file_and_says_that_it_needs_it(mine, run, tmp_path, capsys):
-    assert (run / "used" / "my_parts.py").read_text() == MINE
+    (copy,) = (run / "used").glob("*/my_parts.py")
+    assert copy.read_text() == MINE
     for command in (
         ("sample", run, "--out", tmp_path / "s.npz"),
         ("evaluate", run),
@@ -154,7 +155,7 @@ def test_a_run_keeps_its_file_and_says_that_it_needs_it(mine, run, tmp_path, cap
         capsys, "sample", moved, "--out", tmp_path / "s.npz"
     )
     assert not (tmp_path / "s.npz").exists()
-    assert xhat("sample", run, "--n", 2, "--out", tmp_path / "s.npz", "--use", run / "used" / "my_parts.py")[0] == 0
+    assert xhat("sample", run, "--n", 2, "--out", tmp_path / "s.npz", "--use", copy)[0] == 0
 
 
 def test_a_file_that_changed_since_is_said(mine, run, tmp_path, capsys):
@@ -281,6 +282,99 @@ def test_no_code_runs_that_was_not_named(tmp_path, capsys, monkeypatch):
     (tmp_path / "my_parts.py").write_text("raise SystemExit('it ran')\n")
     line = refused(capsys, "train", "mnist", "--run", tmp_path / "run", "--network", "my_parts.Net", "--max_steps", 1)
     assert 'unknown name "my_parts.Net"' in line
+
+
+def test_a_part_by_its_name_in_python_needs_its_file_too(mine, tmp_path, capsys):
+    run = tmp_path / "run"
+    options = ("--network", "Tiny(width=6)", "--data", "stripes(n=500)", "--max_steps", 1, *QUICK)
+    code, _, err = xhat("train", "mnist", "--run", run, "--use", mine, *options, capsys=capsys)
+    assert code == 0, err
+    assert "no effect" not in err
+    assert "add --use my_parts.py" in refused(capsys, "sample", run, "--out", tmp_path / "s.npz")
+
+
+def test_a_name_of_ours_in_another_family_needs_no_file(tmp_path, capsys):
+    """A penalty called unet has nothing to do with the network unet."""
+    path, digits = tmp_path / "taken.py", tmp_path / "digits.npz"
+    path.write_text("import xhat\n@xhat.register\ndef unet(images):\n    return images.flatten(1).mean(1)\n")
+    np.savez(digits, images=np.zeros((64, 8, 8), np.uint8) + 99)
+    options = ("--data", digits, "--max_steps", 1, "--network", "unet(widths=(8, 8), blocks=(1, 1))", *QUICK)
+    code, _, err = xhat("train", "mnist", "--run", tmp_path / "run", "--use", path, *options, capsys=capsys)
+    assert code == 0, err
+    assert "taken.py has no effect" in err
+    assert xhat("sample", tmp_path / "run", "--n", 2, "--out", tmp_path / "s.npz")[0] == 0
+
+
+def test_what_a_file_imports_from_beside_it_is_kept_with_it(tmp_path, capsys):
+    folder = tmp_path / "my code"
+    folder.mkdir()
+    (folder / "shades.py").write_text("LIMIT = 0.5\n")
+    path = folder / "with shades.py"
+    path.write_text("import shades\nprint('loaded')\n" + MINE.replace("(images + 1)", "(images + shades.LIMIT)"))
+    run = tmp_path / "run"
+    assert train(path, run) == 0
+    (copy,) = (run / "used").glob("*/with shades.py")
+    assert (copy.parent / "shades.py").read_text() == "LIMIT = 0.5\n"
+    assert "add --use 'with shades.py'" in refused(capsys, "sample", run, "--out", tmp_path / "s.npz")
+    code, out, _ = xhat("evaluate", run, "--n", 4, "--images", 4, "--json", "--use", copy, capsys=capsys)
+    assert code == 0
+    assert json.loads(out)["samples"] == 4, "what a file prints spoils no result"
+    (folder / "shades.py").write_text("LIMIT = 0.25\n")
+    _, _, err = xhat("sample", run, "--n", 2, "--out", tmp_path / "s.npz", "--use", path, capsys=capsys)
+    assert "what with shades.py imports has changed since" in err
+
+
+def test_going_on_with_a_changed_file_keeps_both_copies(mine, run, capsys):
+    changed = MINE + "\n# another thought\n"
+    mine.write_text(changed)
+    code, _, err = xhat("train", "--run", run, "--resume", "--use", mine, "--max_steps", 5, capsys=capsys)
+    assert code == 0, err
+    assert "my_parts.py has changed since" in err
+    assert {copy.read_text() for copy in (run / "used").glob("*/my_parts.py")} == {MINE, changed}
+    _, _, err = xhat("train", "--run", run, "--resume", "--use", mine, "--max_steps", 6, capsys=capsys)
+    assert "has changed" not in err
+
+
+def test_two_files_of_which_one_imports_the_other(mine, tmp_path, capsys):
+    other = tmp_path / "more_parts.py"
+    other.write_text("import xhat\nfrom my_parts import darkness\n@xhat.register\ndef light(x):\n    return -darkness(x)\n")
+    run = tmp_path / "run"
+    options = ("--terms.light.loss", "image_loss(light)", *CHOICES, *QUICK)
+    code, _, err = xhat(
+        "train", "mnist", "--run", run, "--use", mine, "--use", other, "--max_steps", 1, *options, capsys=capsys
+    )
+    assert code == 0, err
+    assert {copy.name for copy in (run / "used").glob("*/*.py")} == {"my_parts.py", "more_parts.py"}
+
+
+LATE = {
+    "a gate": (
+        "@xhat.register\ndef shaky(seed, step):\n    return 1.0 if step < 2 else 1 / 0\n",
+        ("--terms.denoise.when", "shaky"),
+        "late.py, line 5: ZeroDivisionError: division by zero",
+    ),
+    "a sampler": (
+        "@xhat.register\nclass shaky(xhat.samplers.Sampler):\n    def step(self, model, z, t, s, noise, state):\n"
+        "        raise KeyError('x')\n",
+        ("--sampling.sampler", "shaky"),
+        "late.py, line 6: KeyError: 'x'",
+    ),
+    "an exit": (
+        "@xhat.register\ndef shaky(seed, step):\n    sys.exit(3) if step == 2 else None\n    return 1.0\n",
+        ("--terms.denoise.when", "shaky"),
+        "late.py, line 5: SystemExit: 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "options", "said"), LATE.values(), ids=LATE)
+def test_a_part_that_fails_while_it_trains_names_its_line(text, options, said, mine, tmp_path, capsys):
+    path = tmp_path / "late.py"
+    path.write_text("import sys, torch, xhat\n\n" + text)
+    own = ("--network", "tiny(width=4)", "--data", "stripes(n=400)", "--max_steps", 4, *QUICK, *options)
+    code, _, err = xhat("train", "mnist", "--run", tmp_path / "run", "--use", mine, "--use", path, *own, capsys=capsys)
+    assert code == 2
+    assert err.strip().splitlines()[-1] == f"xhat train: {said}"
 
 
 def test_what_was_brought_for_nothing_is_said(mine, tmp_path, capsys):

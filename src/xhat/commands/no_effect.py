@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from xhat.config.config import Config
 from xhat.config.data import Data
-from xhat.config.use import needed_by, used_files
+from xhat.config.origins import needed_by
+from xhat.config.use import used_files
 
 if TYPE_CHECKING:
     from xhat.training.setup import Setup

@@ -15,8 +15,9 @@ from xhat.config.build import build_denoiser, build_objective
 from xhat.config.changes import differences
 from xhat.config.config import Config
 from xhat.config.data import Data, build_data
+from xhat.config.origins import needed_by
 from xhat.config.parsing import read_config, to_config, write_config
-from xhat.config.use import needed_by, used_files
+from xhat.config.use import used_files
 from xhat.data.shape import DataShape
 from xhat.errors import DataError, DataNotFoundError, UsageError
 from xhat.files import sweep

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xhat.config.config import Config
 from xhat.config.make import make
-from xhat.config.use import origin
+from xhat.config.origins import origin
 from xhat.data.images import Images
 from xhat.data.load import load_shape
 from xhat.data.null import WithNull
@@ -16,7 +16,7 @@ from xhat.data.order import AsTheyAre, Order
 from xhat.data.parts import Parts, labels_for, load_parts
 from xhat.data.rows import images_as_rows
 from xhat.data.shape import DataShape, data_shape
-from xhat.data.source import DataSource, asked, length_of, shape_of
+from xhat.data.source import DataSource, asked, available, shape_of
 from xhat.errors import ConfigError, DataError
 from xhat.registry import DATA
 from xhat.rng import Shard
@@ -67,7 +67,7 @@ def build_data(config: Config, share: float | None = None) -> Data:
     """
     if is_source(config.data):
         source = _brought(config)
-        return Data(source, getattr(source, "held_out", None), _shape_of(source, config.data), None)
+        return Data(source, _held_out_of(source, config.data), _shape_of(source, config.data), None)
     parts = load_parts(config.data, config.image_size, config.held_out if share is None else share)
     return data_of(config, parts, data_shape(parts.train, config.labels))
 
@@ -108,14 +108,13 @@ def build_parts(config: Config, shape: DataShape) -> Parts:
     if not is_source(config.data):
         return load_parts(config.data, shape.side, config.held_out)
     source = _brought(config)
-    held = getattr(source, "held_out", None)
+    held = _held_out_of(source, config.data)
     return Parts(in_memory(source, shape, config.data), None if held is None else in_memory(held, shape, config.data))
 
 
 def in_memory(source: DataSource, shape: DataShape, name: str, most: int = MOST_MEASURED) -> Images:
     """The first samples of a source, with what the network is told of them."""
-    length, room = length_of(source), max(2, MOST_NUMBERS // math.prod(shape.sample))
-    count = min(most, room, most if length is None else length)
+    count = available(source, min(most, max(2, MOST_NUMBERS // math.prod(shape.sample))))
     x0, cond, _ = asked(source, 0, Shard(0, count), count)
     if tuple(x0.shape[1:]) != shape.sample:
         raise DataError(f"{name} gives samples {tuple(x0.shape[1:])}, the run was trained on {shape.sample}")
@@ -128,15 +127,24 @@ def _brought(config: Config) -> DataSource:
     context = {"seed": config.seed, "held_out": config.held_out}
     made = make("data", config.data, DATA, object, context)
     if not isinstance(made, DataSource):
-        where = f"{file}: " if (file := origin(config.data)) else ""
+        where = f"{file}: " if (file := origin(config.data, (DATA.kind,))) else ""
         got = type(made).__name__
         raise ConfigError(f"{where}data: {config.data} is a {got}: a source has get(step, shard, rows) and fingerprint()")
     return made
+
+
+def _held_out_of(source: DataSource, text: str) -> DataSource | None:
+    held = getattr(source, "held_out", None)
+    if held is not None and not isinstance(held, DataSource):
+        where = f"{file}: " if (file := origin(text, (DATA.kind,))) else ""
+        got = type(held).__name__
+        raise DataError(f"{where}held_out of {text} is a {got}: it is another data source, or None")
+    return held
 
 
 def _shape_of(source: DataSource, text: str) -> DataShape:
     try:
         return shape_of(source)
     except DataError as error:
-        file = origin(text)
+        file = origin(text, (DATA.kind,))
         raise DataError(f"{file}: {error}" if file else str(error)) from error

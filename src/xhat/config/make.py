@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xhat.config.expressions import evaluate, signature_of
-from xhat.config.use import origin
+from xhat.config.origins import kinds_of, origin
 from xhat.errors import ConfigError
 from xhat.objective.terms import Loss
 from xhat.registry import LOSSES, Registry
@@ -16,7 +16,7 @@ def make(key: str, text: str, names: Mapping[str, Any], kind: type | None = None
     Raises:
         ConfigError: it is another, or none; with the key.
     """
-    file = origin(text)
+    file = origin(text, kinds_of(names))
     where = f"{file}: {key}" if file else key  # a part that a user brought is named by its file
     try:
         made = evaluate(text, names, context)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import numpy as np
 import yaml
 
 from xhat.config.config import Config, TermConfig, to_values
@@ -114,7 +115,7 @@ def options_of(values: Mapping[str, Any]) -> Options:
     parser = Parser(exit_on_error=False)
     parser.add_class_arguments(Options)
     sections = {k: asdict(v) for k, v in values.items() if is_dataclass(v) and not isinstance(v, type)}
-    given = {**values, **sections}
+    given = {k: v.item() if isinstance(v, np.generic) else v for k, v in {**values, **sections}.items()}
     parsed = parser.read_values(given, Options)
     with parser.in_one_line(ConfigError):
         parsed = parser.parse_args([], namespace=parsed)

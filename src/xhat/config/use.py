@@ -1,15 +1,14 @@
 """Files of a user's own parts: named on the command line, run once, and remembered with their checksum."""
 
-import ast
+import contextlib
 import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
-from xhat.config.changes import flat
-from xhat.config.config import Config
 from xhat.errors import UsageError
 from xhat.registry import FAMILIES
 
@@ -21,12 +20,14 @@ class UsedFile:
     Attributes:
         path: of the file.
         source: its bytes when it was run.
-        parts: names that it has registered, and what they are.
+        parts: (kind, name) of what it has registered, under each of its names.
+        beside: bytes of the files that it imports from its own folder, by their path from there.
     """
 
     path: Path
     source: bytes
-    parts: dict[str, str]
+    parts: frozenset[tuple[str, str]]
+    beside: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -65,73 +66,84 @@ def _run(path: Path) -> UsedFile:
     name, before = f"xhat_use_{path.stem}", [family.names() for family in FAMILIES]
     if name in sys.modules:
         raise UsageError(f"--use {path}: another file of this name is in use: rename one of them")
-    source = path.read_bytes()
+    source, known = path.read_bytes(), set(sys.modules)
     try:
         _execute(path, name)
-        added = [(set(family), set(known[0])) for family, known in zip(FAMILIES, before, strict=True)]
-        parts = {part: f.kind for f, (now, then) in zip(FAMILIES, added, strict=True) for part in f if part in now - then}
+        parts = frozenset(_registered() - _names(before))
         if not parts:
             raise UsageError("the file registers nothing: put @xhat.register before each class or function of it")
     except BaseException as error:
-        sys.modules.pop(name, None)
-        for family, known in zip(FAMILIES, before, strict=True):
-            family.restore(known)
+        for new in {name, path.stem} & (set(sys.modules) - known):
+            del sys.modules[new]
+        for family, names in zip(FAMILIES, before, strict=True):
+            family.restore(names)
         if isinstance(error, KeyboardInterrupt):
             raise
-        said = str(error) if isinstance(error, UsageError) else f"{_place(error, path)}{_said(error)}"
+        said = str(error) if isinstance(error, UsageError) else _said(error, path)
         raise UsageError(f"--use {path}: {said}") from error
-    return UsedFile(path, source, parts)
+    return UsedFile(path, source, parts, _beside(path, set(sys.modules) - known - {name, path.stem}))
 
 
 def _execute(path: Path, name: str) -> None:
-    """Run a file as a module of this name."""
+    """Run a file as a module of this name; what it prints goes to stderr, where it spoils no result."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look there
     sys.path.append(str(path.resolve().parent))  # for what lies beside it; last, so that it hides nothing
-    spec.loader.exec_module(module)
+    importlib.invalidate_caches()
+    found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() and path.stem not in sys.modules else None
+    if found is not None and found.origin is not None and Path(found.origin).resolve() == path.resolve():
+        sys.modules[path.stem] = module  # another used file may import this one, which must not run twice
+    with contextlib.redirect_stdout(sys.stderr):
+        spec.loader.exec_module(module)
 
 
-def _place(error: BaseException, path: Path) -> str:
-    """line 12: , of the user's file."""
-    line = error.lineno if isinstance(error, SyntaxError) else None
-    trace = error.__traceback__
+def _registered() -> set[tuple[str, str]]:
+    """(kind, name) of all parts, under each of their names."""
+    return _names([family.names() for family in FAMILIES])
+
+
+def _names(of: list[tuple[dict[str, object], dict[str, str]]]) -> set[tuple[str, str]]:
+    return {(f.kind, name) for f, (low, python) in zip(FAMILIES, of, strict=True) for name in (*low, *python)}
+
+
+def _beside(path: Path, modules: set[str]) -> dict[str, bytes]:
+    """The files in the file's folder that new modules are of."""
+    folder, found = path.resolve().parent, dict[str, bytes]()
+    for module in modules:
+        file = Path(getattr(sys.modules[module], "__file__", None) or "/")
+        if file.suffix == ".py" and file.resolve().is_relative_to(folder):
+            found[file.resolve().relative_to(folder).as_posix()] = file.read_bytes()
+    return found
+
+
+def place_of(error: BaseException) -> str | None:
+    """The last line of a used file, or of one that it imports, that an error came by: my_parts.py, line 12."""
+    folders = {file.path.resolve(): file for file in used_files()}
+    beside = {f.path.resolve().parent / name for f in used_files() for name in f.beside}
+    place, trace = None, error.__traceback__
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if file.suffix == ".py" and (whole := file.resolve()) in folders.keys() | beside:
+            place = f"{whole.name}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
+def _said(error: BaseException, path: Path) -> str:
+    """line 12: NameError: ..., the line being one of the user's file."""
+    line = error.lineno if isinstance(error, SyntaxError) else _line(error.__traceback__, path)
+    lines = (error.msg if isinstance(error, SyntaxError) else str(error)).strip().splitlines()
+    kind = type(error).__name__
+    return (f"line {line}: " if line else "") + (f"{kind}: {lines[0]}" if lines else kind)
+
+
+def _line(trace: TracebackType | None, path: Path) -> int | None:
+    line = None
     while trace is not None:
         if Path(trace.tb_frame.f_code.co_filename).name == path.name:
             line = trace.tb_lineno
         trace = trace.tb_next
-    return f"line {line}: " if line else ""
-
-
-def _said(error: BaseException) -> str:
-    lines = (error.msg if isinstance(error, SyntaxError) else str(error)).strip().splitlines()
-    kind = type(error).__name__
-    return f"{kind}: {lines[0]}" if lines else kind
-
-
-def origin(text: str) -> str:
-    """The names of the used files whose parts an expression names; empty if there are none."""
-    named = _names(text)
-    return ", ".join(file.name for file in used_files() if named & file.parts.keys())
-
-
-def _names(text: str) -> set[str]:
-    try:
-        return {node.id for node in ast.walk(ast.parse(text.strip(), mode="eval")) if isinstance(node, ast.Name)}
-    except (SyntaxError, ValueError):
-        return set()
-
-
-def described(config: Config) -> dict[str, str]:
-    """How messages call the network and the terms of a config: their expressions, and the file that a part came from."""
-    texts = {"network": config.network, **{name: term.loss for name, term in config.terms.items()}}
-    return {name: f"{text} of {file}" if (file := origin(text)) else text for name, text in texts.items()}
-
-
-def needed_by(config: Config) -> list[UsedFile]:
-    """The files of this process whose parts a config names."""
-    texts = (value for value in flat(asdict(config)).values() if isinstance(value, str))
-    named = set[str]().union(*map(_names, texts))
-    return [file for file in used_files() if named & file.parts.keys()]
+    return line

@@ -38,17 +38,20 @@ def chosen_rows(values: Mapping[str, Any] | None, index: Tensor) -> dict[str, An
     return None if values is None else {name: rows_of(value, index) for name, value in values.items()}
 
 
-def require_rows(values: Mapping[str, Any] | None, rows: int, what: str) -> None:
+def require_rows(values: Any, rows: int, what: str) -> None:
     """Refuse values that have another number of rows than there are samples.
 
     Args:
-        values: by name.
+        values: a mapping of them by name, or None.
         rows: number of samples.
         what: they are, for the error: "extra".
 
     Raises:
         ValueError: names the first that does not fit.
     """
+    if values is not None and not isinstance(values, Mapping):
+        kind = type(values).__name__
+        raise ValueError(f'{what} is a {kind}: give a mapping of names, such as {{"label": labels}}')
     for name, value in (values or {}).items():
         try:
             found = len(value)

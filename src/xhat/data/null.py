@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xhat import rng
 from xhat.data.batch import Batch
-from xhat.data.source import DataSource, name_of, shape_of
+from xhat.data.source import DataSource, available, name_of, shape_of
 from xhat.rng import Shard
 
 
@@ -40,6 +40,10 @@ class WithNull:
             return value
         null = torch.as_tensor(self.null[name], dtype=value.dtype, device=value.device)
         return torch.where(kept.to(value.device).reshape(-1, *(1,) * (value.ndim - 1)), value, null)
+
+    def available(self, most: int) -> int:
+        """How many samples the source has, at most so many."""
+        return available(self.source, most)
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]  # a TypeError where the source does not say

@@ -15,6 +15,8 @@ def one_sample(item: Any, name: str) -> Batch:
     """One sample: x0 (C, ...), numbers and rows without an axis for the batch."""
     if isinstance(item, Batch):
         return item
+    if isinstance(item, tuple | list) and len(item) == 1:  # of a TensorDataset
+        item = item[0]
     if isinstance(item, Tensor | np.ndarray):
         return Batch(torch.as_tensor(item))
     if isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], Tensor | np.ndarray):

@@ -2,13 +2,14 @@
 
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xhat.data.aside import aside
-from xhat.data.batch import Batch, Extra
+from xhat.data.batch import Batch
 from xhat.data.images import Images
 from xhat.data.order import AsTheyAre, Order
 from xhat.data.shape import DataShape
@@ -109,15 +110,17 @@ def images_as_rows(images: Images, told: bool, order: Visits, shape: DataShape) 
     return Rows(at, len(images), mark, order, images.name, shape)
 
 
-def as_numbers(values: Mapping[str, Tensor] | None, extra: Extra | None) -> list[Tensor]:
-    """The tensors among what comes with samples, in the order of their names."""
-    both = {**(values or {}), **(extra or {})}
-    return [both[name] for name in sorted(both) if isinstance(both[name], Tensor)]
+def checksum(x0: Tensor, *others: Mapping[str, Any] | None) -> str:
+    """The shape of samples, and a checksum of their values and of all that comes with them."""
+    both = {name: value for values in others for name, value in (values or {}).items()}
+    found = zlib.crc32(_bytes_of(x0))
+    for name in sorted(both):
+        found = zlib.crc32(_bytes_of(both[name]), zlib.crc32(name.encode(), found))
+    return f"{tuple(x0.shape)} {found:08x}"
 
 
-def checksum(tensors: list[Tensor]) -> str:
-    """Shapes and a checksum of the bytes of tensors."""
-    found = 0
-    for tensor in tensors:
-        found = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
-    return f"{[tuple(t.shape) for t in tensors]} {found:08x}"
+def _bytes_of(value: Any) -> Any:
+    if isinstance(value, Tensor | np.ndarray):
+        flat = torch.as_tensor(value).detach().cpu().contiguous().reshape(-1)
+        return flat.view(torch.uint8).numpy().data
+    return "\0".join(map(str, value)).encode()

@@ -1,5 +1,6 @@
 """What a data source is, and how a network gets its batches: checked, in float32, on its device."""
 
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
@@ -52,12 +53,21 @@ def shape_of(source: DataSource) -> DataShape:
         return known
     x0, cond, _ = asked(source, 0, Shard(0, PROBED), PROBED)
     told, classes = tuple(cond or ()), getattr(source, "classes", None)
-    reach = getattr(source, "range", None)
+    if length_of(source) == 0:
+        raise DataError(f"{name_of(source)} holds no samples")
+    try:
+        reach = getattr(source, "range", None)
+        span = None if reach is None else (float(reach[0]), float(reach[1]))
+        names = tuple(map(str, getattr(source, "class_names", None) or ()))
+        classes = None if classes is None else int(classes)
+    except (IndexError, TypeError, ValueError) as error:
+        what = "range is (low, high), classes a number, class_names a list"
+        raise DataError(f"the data source {name_of(source)}: {what}: {error}") from None
     return DataShape.of(
         tuple(x0.shape[1:]),
         classes if "label" in told else None,
-        names=tuple(map(str, getattr(source, "class_names", ()))),
-        range=PIXELS if x0.dtype == torch.uint8 else None if reach is None else (float(reach[0]), float(reach[1])),
+        names=names,
+        range=PIXELS if x0.dtype == torch.uint8 else span,
         conditions=tuple(name for name in told if name != "label" or classes is None),
     )
 
@@ -136,12 +146,19 @@ def length_of(source: object) -> int | None:
     """How many different samples a source has; None where it does not say."""
     try:
         return len(source)  # type: ignore[arg-type]
-    except TypeError:
+    except Exception:  # none, or one of the user's that fails
         return None
+
+
+def available(source: object, most: int) -> int:
+    """How many samples there are, at most so many: those that a source says it has, or that a stream gives before it ends."""
+    if (length := length_of(source)) is not None:
+        return min(most, length)
+    count: Callable[[int], int] | None = getattr(source, "available", None)
+    return most if count is None else count(most)
 
 
 def first_samples(feed: Feed, most: int) -> Batch:
     """The first samples of a source, at most so many, and no more than it says that it has."""
-    length = length_of(feed.source)
-    count = most if length is None else min(most, length)
+    count = available(feed.source, most)
     return feed.get(0, Shard(0, count), count)

@@ -8,6 +8,9 @@ from xhat.data.reading import joined, part, whole_batch
 from xhat.errors import DataError
 from xhat.rng import Shard
 
+SKIPPED = 256
+"""Samples that are read at a time on the way to where training is."""
+
 
 class Stream:
     """A data source out of an iterable of batches, read from its beginning to where training is.
@@ -44,8 +47,18 @@ class Stream:
         wanted = step * shard.total + shard.first
         if self._open is None or wanted < self._position:
             self._open, self._position, self._left = self._begin(), 0, []
-        self._take(wanted - self._position)
+        while wanted > self._position:  # read and forgotten, a piece at a time
+            self._take(min(wanted - self._position, SKIPPED))
         return joined(self._take(rows))
+
+    def available(self, most: int) -> int:
+        """How many samples come before the end, at most so many."""
+        count = 0
+        for item in self._begin():
+            count += len(self._batch(item).x0)
+            if count >= most:
+                return most
+        return count
 
     def fingerprint(self) -> str:
         """What its samples look like: whoever reads a stream does not know all of it."""
@@ -84,4 +97,9 @@ class Stream:
         raise DataError(f"{self.name} gives no samples")
 
     def _batch(self, item: Any) -> Batch:
-        return whole_batch(item if self._read is None else self._read(item), self.name)
+        batch = whole_batch(item if self._read is None else self._read(item), self.name)
+        if batch.x0.ndim < 2:
+            raise DataError(
+                f"{self.name} gives samples {tuple(batch.x0.shape)} where batches are needed: put it into a DataLoader"
+            )
+        return batch

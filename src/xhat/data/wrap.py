@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from xhat.data.batch import Batch, Extra, chosen_rows, require_rows
 from xhat.data.reading import one_sample, together
-from xhat.data.rows import Rows, as_numbers, checksum, rows_with_held_out
+from xhat.data.rows import Rows, checksum, rows_with_held_out
 from xhat.data.shape import PIXELS, DataShape
 from xhat.data.source import DataSource
 from xhat.data.stream import Stream
@@ -49,18 +49,20 @@ def from_tensors(
     Raises:
         DataError: no samples, or conditions and extras of other length.
     """
-    values = torch.as_tensor(x0)
+    values = _tensor(x0, f"{name}: x0")
     if values.ndim < 2:
         raise DataError(f"{name}: x0 {tuple(values.shape)} must be (N, ...), a vector or more for each sample")
     values = values if values.dtype == torch.uint8 else values.float()
-    told = None if cond is None else {key: torch.as_tensor(value) for key, value in cond.items()}
-    for what, those in (("cond", told), ("extra", extra)):
+    for what, those in (("cond", cond), ("extra", extra)):
         try:
             require_rows(those, len(values), what)
         except ValueError as error:
             raise DataError(f"{name}: {error}") from None
+    told = None if cond is None else {key: _tensor(value, f'{name}: cond["{key}"]') for key, value in cond.items()}
     label = (told or {}).get("label")
     if label is not None and classes is None and label.ndim == 1 and not label.is_floating_point():
+        if int(label.min()) < 0:
+            raise DataError(f'{name}: cond["label"] goes down to {int(label.min())}: number the classes from 0')
         classes = int(label.max()) + 1
 
     def at(index: Tensor) -> Batch:
@@ -72,7 +74,7 @@ def from_tensors(
         range=PIXELS if values.dtype == torch.uint8 else value_range,
         conditions=tuple(key for key in told or () if key != "label" or classes is None),
     )
-    mark = checksum([values, *as_numbers(told, extra)])
+    mark = checksum(values, told, extra)
     labels = label if classes is not None else None
     return rows_with_held_out(at, len(values), mark, name, share=held_out, seed=seed, shape=shape, labels=labels)
 
@@ -99,13 +101,19 @@ def from_dataset(
         return one_sample(item if read is None else read(item), called)
 
     def at(index: Tensor) -> Batch:
-        return together([one(number) for number in index.tolist()])
+        try:
+            return together([one(number) for number in index.tolist()])
+        except DataError:
+            raise
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            raise DataError(f"{called}: a sample cannot be read: {type(error).__name__}: {lines[0]}") from error
 
     length = len(dataset)
     if not length:
         raise DataError(f"{called} holds no samples")
     seen = at(torch.linspace(0, length - 1, min(LOOKED_AT, length)).long())
-    mark = f"{length} {checksum([seen.x0, *as_numbers(seen.cond, seen.extra)])}"
+    mark = f"{length} {checksum(seen.x0, seen.cond, seen.extra)}"
     return rows_with_held_out(at, length, mark, called, share=held_out, seed=seed)
 
 
@@ -149,3 +157,19 @@ def as_source(data: Any, held_out: float = HELD_OUT) -> DataSource:
         f"{type(data).__name__} is no data: give a tensor, a Dataset, an iterable of batches, or an object with "
         "get(step, shard, rows) and fingerprint()"
     )
+
+
+def _tensor(values: Any, name: str) -> Tensor:
+    """Numbers as a tensor.
+
+    Raises:
+        DataError: they are none, or complex.
+    """
+    try:
+        found = torch.as_tensor(np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name} are no numbers: {str(error).splitlines()[0]}") from None
+    if found.is_complex() or found.layout != torch.strided:
+        what = "complex: give real and imaginary part as two channels" if found.is_complex() else "sparse: make it dense"
+        raise DataError(f"{name} is {what}")
+    return found

@@ -1,7 +1,6 @@
 """The common scale for anybody's model and data: error per noise level, bits per dimension, the floor."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from xhat.errors import DataError
 from xhat.evaluation.denoising import DenoisingError, reached, summary, x0_errors
 from xhat.evaluation.floor import floor_errors
 from xhat.evaluation.validation import Validation
-from xhat.tensors import device_of
+from xhat.tensors import device_of, evaluating
 
 MOST, KNOWN, BOUND_SAMPLES = 1000, 10_000, 300
 """Samples: measured, known for the floor, and of the bound."""
@@ -50,10 +49,16 @@ def validate(
         DataError: no data.
         ValueError: the schedule has fewer than two of the noise levels.
     """
+    if not isinstance(denoiser, Denoiser):
+        raise DataError(f"validate measures an xhat.Denoiser, got {type(denoiser).__name__}: of an objective its .denoiser")
+    if most < 2:
+        raise DataError(f"most must be at least 2, got {most}")
     batch = _taken(data, cond, most, device_of(denoiser.net))
     x0, told = batch.x0, batch.cond
     if len(x0) < 2:
         raise DataError(f"a standard error needs at least 2 samples, the data have {len(x0)}")
+    if not bool(x0.isfinite().all()):
+        raise DataError("the data hold values that are not finite: leave them out, or fill them with numbers")
     without: dict[str, str] = {}
     with evaluating(denoiser):
         levels = reached(denoiser.schedule)
@@ -61,17 +66,6 @@ def validate(
         bound = _bound(denoiser, batch, without)
     above = _above_floor(errors, levels, batch, known, without)
     return Validation(summary(errors, levels), *bound, above, len(x0), without)
-
-
-@contextmanager
-def evaluating(denoiser: Denoiser) -> Iterator[None]:
-    """The denoiser in evaluation mode, and back as it was."""
-    training = denoiser.training
-    try:
-        denoiser.eval()
-        yield
-    finally:
-        denoiser.train(training)
 
 
 def _taken(data: Any, cond: Mapping[str, Tensor] | None, most: int, device: torch.device) -> Batch:

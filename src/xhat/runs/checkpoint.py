@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from xhat.files import read_tensors, write_bytes
+from xhat.files import apart, read_tensors, write_bytes
 
 KEEP = 2
 
@@ -34,7 +34,7 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
     tensors: dict[str, Tensor] = {}
     tree = _encode(state, "", tensors)
     path = run / f"checkpoint-{step:08d}.safetensors"
-    write_bytes(path, save(tensors, metadata={"format": "xhat-1", "step": str(step), "tree": json.dumps(tree)}))
+    write_bytes(path, save(apart(tensors), metadata={"format": "xhat-1", "step": str(step), "tree": json.dumps(tree)}))
     for other in _checkpoints(run):
         if other > path:  # of a later step: damaged, since the run went back
             other.unlink()
@@ -64,7 +64,7 @@ def _checkpoints(run: Path) -> list[Path]:
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """The value as JSON, tensors replaced by their names; lists of pairs keep the integer keys of optimizer states."""
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().cpu().contiguous()
+        tensors[name] = value
         return {"tensor": name}
     if isinstance(value, dict):
         return {"dict": [[k, _encode(v, f"{name}/{k}", tensors)] for k, v in value.items()]}

@@ -1,10 +1,11 @@
-"""The files of a user's parts that a run was trained with: a copy, a checksum, and what later commands say of them."""
+"""The files of a user's parts that a run was trained with: copies, checksums, and what later commands say of them."""
 
+import hashlib
 import json
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,16 +23,24 @@ class Used:
 
     Attributes:
         sha256: of its bytes.
-        parts: names that it registered, and of which kind.
+        parts: [kind, name] of what it registered.
+        beside: SHA-256 of the files that it imports from its own folder, by their path from there.
     """
 
     sha256: str
-    parts: dict[str, str]
+    parts: list[list[str]]
+    beside: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, file: UsedFile) -> Self:
         """A file of this process."""
-        return cls(file.sha256, file.parts)
+        beside = {name: hashlib.sha256(source).hexdigest() for name, source in sorted(file.beside.items())}
+        return cls(file.sha256, sorted(map(list, file.parts)), beside)
+
+    @property
+    def folder(self) -> str:
+        """Of the copies of this version: a file that has changed is kept beside what it was."""
+        return hashlib.sha256(repr((self.sha256, sorted(self.beside.items()))).encode()).hexdigest()[:8]
 
 
 def as_json(files: Sequence[UsedFile]) -> str:
@@ -50,13 +59,15 @@ def from_json(text: str) -> dict[str, Used]:
 
 
 def keep_used(run: Path, files: Sequence[UsedFile]) -> None:
-    """Copy files into the run, with their checksums."""
-    if not files:
-        return
-    (run / FOLDER).mkdir(exist_ok=True)
+    """Copy files, and what they import from beside them, into the run, with their checksums; earlier copies stay."""
     for file in files:
-        write_bytes(run / FOLDER / file.name, file.source)
-    write_bytes(run / FOLDER / LIST, as_json(files).encode())
+        for name, source in {file.name: file.source, **file.beside}.items():
+            copy = run / FOLDER / Used.of(file).folder / name
+            if not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(copy, source)
+    if files:
+        write_bytes(run / FOLDER / LIST, as_json(files).encode())
 
 
 def used_by(run: Path) -> dict[str, Used]:
@@ -65,6 +76,19 @@ def used_by(run: Path) -> dict[str, Used]:
         return from_json((run / FOLDER / LIST).read_text(encoding="utf-8"))
     except (KeyError, OSError, TypeError, ValueError):
         return {}
+
+
+def copy_of(run: Path, name: str, file: Used) -> Path | None:
+    """Where the copy of a file lies; None where there is none.
+
+    Args:
+        run: the run's folder, or a file in it.
+        name: of the file.
+        file: as the run remembers it.
+    """
+    folder = run if run.is_dir() else run.parent
+    copy = folder / FOLDER / file.folder / name
+    return copy if copy.is_file() else None
 
 
 def require_used(used: Mapping[str, Used], run: Path) -> None:
@@ -77,21 +101,21 @@ def require_used(used: Mapping[str, Used], run: Path) -> None:
     Raises:
         RunError: a file was not named with --use, and its parts are not registered otherwise.
     """
-    here = {file.name: file for file in used_files()}
-    folder = run if run.is_dir() else run.parent
+    here = {file.name: Used.of(file) for file in used_files()}
     missing = [name for name, file in used.items() if name not in here and not _registered(file)]
     if missing:
-        kept = [shlex.quote(str(copy)) for name in missing if (copy := folder / FOLDER / name).is_file()]
+        kept = [shlex.quote(str(copy)) for name in missing if (copy := copy_of(run, name, used[name]))]
         where = f" (a copy lies in {', '.join(kept)})" if kept else ""
-        add = " ".join(f"--use {name}" for name in missing)
+        add = " ".join(f"--use {shlex.quote(name)}" for name in missing)
         raise RunError(f"{run} was trained with parts of {', '.join(missing)}: add {add}{where}")
     for name, file in used.items():
-        if name in here and here[name].sha256 != file.sha256:
-            then = f": the copy of then lies in {folder / FOLDER}" if (folder / FOLDER / name).is_file() else ""
-            warnings.warn(f"{name} has changed since {run} was trained with it{then}", stacklevel=2)
+        if name in here and here[name].folder != file.folder:
+            what = name if here[name].sha256 != file.sha256 else f"what {name} imports"
+            then = f": the copy of then is {copy}" if (copy := copy_of(run, name, file)) else ""
+            warnings.warn(f"{what} has changed since {run} was trained with it{then}", stacklevel=2)
 
 
 def _registered(file: Used) -> bool:
     """Whether a program of the user's has brought its parts in another way."""
     families = {family.kind: family for family in FAMILIES}
-    return all(kind in families and part in families[kind] for part, kind in file.parts.items())
+    return all(kind in families and part in families[kind] for kind, part in file.parts)

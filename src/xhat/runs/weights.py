@@ -12,11 +12,11 @@ from torch import Tensor
 
 from xhat.config.config import Config
 from xhat.config.earlier import upgraded
-from xhat.config.use import needed_by
+from xhat.config.origins import needed_by
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
-from xhat.files import read_tensors, write_bytes
+from xhat.files import apart, read_tensors, write_bytes
 from xhat.runs.used import Used, as_json, from_json
 
 WEIGHTS = "ema.safetensors"
@@ -64,7 +64,7 @@ class Weights:
 
 def save_weights(path: Path, denoiser: Denoiser, config: Config | None, shape: DataShape, step: int) -> None:
     """Write the weights, with the resolved config as metadata, so that the file alone is enough to sample from."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in denoiser.state_dict().items()}
+    tensors = apart(denoiser.state_dict())
     metadata = {"shape": json.dumps(asdict(shape)), "step": str(step)}
     if config is not None:
         metadata |= {"config": json.dumps(asdict(config)), "used": as_json(needed_by(config))}

@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from xhat.diffusion.denoiser import Denoiser
+from xhat.errors import RunError
 from xhat.objective.objective import Objective
+from xhat.tensors import evaluating
 from xhat.training.stop import Stop
 
 
@@ -25,7 +27,7 @@ class Moment:
         numbers: at `logged` the row of metrics.jsonl, at `measured` what was measured on held-out samples; else empty.
         path: at `saved` the weights, at `pictured` the picture; else None.
         objective: what is trained, as it is now.
-        denoiser: with the averaged weights, to sample from.
+        denoiser: with the averaged weights, in evaluation mode, to sample from; training goes on in the mode it was in.
     """
 
     run: Path
@@ -69,6 +71,22 @@ class Callback:
         """After the last step, everything written."""
 
 
+def require_callbacks(callbacks: object) -> None:
+    """Refuse what is no sequence of callbacks.
+
+    Raises:
+        RunError: a class, a function, a single one.
+    """
+    one = (
+        next((c for c in callbacks if not isinstance(c, Callback)), None) if isinstance(callbacks, list | tuple) else callbacks
+    )
+    if one is not None:
+        what = one.__name__ if isinstance(one, type) else type(one).__name__
+        raise RunError(
+            f"callbacks is a list of objects of xhat.Callback, got {what}: derive a class from it, and give [Mine()]"
+        )
+
+
 class Callbacks:
     """Calls all of them; the first exception is kept, and asks to stop."""
 
@@ -78,13 +96,16 @@ class Callbacks:
 
     def call(self, moment: str, at: Moment) -> None:
         """Tell all of them, by the name of the method, unless one has failed; that a training has ended all of them hear."""
-        for callback in self.callbacks if self.error is None or moment == "ended" else ():
-            try:
-                getattr(callback, moment)(at)
-            except Exception as error:  # whatever a user's code raises: raised again once the state is saved
-                self.error, self.stop.asked = self.error or error, True
-                if moment != "ended":
-                    return
+        if not self.callbacks or (self.error is not None and moment != "ended"):
+            return
+        with evaluating(at.denoiser):  # which may be the very network that is trained
+            for callback in self.callbacks:
+                try:
+                    getattr(callback, moment)(at)
+                except Exception as error:  # whatever a user's code raises: raised again once the state is saved
+                    self.error, self.stop.asked = self.error or error, True
+                    if moment != "ended":
+                        return
 
     def finish(self) -> None:
         """Raise what was kept."""

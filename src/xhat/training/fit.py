@@ -21,7 +21,7 @@ from xhat.runs.lock import main_process, reserved
 from xhat.runs.metrics import read_metrics
 from xhat.runs.objects import Objects, differences_of, read_objects, write_objects
 from xhat.runs.recipe import CONFIG_FILE
-from xhat.training.callbacks import Callback
+from xhat.training.callbacks import Callback, require_callbacks
 from xhat.training.display import Display, standard
 from xhat.training.learning_rate import rate_jump
 from xhat.training.setup import Setup, set_up
@@ -87,9 +87,15 @@ def fit(
         ConfigError: an option that does not exist or does not fit.
         DataError: data that give no batches.
     """
-    how = options_of({**({} if options is None else asdict(options)), **changes})
+    if not isinstance(objective, Objective):
+        got = type(objective).__name__
+        raise RunError(f'fit trains an xhat.Objective, got {got}: Objective(denoiser, {{"denoise": Term(Denoising())}})')
+    if not str(run or "").strip():
+        raise RunError("run is empty: name a folder")
+    require_callbacks(callbacks or ())
+    how = options_of({**(asdict(options) if isinstance(options, Options) else dict(options or {})), **changes})
     source = as_source(data)
-    measured = getattr(source, "held_out", None) if held_out is None else as_source(held_out)
+    measured = getattr(source, "held_out", None) if held_out is None else as_source(held_out, held_out=0.0)
     folder, own = Path(run), Objects(how, objective.described())  # as it is before a checkpoint's values are in it
     with reserved(folder, "training in", "run"):
         checkpoint, before, noticed = _where(folder, own, resume=resume)
@@ -104,7 +110,7 @@ def fit(
             shown.say(summary_of_source(name_of(source), source, measured, setup.shape))
             if before and (jump := rate_jump(before, how, setup.state.step, setup.state.seconds)):
                 shown.say(jump)
-        finished = train(setup, folder, shown, callbacks)
+        finished = train(setup, folder, shown, callbacks or ())
         return _fitted(setup, folder, finished)
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from xhat import rng
+from xhat.data.batch import Batch
+from xhat.errors import RunError
 from xhat.rng import Shard
 from xhat.training.setup import Setup
 from xhat.training.stop import Stop
@@ -88,14 +90,26 @@ class Loop:
             batch = setup.feed.get(step, shard, setup.rows)
             quiet = self.accelerator.no_sync(self.prepared) if part < parts - 1 else contextlib.nullcontext()
             with quiet:
-                with setup.autocast:
-                    values = self.prepared(batch.x0, step=step, cond=batch.cond, extra=batch.extra, shard=shard)
+                values = self._values(step, shard, batch)
                 self.accelerator.backward(values["loss"] / parts)
             for name, value in values.items():
                 losses[name] = losses.get(name, torch.zeros_like(value)) + value.detach() / parts
         norm = self.accelerator.clip_grad_norm_(self.state.objective.parameters(), setup.options.optimizer.grad_clip)
         assert norm is not None
         return losses, norm
+
+    def _values(self, step: int, shard: Shard, batch: Batch) -> dict[str, Tensor]:
+        try:
+            with self.setup.autocast:
+                values: dict[str, Tensor] = self.prepared(batch.x0, step=step, cond=batch.cond, extra=batch.extra, shard=shard)
+                return values
+        except RuntimeError as error:
+            if "finished reduction in the prior iteration" not in str(error):
+                raise
+            raise RunError(
+                "some parameters get no gradient, which several processes would wait for: use them, or freeze them with "
+                "requires_grad_(False)"
+            ) from error
 
     def _agree(self, losses: dict[str, Tensor], norm: Tensor) -> tuple[bool, bool, float]:
         """Whether all is finite, whether to stop, and the time: the same answer on all ranks."""

@@ -9,12 +9,13 @@ from accelerate import Accelerator
 from xhat.config.build import build_sampling
 from xhat.config.config import Config
 from xhat.config.options import Options
-from xhat.config.use import described
+from xhat.config.origins import described
 from xhat.data.batch import Batch, chosen_rows
 from xhat.data.shape import DataShape
-from xhat.data.source import DataSource, Feed, first_samples, shape_of
+from xhat.data.source import DataSource, Feed, first_samples, name_of, shape_of
 from xhat.diffusion.denoiser import Condition
-from xhat.errors import ConfigError, RunError
+from xhat.errors import ConfigError, DataError, RunError
+from xhat.evaluation.denoising import LEVELS, reached
 from xhat.objective.draw import Draw
 from xhat.objective.objective import Objective
 from xhat.rng import Shard
@@ -23,7 +24,7 @@ from xhat.sampling.guidance import Guided
 from xhat.training.budget import Budget
 from xhat.training.ema import power_average
 from xhat.training.hardware import fast_bf16
-from xhat.training.held_out import IMAGES, HeldOut
+from xhat.training.held_out import IMAGES, STRIDE, HeldOut
 from xhat.training.learning_rate import LearningRate
 from xhat.training.optimizers import build_optimizers
 from xhat.training.state import State
@@ -97,13 +98,14 @@ def set_up(
     budget, shape = Budget.of(options), shape_of(source)
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     device, rows = accelerator.device, _rows(options, accelerator.num_processes)
+    _require_parameters(objective)
     objective.to(device).train()
     feed = Feed(source, shape, device)
     _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else described(config))
-    measured = None if held_out is None else HeldOut(options, first_samples(Feed(held_out, shape, device), IMAGES))
+    measured = None if held_out is None else _held_out(objective, Feed(held_out, shape, device), options)
     told = first_samples(feed, PICTURE_IMAGES).cond if shape.conditions and shape.is_picture else None
-    average = power_average(objective.denoiser, options.ema) if options.ema else None
-    state = State(objective, average, build_optimizers(objective, options.optimizer), source.fingerprint())
+    average = power_average(objective.denoiser, options.ema).eval() if options.ema else None
+    state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source))
     rates = LearningRate(state.optimizers, budget, options.optimizer.warmup_steps)  # at their peaks, which a checkpoint changes
     if checkpoint is not None:
         state.load(checkpoint)
@@ -122,6 +124,41 @@ def set_up(
         autocast=_autocast(options, device),
         resumed_from=None if checkpoint is None else checkpoint.path.name,
     )
+
+
+def _require_parameters(objective: Objective) -> None:
+    parameters = dict(objective.named_parameters())
+    if not any(p.requires_grad for p in parameters.values()):
+        raise RunError("nothing can be trained: the network has no parameters that require a gradient")
+    other = next((name for name, p in parameters.items() if not p.is_floating_point()), None)
+    if other is not None:
+        raise RunError(f"parameter {other} is {parameters[other].dtype}: keep what is no float in a buffer")
+
+
+def _fingerprint(source: DataSource) -> str:
+    try:
+        found = source.fingerprint()
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"the data source {name_of(source)} failed at fingerprint(): {first_line(error)}") from error
+    if not isinstance(found, str):
+        raise DataError(f"the data source {name_of(source)}: fingerprint() returns text, got a {type(found).__name__}")
+    return found
+
+
+def _held_out(objective: Objective, feed: Feed, options: Options) -> HeldOut | None:
+    """What is measured while training; nothing on a schedule that is too short for the noise levels."""
+    try:
+        levels = reached(objective.denoiser.schedule, LEVELS[::STRIDE])
+    except ValueError:
+        return None
+    try:
+        found = HeldOut(options, first_samples(feed, IMAGES), levels)
+    except DataError as error:
+        raise DataError(f"held out: {error}") from error
+    found.check(objective.denoiser)
+    return found
 
 
 def _rows(options: Options, processes: int) -> int:

@@ -16,6 +16,7 @@ from xhat.objective.multipliers import FromGradients
 from xhat.rng import Shard
 from xhat.runs.metrics import read_metrics
 from xhat.runs.weights import WEIGHTS, read_weights, save_weights
+from xhat.tensors import evaluating
 from xhat.training.callbacks import Callback, Callbacks, Moment
 from xhat.training.display import Display
 from xhat.training.hardware import compile_network, keep_buffers, repays_compiling
@@ -181,12 +182,12 @@ def _picture(setup: Setup, run: Path) -> Path | None:
     """A grid of samples, drawn in few steps, where samples can be drawn."""
     if not setup.accelerator.is_main_process or not setup.shape.is_picture:
         return None
-    denoiser, columns = setup.state.objective.denoiser, grid_columns(setup.shape.classes)
+    columns = grid_columns(setup.shape.classes)
     how = replace(setup.options.sampling, steps=min(setup.options.sampling.steps, PICTURE_STEPS))
-    model, training = setup.state.averaged(), denoiser.training
+    model = setup.state.averaged()
     sampling = build_sampling(how, model.schedule)
-    images, _ = sampling.generate(model.eval(), setup.shape, PICTURE_IMAGES // columns * columns, cond=setup.told)
-    model.train(training)
+    with evaluating(model):
+        images, _ = sampling.generate(model, setup.shape, PICTURE_IMAGES // columns * columns, cond=setup.told)
     path = run / "samples" / f"step-{setup.state.step:08d}.png"
     path.parent.mkdir(exist_ok=True)
     save_grid(drawn(images, setup.shape), path, columns)
