@@ -77,14 +77,14 @@ def _guarded(name: str, rest: list[str]) -> int:
 def _of_parts(error: BaseException) -> str:
     """One line on an error of a user's own part; any other is raised again."""
     from xhat.config.use import place_of, used_files
+    from xhat.errors import with_kind
 
     place = place_of(error)
     if place is None and isinstance(error, NotImplementedError) and used_files():
         place = ", ".join(file.name for file in used_files())
     if place is None:
         raise error
-    lines = str(error).strip().splitlines() or [""]
-    return f"{place}: {type(error).__name__}: {lines[0]}".removesuffix(": ")
+    return f"{place}: {with_kind(error)}"
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:

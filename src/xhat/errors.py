@@ -31,3 +31,15 @@ class DataNotFoundError(DataError):
 
 class RunError(XhatError):
     """A run folder, a weights file or a checkpoint that cannot be used as asked."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line: its first, or its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def with_kind(error: BaseException) -> str:
+    """KeyError: 'x': the first line of an error of somebody else's code, which may mean little without its kind."""
+    line, kind = first_line(error), type(error).__name__
+    return kind if line == kind else f"{kind}: {line}"

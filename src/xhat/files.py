@@ -1,7 +1,9 @@
 """Files that are whole or not there: written beside and renamed; and tensors read out of them."""
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
@@ -44,3 +46,12 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         names: list[str] = file.keys()
         return dict(file.metadata() or {}), {name: file.get_tensor(name).clone() for name in names}
+
+
+def for_json(value: Any) -> Any:
+    """The value with null for a number that is not finite: JSON has none."""
+    if isinstance(value, dict):
+        return {key: for_json(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [for_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

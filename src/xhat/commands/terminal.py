@@ -6,7 +6,6 @@ No command fails because of who reads it: signs that an encoding lacks are repla
 import codecs
 import contextlib
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable
@@ -14,6 +13,8 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
+
+from xhat.files import for_json
 
 SIGNS = {"±": "+-", "²": "^2", "³": "^3", "·": "*", "½": "1/2", "–": "-", "‖": "|", "∝": "~", "█": "#", "▉": "#", "▊": "#"}
 SIGNS |= dict.fromkeys("▋▌▍▐", "=") | dict.fromkeys("▎▏▕", "-")
@@ -83,12 +84,4 @@ def notes(messages: Iterable[str]) -> None:
 
 def print_json(result: dict[str, Any]) -> None:
     """One JSON object on stdout, null for a number that is not finite: JSON has none."""
-    print(json.dumps(_finite(result), allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(for_json(result), allow_nan=False))

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
-from xhat.errors import ConfigError
+from xhat.errors import ConfigError, first_line
 
 Names = Mapping[str, Any]
 
@@ -89,8 +89,7 @@ def _call(name: str, make: Any, args: list[Any], kwargs: dict[str, Any], context
     except ConfigError:
         raise
     except Exception as error:  # of an argument that the maker did not foresee, or of a user's own code: its first line
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"{name}: {lines[0]}") from error
+        raise ConfigError(f"{name}: {first_line(error)}") from error
 
 
 def _signature(make: Any) -> inspect.Signature:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from xhat.errors import UsageError
+from xhat.errors import UsageError, with_kind
 from xhat.registry import FAMILIES
 
 
@@ -135,9 +135,8 @@ def place_of(error: BaseException) -> str | None:
 def _said(error: BaseException, path: Path) -> str:
     """line 12: NameError: ..., the line being one of the user's file."""
     line = error.lineno if isinstance(error, SyntaxError) else _line(error.__traceback__, path)
-    lines = (error.msg if isinstance(error, SyntaxError) else str(error)).strip().splitlines()
-    kind = type(error).__name__
-    return (f"line {line}: " if line else "") + (f"{kind}: {lines[0]}" if lines else kind)
+    what = f"SyntaxError: {error.msg}" if isinstance(error, SyntaxError) else with_kind(error)
+    return f"line {line}: {what}" if line else what
 
 
 def _line(trace: TracebackType | None, path: Path) -> int | None:

@@ -14,7 +14,7 @@ from xhat.data.rows import Rows, checksum, rows_with_held_out
 from xhat.data.shape import PIXELS, DataShape
 from xhat.data.source import DataSource
 from xhat.data.stream import Stream
-from xhat.errors import DataError
+from xhat.errors import DataError, first_line, with_kind
 
 HELD_OUT, LOOKED_AT = 0.05, 16
 """The share of samples that is measured on, and how many samples of a Dataset its fingerprint looks at."""
@@ -106,8 +106,7 @@ def from_dataset(
         except DataError:
             raise
         except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            raise DataError(f"{called}: a sample cannot be read: {type(error).__name__}: {lines[0]}") from error
+            raise DataError(f"{called}: a sample cannot be read: {with_kind(error)}") from error
 
     length = len(dataset)
     if not length:
@@ -168,7 +167,7 @@ def _tensor(values: Any, name: str) -> Tensor:
     try:
         found = torch.as_tensor(np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name} are no numbers: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{name} are no numbers: {first_line(error)}") from None
     if found.is_complex() or found.layout != torch.strided:
         what = "complex: give real and imaginary part as two channels" if found.is_complex() else "sparse: make it dense"
         raise DataError(f"{name} is {what}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from xhat.data.images import to_float
-from xhat.errors import UsageError
+from xhat.errors import UsageError, first_line
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Penalty
 from xhat.objective.objective import Objective
@@ -25,8 +25,8 @@ def _mean(name: str, penalty: Penalty, values: Tensor) -> float:
     try:
         found = penalty(values)
     except Exception as error:  # of a user's own code
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UsageError(f"the penalty {name} cannot be computed of samples {tuple(values.shape)}: {lines[0]}") from error
+        shape, why = tuple(values.shape), first_line(error)
+        raise UsageError(f"the penalty {name} cannot be computed of samples {shape}: {why}") from error
     if not isinstance(found, Tensor) or found.shape != (len(values),):
         raise UsageError(f"the penalty {name} has no value for each of {len(values)} samples: reduce over pixels only")
     return float(found.mean())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from xhat.data.shape import DataShape
-from xhat.errors import UsageError
+from xhat.errors import UsageError, first_line
 from xhat.evaluation.fid import Distance, Reading, distance, feature_network, features_of, read_digits
 from xhat.networks.digits import MNISTFeatures
 
@@ -61,7 +61,7 @@ class Features:
         try:
             return features_of(self.network, images)
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
-            line, shape = str(error).strip().splitlines()[0], tuple(images.shape[1:])
+            line, shape = first_line(error), tuple(images.shape[1:])
             raise UsageError(f"the features {self.name} cannot be taken of images {shape}: {line}") from None
 
     def compare(self, samples: Tensor, real: Tensor) -> Quality:

@@ -1,15 +1,14 @@
 """What a denoiser is worth, as an object: numbers, a table, a picture, JSON."""
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xhat.evaluation.denoising import DenoisingError
-from xhat.files import write_bytes
+from xhat.files import for_json, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +58,7 @@ class Validation:
 
     def to_json(self) -> str:
         """One JSON object."""
-        return json.dumps(_finite(asdict(self)), allow_nan=False)
+        return json.dumps(for_json(asdict(self)), allow_nan=False)
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table: logsnr, error of x0, its standard error, bits/dim per unit logsnr; and where it is known what is above
@@ -138,12 +137,3 @@ class Validation:
             write_bytes(Path(path), buffer.getvalue())
         else:
             raise ValueError(f"{path}: name a .png for the picture or a .json for the numbers")
-
-
-def _finite(value: Any) -> Any:
-    """With null for a number that is not finite: JSON has none."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from xhat.errors import first_line
+
 COMPILE_STEPS, COMPILE_SECONDS = 1500, 100
 
 
@@ -46,7 +48,7 @@ def compile_network(net: nn.Module, z: Tensor, t: Tensor, cond: Mapping[str, Ten
         out.sum().backward()
     except RuntimeError as error:  # dynamo's and inductor's errors, a compiler that is missing or broken among them
         net._compiled_call_impl = None
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     finally:
         net.zero_grad()
     return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from xhat.config.options import Options
 from xhat.data.batch import Batch
 from xhat.diffusion.denoiser import Denoiser
-from xhat.errors import RunError
+from xhat.errors import RunError, first_line
 from xhat.evaluation.denoising import LEVELS, denoising_error
 from xhat.tensors import evaluating
 
@@ -58,5 +58,4 @@ class HeldOut:
             with evaluating(denoiser):
                 denoising_error(denoiser, x0[:2], few, self.levels[:2])
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise RunError(f"the held-out data cannot be measured: {lines[0]}") from error
+            raise RunError(f"the held-out data cannot be measured: {first_line(error)}") from error

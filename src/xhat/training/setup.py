@@ -14,7 +14,7 @@ from xhat.data.batch import Batch, chosen_rows
 from xhat.data.shape import DataShape
 from xhat.data.source import DataSource, Feed, first_samples, name_of, shape_of
 from xhat.diffusion.denoiser import Condition
-from xhat.errors import ConfigError, DataError, RunError
+from xhat.errors import ConfigError, DataError, RunError, with_kind
 from xhat.evaluation.denoising import LEVELS, reached
 from xhat.objective.draw import Draw
 from xhat.objective.objective import Objective
@@ -141,7 +141,7 @@ def _fingerprint(source: DataSource) -> str:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"the data source {name_of(source)} failed at fingerprint(): {first_line(error)}") from error
+        raise DataError(f"the data source {name_of(source)} failed at fingerprint(): {with_kind(error)}") from error
     if not isinstance(found, str):
         raise DataError(f"the data source {name_of(source)}: fingerprint() returns text, got a {type(found).__name__}")
     return found
@@ -191,7 +191,7 @@ def _refuse_what_cannot_run(objective: Objective, feed: Feed, options: Options, 
     except Exception as error:
         network = said.get("network") or type(objective.denoiser.net).__name__
         what = f"the network {network} cannot be called with samples {tuple(batch.x0.shape)}"
-        raise RunError(f"{what}: {first_line(error)}") from error
+        raise RunError(f"{what}: {with_kind(error)}") from error
     for name in objective.terms:
         try:
             objective.per_image(name, draw)
@@ -199,7 +199,7 @@ def _refuse_what_cannot_run(objective: Objective, feed: Feed, options: Options, 
             raise _refusal(said.get(name, ""), str(error)) from error
         except Exception as error:
             called = f" ({said[name]})" if name in said else ""
-            raise RunError(f'term "{name}"{called} cannot be computed: {first_line(error)}') from error
+            raise RunError(f'term "{name}"{called} cannot be computed: {with_kind(error)}') from error
     _refuse_guidance_that_fails(objective, draw, options.sampling.guidance, feed.shape.classes)
     try:
         build_sampling(options.sampling, objective.denoiser.schedule)
@@ -219,7 +219,7 @@ def _refuse_guidance_that_fails(objective: Objective, draw: Draw, guidance: floa
     except Exception as error:
         raise RunError(
             f"sampling.guidance {guidance:g} shows the network the null class, number {classes}, which it cannot take "
-            f"({first_line(error)}): set it to 1, or give the network one class more and the data a WithNull"
+            f"({with_kind(error)}): set it to 1, or give the network one class more and the data a WithNull"
         ) from error
 
 
@@ -227,9 +227,3 @@ def _refusal(called: str, message: str) -> RunError:
     """With the file that a part came from, if it was a user's."""
     origin = called.partition(" of ")[2]
     return RunError(f"{origin}: {message}" if origin else message)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in a line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xhat.errors import RunError
+from xhat.errors import RunError, first_line
 from xhat.files import write_bytes
 from xhat.training.callbacks import Callback, Moment
 
@@ -45,8 +45,7 @@ class Track(Callback):
             if name == "wandb" or (name == "mlflow" and not known):
                 self.tracker.store_init_configuration(plain)
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise RunError(f"track {name}: it does not start: {lines[0]}") from error
+            raise RunError(f"track {name}: it does not start: {first_line(error)}") from error
 
     def _started(self, title: str) -> Any:
         from accelerate import tracking
