@@ -91,7 +91,8 @@ def forget_used_files():
     from xhat.registry import FAMILIES
 
     for file in use.used_files():
-        sys.path.remove(str(file.path.resolve().parent))
+        if (folder := str(file.path.resolve().parent)) in sys.path:
+            sys.path.remove(folder)
         for module in (f"xhat_use_{file.path.stem}", file.path.stem, *(name.removesuffix(".py") for name in file.beside)):
             sys.modules.pop(module, None)
         for family in FAMILIES:

@@ -142,8 +142,14 @@ def test_the_fingerprint_is_of_the_images_and_of_labels_that_are_told():
 def test_fingerprints_know_all_that_comes_with_samples():
     x0, mask = torch.rand(20, 3), torch.rand(20, 3)
     mark = from_tensors(x0, {"a": mask}).fingerprint()
-    assert from_tensors(x0, {"a": mask}, seed=9).fingerprint() == mark
-    for other in (from_tensors(x0, {"a": mask + 1}), from_tensors(x0 + 1, {"a": mask}), from_tensors(x0), from_tensors(x0[1:])):
+    assert from_tensors(x0, {"a": mask}).fingerprint() == mark
+    for other in (
+        from_tensors(x0, {"a": mask}, seed=9),
+        from_tensors(x0, {"a": mask + 1}),
+        from_tensors(x0 + 1, {"a": mask}),
+        from_tensors(x0),
+        from_tensors(x0[1:]),
+    ):
         assert other.fingerprint() != mark
     assert from_dataset(Counted()).fingerprint() != from_dataset(Counted(19)).fingerprint()
 
@@ -153,7 +159,8 @@ def test_some_are_held_out_in_a_fixed_order():
     held = own.held_out
     assert (len(own), len(held)) == (900, 100)
     seen = held.get(0, Shard(0, 100), 100).x0.flatten().tolist()
-    assert seen == sorted(seen)
+    assert held.get(0, Shard(0, 100), 100).x0.flatten().tolist() == seen
+    assert seen != sorted(seen), "the first few are of all kinds"
     trained = torch.cat([own.get(step, Shard(0, 100), 100).x0 for step in range(9)]).flatten().tolist()
     assert sorted(seen + trained) == list(range(1000))
     assert from_tensors(torch.rand(100, 1)).held_out is None, "five say too little"
@@ -254,3 +261,40 @@ def test_what_does_not_fit_in_tensors_is_refused():
         from_tensors(torch.rand(3))
     with pytest.raises(DataError, match="holds no samples"):
         from_dataset([])
+
+
+class Augmented(Counted):
+    """Samples that come out otherwise each time."""
+
+    def __getitem__(self, k):
+        return torch.rand(2, 3) + np.random.default_rng().random() + k
+
+
+def test_an_augmented_data_set_is_known_all_the_same():
+    before = torch.get_rng_state()
+    assert from_dataset(Augmented()).fingerprint() == from_dataset(Augmented()).fingerprint()
+    assert from_dataset(Augmented()).fingerprint() != from_dataset(Augmented(19)).fingerprint()
+    assert torch.equal(torch.get_rng_state(), before), "looking draws nothing"
+
+
+def test_a_loader_that_shuffles_gives_each_rank_and_a_resumed_run_the_same():
+    def own():
+        return from_iterable(DataLoader(torch.arange(40.0).reshape(40, 1), batch_size=7, shuffle=True))
+
+    whole = own()
+    seen = [whole.get(step, Shard(0, 8), 8).x0.flatten().tolist() for step in range(12)]
+    torch.manual_seed(99)
+    ranks = [own(), own()]
+    for step in range(12):
+        torch.manual_seed(step)  # as a trainer does before each step
+        halves = [rank.get(step, Shard(4 * k, 8), 4).x0.flatten().tolist() for k, rank in enumerate(ranks)]
+        assert halves[0] + halves[1] == seen[step]
+    assert own().get(11, Shard(0, 8), 8).x0.flatten().tolist() == seen[11]
+    assert sorted(x for step in seen[:5] for x in step) == list(range(40))
+    assert seen[:5] != seen[5:10]
+
+
+def test_labels_may_be_anywhere():
+    data = from_tensors(torch.rand(400, 2), {"label": torch.arange(400) % 3, "soft": torch.rand(400, 3)})
+    assert data.held_out is not None
+    assert from_tensors(torch.rand(400, 2), {"label": torch.rand(400, 3).round().long()}, classes=3).held_out is not None

@@ -17,6 +17,7 @@ import xhat
 from helpers import TINY, write_digits
 from helpers import xhat as command
 from xhat.config.data import build_data
+from xhat.config.options import OptimizerConfig
 from xhat.config.parsing import options_of
 from xhat.data import Batch, WithNull, from_tensors
 from xhat.errors import ConfigError, DataError, RunError
@@ -426,3 +427,48 @@ def test_parts_that_training_changes_are_the_same_objects_each_time(tmp_path):
     for steps in (2, 4, 6):
         assert xhat.fit(own(), x0, tmp_path / "run", resume=True, max_steps=steps, **QUICK).step == steps
     assert "tensor" in own().described()["term critic"]
+
+
+def test_a_nested_option_leaves_its_neighbours(tmp_path):
+    options = xhat.Options(
+        optimizer=OptimizerConfig(weight_decay=0.1, warmup_steps=3), max_steps=2, batch_size=4, compile="off"
+    )
+    xhat.fit(objective(3), torch.randn(64, 3), tmp_path / "run", options=options, optimizer={"lr": 1e-4})
+    stored = json.loads((tmp_path / "run" / "objects.json").read_text())["options"]["optimizer"]
+    assert (stored["lr"], stored["weight_decay"], stored["warmup_steps"]) == (1e-4, 0.1, 3)
+
+
+def test_functions_that_a_function_has_made_are_told_apart(tmp_path):
+    def bounded(limit):
+        def penalty(images):
+            return (images - limit).flatten(1).square().mean(1)
+
+        return penalty
+
+    def own(limit, lambda_=None):
+        penalty = lambda_ or bounded(limit)
+        return objective(3, terms={"d": xhat.Term(xhat.Denoising(xhat.V)), "p": xhat.Term(xhat.ImageLoss(penalty))})
+
+    x0 = torch.randn(64, 3)
+    xhat.fit(own(1.0), x0, tmp_path / "run", max_steps=2, **QUICK)
+    with pytest.raises(RunError, match="holds a run of other objects"):
+        xhat.fit(own(5.0), x0, tmp_path / "run", resume=True, max_steps=2, **QUICK)
+    assert xhat.fit(own(1.0), x0, tmp_path / "run", resume=True, max_steps=4, **QUICK).step == 4
+    said = [own(0, f).described()["term p"] for f in (lambda x: x.sum(1), lambda x: 2 * x.sum(1), lambda x: x.sum(1))]
+    assert said[0] == said[2] != said[1]
+    poisson = [own(0, xhat.losses.penalties.physics.poisson(s, 1.0)).described()["term p"] for s in (1.0, 5.0)]
+    assert poisson[0] != poisson[1]
+
+
+def test_an_objective_that_a_callback_calls_counts_nothing(tmp_path):
+    class Calls(xhat.Callback):
+        def step(self, at):
+            assert not at.objective.training
+            at.objective(torch.randn(8, 3))
+            at.objective.eval()
+
+    x0 = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
+    xhat.fit(objective(3), x0, tmp_path / "calls", max_steps=4, callbacks=[Calls()], **QUICK)
+    xhat.fit(objective(3), x0, tmp_path / "never", max_steps=4, **QUICK)
+    assert same(tmp_path / "calls", tmp_path / "never")
+    assert numbers(tmp_path / "calls") == numbers(tmp_path / "never")

@@ -1,5 +1,6 @@
 """Files of a user's own parts: named on the command line, run once, and remembered with their checksum."""
 
+import ast
 import contextlib
 import hashlib
 import importlib.util
@@ -81,7 +82,7 @@ def _run(path: Path) -> UsedFile:
             raise
         said = str(error) if isinstance(error, UsageError) else _said(error, path)
         raise UsageError(f"--use {path}: {said}") from error
-    return UsedFile(path, source, parts, _beside(path, set(sys.modules) - known - {name, path.stem}))
+    return UsedFile(path, source, parts, _beside(path))
 
 
 def _execute(path: Path, name: str) -> None:
@@ -91,7 +92,8 @@ def _execute(path: Path, name: str) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look there
-    sys.path.append(str(path.resolve().parent))  # for what lies beside it; last, so that it hides nothing
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # for what lies beside it; last, so that it hides nothing
     importlib.invalidate_caches()
     found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() and path.stem not in sys.modules else None
     if found is not None and found.origin is not None and Path(found.origin).resolve() == path.resolve():
@@ -109,14 +111,33 @@ def _names(of: list[tuple[dict[str, object], dict[str, str]]]) -> set[tuple[str,
     return {(f.kind, name) for f, (low, python) in zip(FAMILIES, of, strict=True) for name in (*low, *python)}
 
 
-def _beside(path: Path, modules: set[str]) -> dict[str, bytes]:
-    """The files in the file's folder that new modules are of."""
-    folder, found = path.resolve().parent, dict[str, bytes]()
-    for module in modules:
-        file = Path(getattr(sys.modules[module], "__file__", None) or "/")
-        if file.suffix == ".py" and file.resolve().is_relative_to(folder):
-            found[file.resolve().relative_to(folder).as_posix()] = file.read_bytes()
+def _beside(path: Path) -> dict[str, bytes]:
+    """The files in the file's folder that it imports, and those that these import; none of installed packages."""
+    folder, found, todo = path.resolve().parent, dict[str, bytes](), [path.resolve()]
+    while todo:
+        for name in _imported(todo.pop().read_bytes()):
+            module = sys.modules.get(name)
+            file = Path(getattr(module, "__file__", None) or "/").resolve()
+            inside = file.suffix == ".py" and file.is_relative_to(folder) and not _installed(file, name)
+            if inside and (place := file.relative_to(folder).as_posix()) not in found and file != path.resolve():
+                found[place] = file.read_bytes()
+                todo.append(file)
     return found
+
+
+def _imported(source: bytes) -> set[str]:
+    """The modules that the imports of a file name, and the packages that they are in."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {".".join(parts[:n]) for name in names for parts in [name.split(".")] for n in range(1, len(parts) + 1)}
+
+
+def _installed(file: Path, module: str) -> bool:
+    return module.split(".")[0] == "xhat" or file.is_relative_to(sys.prefix) or "site-packages" in file.parts
 
 
 def place_of(error: BaseException) -> str | None:

@@ -24,10 +24,10 @@ def aside(length: int, share: float, labels: Tensor | None = None) -> tuple[Tens
     if count < LEAST_HELD_OUT:
         return torch.arange(length), None
     order = torch.randperm(length, generator=generator("held out", length))
-    free = order if labels is None else _spared(order, labels)
+    free = order if labels is None else _spared(order, labels.cpu())
     out = (free if len(free) >= count else order)[:count]
     kept = order[~torch.isin(order, out)]
-    return kept.sort().values, out.sort().values
+    return kept.sort().values, out  # in a random order: the first few are of all kinds, also where the data are sorted
 
 
 def _spared(order: Tensor, labels: Tensor) -> Tensor:

@@ -62,4 +62,6 @@ def joined(parts: list[Batch]) -> Batch:
 
 
 def _cat(values: list[Any]) -> Any:
+    if isinstance(values[0], np.ndarray):
+        return np.concatenate(values)
     return torch.cat(values) if isinstance(values[0], Tensor) else [row for value in values for row in value]

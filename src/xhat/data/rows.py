@@ -94,7 +94,15 @@ def rows_with_held_out(
     held = None
     if out is not None:
         held = Rows(lambda index: at(out[index]), len(out), f"{mark} held out", AsTheyAre(len(out)), name, shape)
-    return Rows(lambda index: at(kept[index]), len(kept), f"{mark} {len(kept)}", Order(len(kept), seed), name, shape, held)
+    return Rows(
+        lambda index: at(kept[index]),
+        len(kept),
+        f"{mark} {len(kept)} in order {seed}",
+        Order(len(kept), seed),
+        name,
+        shape,
+        held,
+    )
 
 
 def images_as_rows(images: Images, told: bool, order: Visits, shape: DataShape) -> Rows:

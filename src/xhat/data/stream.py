@@ -1,8 +1,12 @@
 """An iterable of batches as a data source."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
+import torch
+
+from xhat import rng
 from xhat.data.batch import Batch
 from xhat.data.reading import joined, part, whole_batch
 from xhat.errors import DataError
@@ -15,8 +19,9 @@ SKIPPED = 256
 class Stream:
     """A data source out of an iterable of batches, read from its beginning to where training is.
 
-    The order is the iterable's own. A resumed run reads up to where it was: to the last bit only if the iterable gives the same
-    each time, which a DataLoader that shuffles does not; hand its dataset to `from_dataset` instead.
+    The order is the iterable's own; where it shuffles by torch's global numbers, as a DataLoader does, these are a function of
+    the number of the pass, so that every rank and a resumed run see the same. A resumed run reads up to where it was, which
+    takes its time: a data set whose samples have numbers is better handed to `from_dataset`.
 
     Args:
         batches: iterated again for each epoch: a DataLoader, a list, a function that makes an iterator. Each item is
@@ -40,13 +45,13 @@ class Stream:
             raise DataError(f"{self.name} can be read only once: give a function that makes it, a list or a DataLoader")
         self._batches, self._read = batches, read
         self._open: Iterator[Any] | None = None
-        self._position, self._left = 0, list[Batch]()
+        self._position, self._epoch, self._left = 0, 0, list[Batch]()
 
     def get(self, step: int, shard: Shard, rows: int) -> Batch:
         """As of `DataSource`; going back starts anew."""
         wanted = step * shard.total + shard.first
         if self._open is None or wanted < self._position:
-            self._open, self._position, self._left = self._begin(), 0, []
+            self._open, self._position, self._left, self._epoch = self._begin(), 0, [], 0
         while wanted > self._position:  # read and forgotten, a piece at a time
             self._take(min(wanted - self._position, SKIPPED))
         return joined(self._take(rows))
@@ -69,9 +74,13 @@ class Stream:
     def _first(self) -> list[Batch]:
         return [self._batch(next(self._begin()))]
 
-    def _begin(self) -> Iterator[Any]:
-        again = iter(self._batches) if isinstance(self._batches, Iterable) else self._batches()
-        return iter(again)
+    def _begin(self, epoch: int = 0) -> Iterator[Any]:
+        """A pass, whose shuffling is a function of its number, if it draws from torch's global numbers."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.generator("stream", epoch).initial_seed())
+            again = iter(iter(self._batches) if isinstance(self._batches, Iterable) else self._batches())
+            first = next(again, None)  # a DataLoader draws its order when it is first asked
+        return again if first is None else chain([first], again)
 
     def _take(self, rows: int) -> list[Batch]:
         """The next samples, in pieces."""
@@ -93,7 +102,8 @@ class Stream:
             for item in self._open:
                 if len((batch := self._batch(item)).x0):
                     return batch
-            self._open = self._begin()
+            self._epoch += 1
+            self._open = self._begin(self._epoch)
         raise DataError(f"{self.name} gives no samples")
 
     def _batch(self, item: Any) -> Batch:

@@ -19,6 +19,8 @@ from xhat.tensors import device_of, evaluating
 
 MOST, KNOWN, BOUND_SAMPLES = 1000, 10_000, 300
 """Samples: measured, known for the floor, and of the bound."""
+MOST_NUMBERS = 50_000_000
+"""All values of the known samples together."""
 LEAST_FOR_A_BOUND = 10
 """Samples, of which a fifth find where the bound's steps are drawn."""
 
@@ -109,7 +111,11 @@ def _above_floor(
     elif batch.cond:
         without["floor"] = f"nobody knows it for a network that is told {', '.join(batch.cond)}"
     else:
-        others = _taken(known, None, KNOWN, torch.device("cpu")).x0
+        most = max(2, min(KNOWN, MOST_NUMBERS // batch.x0[0].numel()))
+        others = _taken(known, None, most, torch.device("cpu")).x0
+        if others.shape[1:] != batch.x0.shape[1:]:
+            found, wanted = tuple(others.shape[1:]), tuple(batch.x0.shape[1:])
+            raise DataError(f"the known samples have the shape {found}, those that are measured {wanted}")
         floor = floor_errors(others, batch.x0.cpu(), logsnr=levels)
         return summary(errors - floor.lower, levels)
     return None

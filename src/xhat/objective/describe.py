@@ -3,8 +3,11 @@
 import functools
 import inspect
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 DEEPEST = 5
@@ -20,16 +23,45 @@ def described(part: Any, depth: int = 0) -> str:
         return repr(part)
     if isinstance(part, float):
         return f"{part:g}"
-    if isinstance(part, Tensor):
-        return f"tensor{tuple(part.shape)}:{zlib.crc32(part.detach().cpu().contiguous().numpy().data):08x}"
+    if isinstance(part, Tensor | np.ndarray):
+        return f"{'tensor' if isinstance(part, Tensor) else 'array'}{tuple(part.shape)}:{_checksum(part):08x}"
+    if isinstance(part, Mapping):
+        return "{" + ", ".join(f"{key!r}: {described(value, depth + 1)}" for key, value in part.items()) + "}"
     if isinstance(part, tuple | list):
         inner = ", ".join(described(p, depth + 1) for p in part)
         return f"({inner})" if isinstance(part, tuple) else f"[{inner}]"
-    if inspect.isroutine(part) or inspect.isclass(part):
-        return str(getattr(part, "__name__", type(part).__name__))
+    if inspect.isclass(part):
+        return part.__name__
+    if inspect.isroutine(part):
+        return _function(part, depth + 1)
     if isinstance(part, functools.partial):
-        return f"partial({described(part.func, depth + 1)})"
+        given = [described(a, depth + 1) for a in (part.func, *part.args)]
+        given += [f"{name}={described(value, depth + 1)}" for name, value in part.keywords.items()]
+        return f"partial({', '.join(given)})"
     return f"{type(part).__name__}({_arguments(part, depth + 1)})" if depth < DEEPEST else type(part).__name__
+
+
+def _function(part: Any, depth: int) -> str:
+    """Its name; of one that a function has made also what it was made with: penalty[source=1], or what a lambda is of."""
+    part = inspect.unwrap(part)
+    name, code = str(getattr(part, "__name__", type(part).__name__)), getattr(part, "__code__", None)
+    cells = zip(getattr(code, "co_freevars", ()), getattr(part, "__closure__", None) or (), strict=False)
+    inner = [f"{free}={described(_content(cell), depth)}" for free, cell in cells] if depth < DEEPEST else []
+    if name == "<lambda>" and code is not None:
+        inner.append(f"code {zlib.crc32(code.co_code + repr(code.co_consts + code.co_names).encode()):08x}")
+    return f"{name}[{', '.join(inner)}]" if inner else name
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _checksum(values: Tensor | np.ndarray) -> int:
+    flat = torch.as_tensor(values).detach().cpu().contiguous().reshape(-1)
+    return zlib.crc32(flat.view(torch.uint8).numpy().data)
 
 
 def _arguments(part: Any, depth: int) -> str:

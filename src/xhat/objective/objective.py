@@ -214,6 +214,8 @@ class Objective(nn.Module):
 
     def _reach(self) -> str:
         schedule = self.denoiser.schedule
+        if any(True for _ in schedule.parameters()):
+            return ", whose ends are learned"
         ends = torch.tensor([schedule.t_min, 1.0], dtype=torch.float64, device=schedule.device)
         high, low = schedule.logsnr(ends).detach().tolist()
         return f", logsnr {low:.3g} to {high:.3g}"

@@ -26,7 +26,7 @@ class Moment:
         losses: what the objective returned at this step, () each, on this process, without a graph.
         numbers: at `logged` the row of metrics.jsonl, at `measured` what was measured on held-out samples; else empty.
         path: at `saved` the weights, at `pictured` the picture; else None.
-        objective: what is trained, as it is now.
+        objective: what is trained, as it is now, in evaluation mode: a call of it counts nothing.
         denoiser: with the averaged weights, in evaluation mode, to sample from; training goes on in the mode it was in.
     """
 
@@ -98,7 +98,7 @@ class Callbacks:
         """Tell all of them, by the name of the method, unless one has failed; that a training has ended all of them hear."""
         if not self.callbacks or (self.error is not None and moment != "ended"):
             return
-        with evaluating(at.denoiser):  # which may be the very network that is trained
+        with evaluating(at.objective), evaluating(at.denoiser):  # the denoiser may be the very one that is trained
             for callback in self.callbacks:
                 try:
                     getattr(callback, moment)(at)

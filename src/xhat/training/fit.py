@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from xhat.config.changes import overlaid
 from xhat.config.options import Options
 from xhat.config.parsing import options_of
 from xhat.data.shape import DataShape
@@ -93,7 +94,7 @@ def fit(
     if not str(run or "").strip():
         raise RunError("run is empty: name a folder")
     require_callbacks(callbacks or ())
-    how = options_of({**(asdict(options) if isinstance(options, Options) else dict(options or {})), **changes})
+    how = options_of(overlaid(asdict(options) if isinstance(options, Options) else dict(options or {}), changes))
     source = as_source(data)
     measured = getattr(source, "held_out", None) if held_out is None else as_source(held_out, held_out=0.0)
     folder, own = Path(run), Objects(how, objective.described())  # as it is before a checkpoint's values are in it

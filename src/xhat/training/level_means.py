@@ -27,15 +27,17 @@ class LevelMeans:
     def __init__(self, objective: Objective, device: torch.device) -> None:
         self.objective, self.edges = objective, torch.tensor(LEVELS[:-1], dtype=torch.float32, device=device) + 1
         self.sums: dict[str, Tensor] = {}
-        objective.watch = self
+        self.before, objective.watch = objective.watch, self
 
     def close(self) -> None:
-        """Watch no more."""
-        self.objective.watch = None
+        """Watch no more; who watched before does again."""
+        self.objective.watch = self.before
 
     @torch.no_grad()
     def __call__(self, draw: Draw, values: Mapping[str, Tensor]) -> None:
         """Take in a call's values (B,) by term."""
+        if self.before is not None:
+            self.before(draw, values)
         own = {n: v for n, v in values.items() if self.objective.terms[n].loss.at_drawn_time}
         if not own:
             return

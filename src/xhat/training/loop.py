@@ -82,12 +82,14 @@ class Loop:
         """Losses and clipped gradients of one step, over all micro-batches; the norm before clipping."""
         setup, step = self.setup, self.state.step
         rank, world, parts = self.accelerator.process_index, self.accelerator.num_processes, setup.options.accumulate
-        # dropout and the like, in networks that have it: a function of (seed, step, rank), so nothing to checkpoint
-        torch.manual_seed(rng.generator(self.state.objective.seed, "network", step, rank).initial_seed())
+        seed = rng.generator(self.state.objective.seed, "network", step, rank).initial_seed()
         losses: dict[str, Tensor] = {}
         for part in range(parts):
             shard = Shard((part * world + rank) * setup.rows, setup.options.batch_size)
             batch = setup.feed.get(step, shard, setup.rows)
+            # dropout and the like, in networks that have it: a function of (seed, step, rank), so nothing to checkpoint; after
+            # the data, which may draw from the same global numbers
+            torch.manual_seed(seed + part)
             quiet = self.accelerator.no_sync(self.prepared) if part < parts - 1 else contextlib.nullcontext()
             with quiet:
                 values = self._values(step, shard, batch)

@@ -84,8 +84,9 @@ class Track(Callback):
         path, step = at.path, at.step
         self._attempt(lambda: self._picture(path, step))
 
-    def ended(self, at: Moment) -> None:
-        self.failed = False  # whatever went wrong before, it is told that this is the end
+    def close(self) -> None:
+        """The run of the tracker ends, whatever went wrong before."""
+        self.failed = False
         self._attempt(self.tracker.finish)
 
     def _picture(self, path: Path, step: int) -> None:

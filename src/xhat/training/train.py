@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +26,9 @@ from xhat.training.not_finite import culprits
 from xhat.training.setup import PICTURE_IMAGES, Setup
 from xhat.training.stop import Stop
 
+if TYPE_CHECKING:
+    from xhat.training.trackers import Track
+
 PICTURE_STEPS = 20
 
 
@@ -46,9 +49,10 @@ def train(setup: Setup, run: Path, display: Display, callbacks: Sequence[Callbac
         Exception: of a callback, once the state is saved.
     """
     state, options = setup.state, setup.options
+    trackers = _trackers(setup, run)
     log = Log(run, setup.accelerator, state.objective, options.log_every, state.step, options.batch_size, display)
     stop, first = Stop(), state.step
-    told = Callbacks([*callbacks, *_trackers(setup, run)] if setup.accelerator.is_main_process else (), stop)
+    told = Callbacks([*callbacks, *trackers] if setup.accelerator.is_main_process else (), stop)
     try:
         started = time.perf_counter() - state.seconds
         _announce(setup, log)
@@ -64,18 +68,38 @@ def train(setup: Setup, run: Path, display: Display, callbacks: Sequence[Callbac
     finally:
         log.close()
         stop.restore()
+        for tracker in trackers:
+            tracker.close()
     loop.end()
     told.finish()
     return loop.progress() >= 1
 
 
-def _trackers(setup: Setup, run: Path) -> list[Callback]:
+def _trackers(setup: Setup, run: Path) -> "list[Track]":
+    """Those of the main process, started; a start that fails ends all of the processes.
+
+    Raises:
+        RunError: it does not start.
+    """
     if setup.options.track is None:
         return []
     from xhat.training.trackers import Track
 
-    choices = {} if setup.config is not None else setup.state.objective.described()
-    return [Track(setup.options.track, run, {**flat(asdict(setup.config or setup.options)), **choices})]
+    found, failure = [], None
+    if setup.accelerator.is_main_process:
+        choices = {} if setup.config is not None else setup.state.objective.described()
+        try:
+            found = [Track(setup.options.track, run, {**flat(asdict(setup.config or setup.options)), **choices})]
+        except RunError as error:
+            failure = error
+    if setup.accelerator.num_processes > 1:
+        failed = torch.tensor(float(failure is not None), device=setup.accelerator.device)
+        torch.distributed.all_reduce(failed)
+        if failure is None and bool(failed):
+            failure = RunError(f"track {setup.options.track}: it does not start on the main process")
+    if failure is not None:
+        raise failure
+    return found
 
 
 def _train(loop: Loop, run: Path, log: Log, told: Callbacks) -> Moment | None:
@@ -164,7 +188,8 @@ def _mend_weights(setup: Setup, run: Path) -> None:
     """Write the weights anew if they are missing, damaged, or name data that moved: nothing is left to train that would."""
     named = None if setup.config is None else setup.config.data
     try:
-        mend = read_weights(run).data != named
+        found = read_weights(run)
+        mend = found.data != named or found.step != setup.state.step
     except RunError:
         mend = True
     if mend:
