@@ -90,8 +90,8 @@ def forget_used_files():
     from xhat.config import use
     from xhat.registry import FAMILIES
 
-    for file in use.used_files():
-        if (folder := str(file.path.resolve().parent)) in sys.path:
+    for whole, file in use._USED.items():
+        if (folder := str(whole.parent)) in sys.path:
             sys.path.remove(folder)
         for module in (f"xhat_use_{file.path.stem}", file.path.stem, *(name.removesuffix(".py") for name in file.beside)):
             sys.modules.pop(module, None)

@@ -41,6 +41,6 @@ def the_floor_lies_under(run):
     trained, (training, held_out) = load(run), load_parts("mnist")
     x0, labels = to_float(held_out.pixels[:200]), held_out.labels[:200]
     floor = floor_errors(to_float(training.pixels), x0, training.labels, labels)
-    above = x0_errors(trained.denoiser, x0, labels) - floor.lower
+    above = x0_errors(trained.denoiser, x0, {"label": labels}) - floor.lower
     assert (above.mean(1) > -3 * above.std(1) / len(x0) ** 0.5).all()
     assert (above.mean(1) > 5 * above.std(1) / len(x0) ** 0.5).sum() > len(LEVELS) / 2

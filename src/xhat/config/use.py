@@ -142,12 +142,11 @@ def _installed(file: Path, module: str) -> bool:
 
 def place_of(error: BaseException) -> str | None:
     """The last line of a used file, or of one that it imports, that an error came by: my_parts.py, line 12."""
-    folders = {file.path.resolve(): file for file in used_files()}
-    beside = {f.path.resolve().parent / name for f in used_files() for name in f.beside}
+    own = {*_USED, *(whole.parent / name for whole, file in _USED.items() for name in file.beside)}
     place, trace = None, error.__traceback__
     while trace is not None:
         file = Path(trace.tb_frame.f_code.co_filename)
-        if file.suffix == ".py" and (whole := file.resolve()) in folders.keys() | beside:
+        if file.suffix == ".py" and (whole := file.resolve()) in own:
             place = f"{whole.name}, line {trace.tb_lineno}"
         trace = trace.tb_next
     return place
