@@ -86,7 +86,7 @@ def test_a_loader_is_as_many_samples_as_it_has():
     denoiser, few = objective().denoiser, X[:12]
     found, wanted = xhat.validate(denoiser, DataLoader(few, batch_size=5)), xhat.validate(denoiser, few)
     assert (found.samples, wanted.samples) == (12, 12)
-    assert found.bits_per_dim_se == pytest.approx(wanted.bits_per_dim_se, rel=0.9)
+    assert found == xhat.validate(denoiser, DataLoader(few, batch_size=12)), "however it is cut"
     with pytest.raises(DataError, match="at least 2 samples"):
         xhat.validate(denoiser, DataLoader(X[:1]))
     assert from_iterable(DataLoader(few, batch_size=5)).available(7) == 7

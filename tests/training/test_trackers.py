@@ -78,12 +78,14 @@ def test_wandb_offline(tmp_path, monkeypatch):
 
 def test_mlflow(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not among the versions that go with the others: tried by hand")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     xhat.fit(objective(), data(), run, track="mlflow", max_steps=3, **QUICK)
     xhat.fit(objective(), data(), run, track="mlflow", max_steps=5, resume=True, **QUICK)
     number = (run / "tracked" / "mlflow.id").read_text()
-    client = mlflow.MlflowClient()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"], "nothing beside the run"
+    assert not mlflow.is_tracking_uri_set()
+    client = mlflow.MlflowClient((run / "tracked" / "mlruns").as_uri())
     history = client.get_metric_history(number, "terms/denoise")
     assert [(m.step, m.value) for m in history] == [(row["step"], row["terms"]["denoise"]) for row in rows(run)]
     assert len(client.list_artifacts(number, "samples")) == 4

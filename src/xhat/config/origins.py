@@ -6,35 +6,22 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from xhat import registry
 from xhat.config.changes import flat
 from xhat.config.config import Config
 from xhat.config.use import UsedFile, used_files
-from xhat.registry import (
-    DATA,
-    GATES,
-    LOSSES,
-    MULTIPLIERS,
-    NETWORKS,
-    SAMPLERS,
-    SCHEDULES,
-    SPACINGS,
-    TARGETS,
-    TIME_INPUTS,
-    TIMES,
-    VARIANCES,
-    Registry,
-)
+from xhat.registry import Registry
 
 OF_KEYS: dict[str, Registry] = {
-    "network": NETWORKS,
-    "schedule": SCHEDULES,
-    "target": TARGETS,
-    "variance": VARIANCES,
-    "time_input": TIME_INPUTS,
-    "times": TIMES,
-    "data": DATA,
-    "sampling.sampler": SAMPLERS,
-    "sampling.spacing": SPACINGS,
+    "network": registry.NETWORKS,
+    "schedule": registry.SCHEDULES,
+    "target": registry.TARGETS,
+    "variance": registry.VARIANCES,
+    "time_input": registry.TIME_INPUTS,
+    "times": registry.TIMES,
+    "data": registry.DATA,
+    "sampling.sampler": registry.SAMPLERS,
+    "sampling.spacing": registry.SPACINGS,
 }
 """The family that the expression of a config key names; those of terms name several."""
 
@@ -52,10 +39,10 @@ def origin(text: str, kinds: tuple[str, ...]) -> str:
     return ", ".join(file.name for file in used_files() if _names(text, kinds) & file.parts)
 
 
-def described(config: Config) -> dict[str, str]:
+def called(config: Config) -> dict[str, str]:
     """How messages call the network and the terms of a config: their expressions, and the file that a part came from."""
     texts = {"network": config.network, **{name: term.loss for name, term in config.terms.items()}}
-    kinds = {name: (NETWORKS.kind,) if name == "network" else OF_LOSSES for name in texts}
+    kinds = {name: (registry.NETWORKS.kind,) if name == "network" else OF_LOSSES for name in texts}
     return {name: f"{text} of {file}" if (file := origin(text, kinds[name])) else text for name, text in texts.items()}
 
 
@@ -68,7 +55,7 @@ def needed_by(config: Config) -> list[UsedFile]:
     return [file for file in used_files() if named & file.parts]
 
 
-OF_LOSSES = tuple(dict.fromkeys(family.kind for family in LOSSES.beside))
+OF_LOSSES = tuple(dict.fromkeys(family.kind for family in registry.LOSSES.beside))
 """The kinds of parts that the loss of a term is made of."""
 
 
@@ -76,7 +63,7 @@ def _kinds_of_key(key: str) -> tuple[str, ...]:
     if key in OF_KEYS:
         return (OF_KEYS[key].kind,)
     if key.startswith("terms."):
-        return {"weight": (MULTIPLIERS.kind,), "when": (GATES.kind,)}.get(key.rpartition(".")[2], OF_LOSSES)
+        return {"weight": (registry.MULTIPLIERS.kind,), "when": (registry.GATES.kind,)}.get(key.rpartition(".")[2], OF_LOSSES)
     return ()
 
 

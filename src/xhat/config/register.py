@@ -6,52 +6,33 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from xhat import registry
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import Target
 from xhat.diffusion.times import TimeSampler
 from xhat.objective.multipliers import Multiplier
 from xhat.objective.terms import Loss
-from xhat.registry import (
-    DATA,
-    ESTIMATES,
-    GATES,
-    GRADIENTS,
-    LOSSES,
-    MULTIPLIERS,
-    NETWORKS,
-    NORMS,
-    PENALTIES,
-    SAMPLERS,
-    SCHEDULES,
-    SPACINGS,
-    TARGETS,
-    TIME_INPUTS,
-    TIMES,
-    VARIANCES,
-    WEIGHTINGS,
-    WHERE,
-    Registry,
-)
+from xhat.registry import Registry
 from xhat.sampling.samplers import Sampler
 
 Part = TypeVar("Part")
 
 CLASSES: tuple[tuple[type, Registry], ...] = (
-    (Loss, LOSSES),
-    (Multiplier, MULTIPLIERS),
-    (Schedule, SCHEDULES),
-    (TimeSampler, TIMES),
-    (Sampler, SAMPLERS),
+    (Loss, registry.LOSSES),
+    (Multiplier, registry.MULTIPLIERS),
+    (Schedule, registry.SCHEDULES),
+    (TimeSampler, registry.TIMES),
+    (Sampler, registry.SAMPLERS),
 )
 CALLED: dict[tuple[str, ...], Registry] = {
-    ("logsnr", "schedule"): WEIGHTINGS,
-    ("seed", "step"): GATES,
-    ("error",): NORMS,
-    ("error", "weight"): NORMS,
-    ("draw", "values"): WHERE,
-    ("denoiser", "draw"): ESTIMATES,
-    ("schedule", "steps"): SPACINGS,
-    ("schedule", "t"): TIME_INPUTS,
+    ("logsnr", "schedule"): registry.WEIGHTINGS,
+    ("seed", "step"): registry.GATES,
+    ("error",): registry.NORMS,
+    ("error", "weight"): registry.NORMS,
+    ("draw", "values"): registry.WHERE,
+    ("denoiser", "draw"): registry.ESTIMATES,
+    ("schedule", "steps"): registry.SPACINGS,
+    ("schedule", "t"): registry.TIME_INPUTS,
 }
 """What a part is by the names of the parameters that it is called with."""
 IMAGES = ("images", "image", "img", "imgs", "samples", "fields", "field", "pixels", "x", "x0", "x0_hat")
@@ -77,24 +58,24 @@ class Register:
 
 
 NAMED: dict[str, Registry] = {
-    "network": NETWORKS,
-    "data": DATA,
-    "penalty": PENALTIES,
-    "loss": LOSSES,
-    "weighting": WEIGHTINGS,
-    "schedule": SCHEDULES,
-    "target": TARGETS,
-    "times": TIMES,
-    "sampler": SAMPLERS,
-    "gate": GATES,
-    "multiplier": MULTIPLIERS,
-    "norm": NORMS,
-    "where": WHERE,
-    "estimate": ESTIMATES,
-    "spacing": SPACINGS,
-    "time_input": TIME_INPUTS,
-    "variance": VARIANCES,
-    "differentiate": GRADIENTS,
+    "network": registry.NETWORKS,
+    "data": registry.DATA,
+    "penalty": registry.PENALTIES,
+    "loss": registry.LOSSES,
+    "weighting": registry.WEIGHTINGS,
+    "schedule": registry.SCHEDULES,
+    "target": registry.TARGETS,
+    "times": registry.TIMES,
+    "sampler": registry.SAMPLERS,
+    "gate": registry.GATES,
+    "multiplier": registry.MULTIPLIERS,
+    "norm": registry.NORMS,
+    "where": registry.WHERE,
+    "estimate": registry.ESTIMATES,
+    "spacing": registry.SPACINGS,
+    "time_input": registry.TIME_INPUTS,
+    "variance": registry.VARIANCES,
+    "differentiate": registry.GRADIENTS,
 }
 
 register = Register()
@@ -114,7 +95,7 @@ def family_of(part: Any) -> Registry:
         ValueError: nobody can tell.
     """
     if isinstance(part, Target):
-        return TARGETS
+        return registry.TARGETS
     kind = part if inspect.isclass(part) else _returned(part)
     if kind is not None and (found := _of_class(kind)) is not None:
         return found
@@ -123,7 +104,7 @@ def family_of(part: Any) -> Registry:
     if names in CALLED:
         return CALLED[names]
     if parameters and (names[0] in IMAGES or parameters[0].annotation is Tensor) and names[1:] in ((), ("draw",)):
-        return PENALTIES
+        return registry.PENALTIES
     return _unclear(part)
 
 
@@ -132,9 +113,9 @@ def _of_class(kind: type) -> Registry | None:
         if issubclass(kind, base):
             return family
     if callable(getattr(kind, "get", None)) and callable(getattr(kind, "fingerprint", None)):
-        return DATA
+        return registry.DATA
     if issubclass(kind, nn.Module) and len(_required(kind)) != 1:
-        return NETWORKS
+        return registry.NETWORKS
     return None
 
 

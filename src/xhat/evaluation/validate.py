@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xhat.bound.estimate import estimate_bound
 from xhat.data.batch import Batch
+from xhat.data.reading import part
 from xhat.data.source import Feed, first_samples, shape_of
 from xhat.data.wrap import as_source, from_tensors
 from xhat.diffusion.denoiser import Denoiser
@@ -88,18 +89,12 @@ def _bound(denoiser: Denoiser, batch: Batch, without: dict[str, str]) -> tuple[f
     try:
         if count < LEAST_FOR_A_BOUND:
             raise ValueError(f"it takes {LEAST_FOR_A_BOUND} samples, these are {count}")
-        measured, aside = (chosen(batch, rows) for rows in (slice(pilot, count), slice(0, pilot)))
+        measured, aside = (part(batch, rows) for rows in (slice(pilot, count), slice(0, pilot)))
         found = estimate_bound(denoiser, measured.x0, aside.x0, cond=measured.cond, pilot_cond=aside.cond)
     except ValueError as error:
         without["bound"] = str(error)
         return None, None
     return found.bits_per_dim, found.bits_per_dim_se
-
-
-def chosen(batch: Batch, rows: slice) -> Batch:
-    """Some rows of x0 and of the conditions."""
-    cond = None if batch.cond is None else {name: value[rows] for name, value in batch.cond.items()}
-    return Batch(batch.x0[rows], cond)
 
 
 def _above_floor(

@@ -98,7 +98,7 @@ def _measure(run: Path, how: How) -> Measured:
     from xhat.runs.load import load
 
     trained = load(run)
-    real = _of_run(trained.shape, trained.config)
+    real = _real_images(_Data.of(trained))
     numbers, lines, problems = _errors(trained, real, how)
     try:
         numbers, lines = numbers | (found := _bound(trained, real, how))[0], lines | found[1]
@@ -110,15 +110,26 @@ def _measure(run: Path, how: How) -> Measured:
     return Measured(trained.step, numbers | of_samples | _times(run), of_real, lines, _pictures(trained, real, run), problems)
 
 
-def _of_run(shape: DataShape, config: Config) -> RealImages:
-    seed = config.seed if is_source(config.data) else 0  # images of our own are split alike for every seed
-    return _real_images(shape, shape.names, config.data, config.held_out, seed)
+@dataclass(frozen=True)
+class _Data:
+    """What says which real images a run is measured on: runs with the same share what is computed of them."""
+
+    shape: DataShape
+    names: tuple[str, ...]  # of the classes, in which equal shapes may differ
+    data: str
+    share: float
+    seed: int
+
+    @classmethod
+    def of(cls, trained: TrainedRun) -> "_Data":
+        config = trained.config
+        seed = config.seed if is_source(config.data) else 0  # images of our own are split alike for every seed
+        return cls(trained.shape, trained.shape.names, config.data, config.held_out, seed)
 
 
 @lru_cache(maxsize=1)
-def _real_images(shape: DataShape, names: tuple[str, ...], data: str, share: float, seed: int) -> RealImages:
-    """Read once for all runs on the same data whose classes have the same names; equal shapes may differ in them."""
-    return own_images(shape, build_parts(Config(data=data, held_out=share, seed=seed), shape))
+def _real_images(data: _Data) -> RealImages:
+    return own_images(data.shape, build_parts(Config(data=data.data, held_out=data.share, seed=data.seed), data.shape))
 
 
 def _errors(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, Line], list[str]]:
@@ -133,7 +144,7 @@ def _errors(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, 
     if not real.measured.held_out:
         return numbers, lines, ["too few images to hold any out: errors are of training images, and there is no floor"]
     try:
-        floor = _floor(_Data(trained.shape, trained.config), how.images, tuple(errors.logsnr))
+        floor = _floor(_Data.of(trained), how.images, tuple(errors.logsnr))
     except ValueError as error:
         return numbers, lines, [f"no floor: {error}"]
     excess = errors.over(floor)
@@ -146,26 +157,11 @@ def _line(of: DenoisingError) -> Line:
 
 
 @lru_cache(maxsize=4)
-def _floor(data: "_Data", images: int, logsnr: tuple[float, ...]) -> FloorErrors:
+def _floor(data: _Data, images: int, logsnr: tuple[float, ...]) -> FloorErrors:
     """Computed once for all runs on the same data."""
-    real = _of_run(data.shape, data.config)
+    real = _real_images(data)
     assert real.others is not None
     return known_floor(real.others, real.measured, images, logsnr)
-
-
-class _Data:
-    """The data of a config as the key of a cache."""
-
-    def __init__(self, shape: DataShape, config: Config) -> None:
-        self.shape, self.config = shape, config
-        seed = config.seed if is_source(config.data) else 0
-        self.key = shape, config.data, config.held_out, seed
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Data) and self.key == other.key
 
 
 def _bound(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, Line]]:
@@ -205,7 +201,7 @@ def _quality(trained: TrainedRun, samples: Tensor) -> dict[str, float]:
     """Distances and digits, where the shipped network can read the images."""
     if (features := Features.shipped(trained.shape)) is None:
         return {}
-    of_real = _real_features(_Data(trained.shape, trained.config))
+    of_real = _real_features(_Data.of(trained))
     found = features.compare(features.of(samples), of_real)
     assert found.reading is not None
     numbers = {"fid": found.distance.fid, "kid": found.distance.kid, "read": found.reading.confident}
@@ -217,7 +213,7 @@ def _real_features(data: _Data) -> Tensor:
     """Of MNIST's test set, or of the images trained on: of others too few are held out for a distance of distributions."""
     features = Features.shipped(data.shape)
     assert features is not None
-    return features.of(_of_run(data.shape, data.config).distribution.images.pixels)
+    return features.of(_real_images(data).distribution.images.pixels)
 
 
 def _weightings(trained: TrainedRun) -> dict[str, Line]:

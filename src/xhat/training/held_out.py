@@ -26,7 +26,7 @@ class HeldOut:
     def __init__(self, options: Options, samples: Batch, levels: Sequence[float] = LEVELS[::STRIDE]) -> None:
         self.samples, self.levels = samples, levels
         # a training step costs three forward passes for each sample, a measurement one for each sample and level
-        calls, per_step = len(samples.x0) * len(LEVELS[::STRIDE]), 3 * options.batch_size
+        calls, per_step = len(samples.x0) * len(levels), 3 * options.batch_size
         every = math.ceil(calls / per_step / SHARE) if options.eval_every is None else options.eval_every
         self.every = math.ceil(every / options.log_every) * options.log_every  # in a line that is written anyway
 

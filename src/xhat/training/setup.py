@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from xhat.config.build import build_sampling
 from xhat.config.config import Config
 from xhat.config.options import Options
-from xhat.config.origins import described
+from xhat.config.origins import called
 from xhat.data.batch import Batch, chosen_rows
 from xhat.data.shape import DataShape
 from xhat.data.source import DataSource, Feed, first_samples, name_of, shape_of
@@ -101,7 +101,7 @@ def set_up(
     _require_parameters(objective)
     objective.to(device).train()
     feed = Feed(source, shape, device)
-    _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else described(config))
+    _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else called(config))
     measured = None if held_out is None else _held_out(objective, Feed(held_out, shape, device), options)
     told = first_samples(feed, PICTURE_IMAGES).cond if shape.conditions and shape.is_picture else None
     average = power_average(objective.denoiser, options.ema).eval() if options.ema else None

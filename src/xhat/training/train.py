@@ -83,13 +83,14 @@ def _trackers(setup: Setup, run: Path) -> "list[Track]":
     """
     if setup.options.track is None:
         return []
-    from xhat.training.trackers import Track
+    from xhat.training.trackers import TRACKERS
 
-    found, failure = [], None
+    found: list[Track] = []
+    failure: RunError | None = None
     if setup.accelerator.is_main_process:
         choices = {} if setup.config is not None else setup.state.objective.described()
         try:
-            found = [Track(setup.options.track, run, {**flat(asdict(setup.config or setup.options)), **choices})]
+            found = [TRACKERS[setup.options.track](run, {**flat(asdict(setup.config or setup.options)), **choices})]
         except RunError as error:
             failure = error
     if setup.accelerator.num_processes > 1:
