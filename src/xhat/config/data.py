@@ -4,6 +4,7 @@ import ast
 import math
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from xhat.config.config import Config
@@ -120,25 +121,26 @@ def in_memory(source: DataSource, shape: DataShape, name: str, most: int = MOST_
         raise DataError(f"{name} gives samples {tuple(x0.shape[1:])}, the run was trained on {shape.sample}")
     told = dict(cond or {})
     labels: Tensor | None = told.pop("label") if shape.classes is not None and "label" in told else None
-    return Images(x0, labels, shape.classes or 0, name, shape.names, cond=told)
+    values = x0 if x0.dtype == torch.uint8 else x0.float()  # as training takes them
+    return Images(values, labels, shape.classes or 0, name, shape.names, cond=told)
 
 
 def _brought(config: Config) -> DataSource:
     context = {"seed": config.seed, "held_out": config.held_out}
     made = make("data", config.data, DATA, object, context)
     if not isinstance(made, DataSource):
-        where = f"{file}: " if (file := origin(config.data, (DATA.kind,))) else ""
         got = type(made).__name__
-        raise ConfigError(f"{where}data: {config.data} is a {got}: a source has get(step, shard, rows) and fingerprint()")
+        raise ConfigError(
+            f"{_from(config.data)}data: {config.data} is a {got}: a source has get(step, shard, rows) and fingerprint()"
+        )
     return made
 
 
 def _held_out_of(source: DataSource, text: str) -> DataSource | None:
     held = getattr(source, "held_out", None)
     if held is not None and not isinstance(held, DataSource):
-        where = f"{file}: " if (file := origin(text, (DATA.kind,))) else ""
         got = type(held).__name__
-        raise DataError(f"{where}held_out of {text} is a {got}: it is another data source, or None")
+        raise DataError(f"{_from(text)}held_out of {text} is a {got}: it is another data source, or None")
     return held
 
 
@@ -146,5 +148,10 @@ def _shape_of(source: DataSource, text: str) -> DataShape:
     try:
         return shape_of(source)
     except DataError as error:
-        file = origin(text, (DATA.kind,))
-        raise DataError(f"{file}: {error}" if file else str(error)) from error
+        raise DataError(f"{_from(text)}{error}") from error
+
+
+def _from(text: str) -> str:
+    """my_parts.py: before what is said of a source of that file."""
+    file = origin(text, (DATA.kind,))
+    return f"{file}: " if file else ""

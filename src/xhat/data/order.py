@@ -1,6 +1,6 @@
 """In which order training visits samples that are found by number."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Order:
 class AsTheyAre:
     """From the first to the last, and again from the first."""
 
-    length: int = field()
+    length: int
 
     def indices(self, position: int, count: int) -> Tensor:
         """As of `Order`."""

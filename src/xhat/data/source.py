@@ -51,10 +51,10 @@ def shape_of(source: DataSource) -> DataShape:
     known = getattr(source, "shape", None)
     if isinstance(known, DataShape):
         return known
-    x0, cond, _ = asked(source, 0, Shard(0, PROBED), PROBED)
-    told, classes = tuple(cond or ()), getattr(source, "classes", None)
     if length_of(source) == 0:
         raise DataError(f"{name_of(source)} holds no samples")
+    x0, cond, _ = asked(source, 0, Shard(0, PROBED), PROBED)
+    told, classes = tuple(cond or ()), getattr(source, "classes", None)
     try:
         reach = getattr(source, "range", None)
         span = None if reach is None else (float(reach[0]), float(reach[1]))
