@@ -32,6 +32,11 @@ def device_of(module: nn.Module) -> torch.device:
     return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
 
 
+def bytes_of(values: Tensor) -> memoryview:
+    """The bytes of a tensor's values, in order: for checksums."""
+    return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """A module in evaluation mode; after it each of its parts is in the mode that it was in."""

@@ -157,6 +157,13 @@ def test_all_families_can_be_extended():
     assert {family.kind for family in NAMED.values()} == {family.kind for family in registry.FAMILIES}
 
 
+def test_annotations_that_exist_for_type_checkers_alone_hide_nothing():
+    def darkest(images: "Pictures") -> "Values":
+        return images.flatten(1).amin(1)
+
+    assert family_of(darkest) is registry.PENALTIES
+
+
 def test_what_nobody_can_tell_says_it_itself():
     def maker(width, depth):
         return Net()

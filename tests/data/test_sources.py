@@ -11,7 +11,7 @@ from xhat.data import Batch, DataSource, WithNull, from_dataset, from_iterable, 
 from xhat.data.images import Images
 from xhat.data.parts import Parts
 from xhat.data.shape import DataShape, data_shape
-from xhat.data.source import Feed, asked, shape_of
+from xhat.data.source import Feed, asked, length_of, shape_of
 from xhat.data.wrap import as_source
 from xhat.errors import DataError
 from xhat.rng import Shard
@@ -298,3 +298,19 @@ def test_labels_may_be_anywhere():
     data = from_tensors(torch.rand(400, 2), {"label": torch.arange(400) % 3, "soft": torch.rand(400, 3)})
     assert data.held_out is not None
     assert from_tensors(torch.rand(400, 2), {"label": torch.rand(400, 3).round().long()}, classes=3).held_out is not None
+
+
+def test_a_source_that_fails_to_say_how_long_it_is_is_named():
+    class Endless(Counted):
+        def __len__(self):
+            raise TypeError("a stream has no len()")
+
+    class Broken(Counted):
+        name = "my fields"
+
+        def __len__(self):
+            return {}["length"]
+
+    assert length_of(Endless()) is None
+    with pytest.raises(DataError, match=r"the data source my fields failed at len\(\): KeyError: 'length'"):
+        length_of(Broken())

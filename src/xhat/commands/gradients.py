@@ -10,7 +10,7 @@ import torch
 from xhat.analysis.gradients import GradientProfile, gradient_profile
 from xhat.commands.parsing import add_use, new_parser
 from xhat.commands.tables import new_table, number_column, show_table
-from xhat.commands.terminal import console, print_json
+from xhat.commands.terminal import console, notes, print_json
 from xhat.config.parsing import read_config, recipe_path
 from xhat.errors import UsageError
 from xhat.losses.chains import FullChain
@@ -57,7 +57,6 @@ def run(argv: Sequence[str]) -> int:
 
 def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfile, int | None]:
     """The profile, and the steps trained; None for untrained weights."""
-    from xhat.commands.terminal import notes
     from xhat.config.build import build_denoiser, build_objective
     from xhat.config.data import build_data
     from xhat.data.source import Feed

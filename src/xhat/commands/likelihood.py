@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.text import Text
 
 from xhat.bound.estimate import BoundEstimate, Progress
@@ -21,7 +20,7 @@ from xhat.evaluation.likelihood import EVALUATIONS, Chosen, bound, choose_at_ran
 from xhat.evaluation.reference import Reference
 from xhat.runs.load import TrainedRun, load
 from xhat.runs.progress_file import ProgressFile, attempt
-from xhat.tensors import device_of
+from xhat.tensors import bytes_of, device_of
 
 SAVE_SECONDS = 10.0
 
@@ -197,5 +196,5 @@ def _save_picture(found: BoundEstimate, path: Path) -> None:
 def _weights_hash(trained: TrainedRun) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for _, value in sorted(trained.denoiser.state_dict().items()):
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(bytes_of(value))
     return digest.hexdigest()

@@ -15,6 +15,7 @@ from xhat.config.build import build_denoiser, build_objective
 from xhat.config.changes import differences
 from xhat.config.config import Config
 from xhat.config.data import Data, build_data
+from xhat.config.options import BUDGETS, MAY_CHANGE
 from xhat.config.origins import needed_by
 from xhat.config.parsing import read_config, to_config, write_config
 from xhat.config.use import used_files
@@ -27,7 +28,7 @@ from xhat.runs.environment import write_environment
 from xhat.runs.initial import load_into
 from xhat.runs.lock import main_process, reserved
 from xhat.runs.objects import OBJECTS
-from xhat.runs.recipe import BUDGETS, CONFIG_FILE, find_recipe
+from xhat.runs.recipe import CONFIG_FILE, find_recipe
 from xhat.runs.used import keep_used, require_used, used_by
 from xhat.training.learning_rate import rate_jump
 
@@ -45,7 +46,7 @@ options change the rest and add terms.
 Ctrl-C saves; --resume resumes training. With several processes: torchrun --nproc-per-node 2 -m xhat -- train ..."""
 
 NOTHING_TO_RESUME = "{} holds no run to resume: leave --resume out to start one"
-MAY_CHANGE = (*BUDGETS, "data", "checkpoint_every", "sample_every", "log_every", "eval_every", "track")
+MAY_MOVE = (*MAY_CHANGE, "data")
 """Of the data the images must stay the same, wherever they are: the checkpoint knows their checksum."""
 
 
@@ -164,7 +165,7 @@ def _checkpoint(asked: Resolved, before: Config) -> Checkpoint | None:
     folder = asked.folder
     if not asked.resume:
         raise UsageError(f"{folder} holds a run already: add --resume to resume training, or choose another --run")
-    if changed := differences(before, asked.config, MAY_CHANGE):
+    if changed := differences(before, asked.config, MAY_MOVE):
         raise UsageError(
             f"{folder} holds a run with another config ({'; '.join(changed[:3])}): choose another --run, or leave the "
             "recipe and the options out to go on with its own"

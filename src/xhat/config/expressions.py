@@ -59,7 +59,7 @@ def _needs_nothing(made: Any, context: Mapping[str, Any]) -> bool:
     """Whether it makes something without further arguments; an object is there already."""
     if not (inspect.isclass(made) or inspect.isroutine(made)):
         return False
-    parameters = _signature(made).parameters.values()
+    parameters = typed_signature(made).parameters.values()
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return all(p.default is not p.empty or p.kind in optional or p.name in context for p in parameters)
 
@@ -75,15 +75,15 @@ def _look_up(name: str, names: Names) -> Any:
 def _call(name: str, make: Any, args: list[Any], kwargs: dict[str, Any], context: Mapping[str, Any]) -> Any:
     if not callable(make):
         raise ConfigError(f"{name} takes no arguments: write {name} alone")
-    signature = _signature(make)
+    takes = typed_signature(make)
     try:
-        bound = signature.bind_partial(*args, **kwargs)
-        extra = {k: v for k, v in context.items() if k in signature.parameters and k not in bound.arguments}
-        signature.bind(*args, **kwargs, **extra)
+        bound = takes.bind_partial(*args, **kwargs)
+        extra = {k: v for k, v in context.items() if k in takes.parameters and k not in bound.arguments}
+        takes.bind(*args, **kwargs, **extra)
     except TypeError as error:
-        raise ConfigError(f"{name}{_plain(signature)}: {error}{_nearest(kwargs, signature)}") from None
+        raise ConfigError(f"{name}{_plain(takes)}: {error}{_nearest(kwargs, takes)}") from None
     for key, value in bound.arguments.items():
-        _check_type(name, key, value, signature.parameters[key].annotation)
+        _check_type(name, key, value, takes.parameters[key].annotation)
     try:
         return make(*args, **kwargs, **extra)
     except ConfigError:
@@ -92,8 +92,12 @@ def _call(name: str, make: Any, args: list[Any], kwargs: dict[str, Any], context
         raise ConfigError(f"{name}: {first_line(error)}") from error
 
 
-def _signature(make: Any) -> inspect.Signature:
-    """With annotations as types, also where a file has them as text."""
+def typed_signature(make: Any) -> inspect.Signature:
+    """With annotations as types, also where a file has them as text.
+
+    Raises:
+        TypeError or ValueError: of what cannot be called, or of some built-in functions.
+    """
     try:
         return inspect.signature(make, eval_str=True)
     except Exception:  # a name that exists only for type checkers: then the parameter takes anything
@@ -119,7 +123,7 @@ def _check_type(name: str, key: str, value: Any, annotation: Any) -> None:
 
 def signature_of(name: str, make: Any) -> str:
     """name(parameter, other=default), as in messages."""
-    return f"{name}{_plain(_signature(make))}"
+    return f"{name}{_plain(typed_signature(make))}"
 
 
 def _plain(signature: inspect.Signature) -> str:

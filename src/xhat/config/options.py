@@ -5,6 +5,10 @@ from typing import Literal
 
 from xhat.config.ranges import COUNT, FINITE, require_in_range, within
 
+BUDGETS = ("max_steps", "max_images", "max_minutes")
+MAY_CHANGE = (*BUDGETS, "checkpoint_every", "sample_every", "log_every", "eval_every", "track")
+"""Options that a resumed run may have otherwise: how long, and what is written on the way."""
+
 
 @dataclass
 class OptimizerConfig:

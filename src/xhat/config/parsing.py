@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jsonargparse
 import numpy as np
@@ -23,6 +23,8 @@ from xhat.config.presets import preset_names
 from xhat.config.yaml_files import read_mapping
 from xhat.errors import ConfigError, UsageError, XhatError
 from xhat.files import write_bytes
+
+Kind = TypeVar("Kind", bound=Options)
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -98,12 +100,7 @@ def config_of(values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: a value or a key that does not fit; named.
     """
-    parser = Parser(exit_on_error=False)
-    parser.add_class_arguments(Config)
-    parsed = parser.read_values(values)
-    with parser.in_one_line(ConfigError):
-        parsed = parser.parse_args([], namespace=parsed)
-    return to_config(parsed, parser)
+    return to_config(*_parsed(values, Config))
 
 
 def options_of(values: Mapping[str, Any]) -> Options:
@@ -112,15 +109,18 @@ def options_of(values: Mapping[str, Any]) -> Options:
     Raises:
         ConfigError: a value or a name that does not fit; named.
     """
-    parser = Parser(exit_on_error=False)
-    parser.add_class_arguments(Options)
     sections = {k: asdict(v) for k, v in values.items() if is_dataclass(v) and not isinstance(v, type)}
     given = {k: v.item() if isinstance(v, np.generic) else v for k, v in {**values, **sections}.items()}
-    parsed = parser.read_values(given, Options)
+    return _made(*_parsed(given, Options), Options)
+
+
+def _parsed(values: Mapping[str, Any], kind: type[Options]) -> tuple[jsonargparse.Namespace, Parser]:
+    """Values of this kind, defaults filled in, and the parser that makes objects of them."""
+    parser = Parser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    parsed = parser.read_values(values, kind)
     with parser.in_one_line(ConfigError):
-        parsed = parser.parse_args([], namespace=parsed)
-    made = parser.instantiate(parsed)
-    return Options(**{f.name: made[f.name] for f in fields(Options)})
+        return parser.parse_args([], namespace=parsed), parser
 
 
 def to_config(parsed: jsonargparse.Namespace, parser: Parser) -> Config:
@@ -129,8 +129,12 @@ def to_config(parsed: jsonargparse.Namespace, parser: Parser) -> Config:
     Raises:
         ConfigError: a number out of range.
     """
+    return _made(parsed, parser, Config)
+
+
+def _made(parsed: jsonargparse.Namespace, parser: Parser, kind: type[Kind]) -> Kind:
     made = parser.instantiate(parsed)
-    return Config(**{f.name: made[f.name] for f in fields(Config)})
+    return kind(**{f.name: made[f.name] for f in fields(kind)})
 
 
 def read_config(path: Path) -> Config:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from xhat import registry
+from xhat.config.expressions import typed_signature
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import Target
 from xhat.diffusion.times import TimeSampler
@@ -122,8 +123,8 @@ def _of_class(kind: type) -> Registry | None:
 def _returned(part: Any) -> type | None:
     """The class that a function says that it returns."""
     try:
-        kind = inspect.signature(part, eval_str=True).return_annotation
-    except Exception:  # no function, or a name that exists for type checkers alone
+        kind = typed_signature(part).return_annotation
+    except (TypeError, ValueError):
         return None
     return kind if inspect.isclass(kind) and kind not in (inspect.Signature.empty, Tensor) else None
 
@@ -134,8 +135,8 @@ def _required(part: Any) -> tuple[inspect.Parameter, ...]:
     if inspect.isclass(part):
         called = part.forward if issubclass(part, nn.Module) else part.__call__
     try:
-        found = list(inspect.signature(called, eval_str=True).parameters.values())
-    except Exception:
+        found = list(typed_signature(called).parameters.values())
+    except (TypeError, ValueError):
         return ()
     by_place = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
     return tuple(by_place[1:] if inspect.isclass(part) else by_place)  # without self

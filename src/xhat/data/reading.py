@@ -48,6 +48,7 @@ def _stacked(values: list[Any]) -> Any:
 
 
 def part(batch: Batch, rows: slice) -> Batch:
+    """Some of its samples."""
     cond, extra = ({k: v[rows] for k, v in (values or {}).items()} for values in (batch.cond, batch.extra))
     return Batch(batch.x0[rows], cond or None, extra or None)
 

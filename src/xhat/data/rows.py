@@ -15,6 +15,7 @@ from xhat.data.order import AsTheyAre, Order
 from xhat.data.shape import DataShape
 from xhat.errors import DataError
 from xhat.rng import Shard
+from xhat.tensors import bytes_of
 
 
 class Visits(Protocol):
@@ -129,6 +130,5 @@ def checksum(x0: Tensor, *others: Mapping[str, Any] | None) -> str:
 
 def _bytes_of(value: Any) -> Any:
     if isinstance(value, Tensor | np.ndarray):
-        flat = torch.as_tensor(value).detach().cpu().contiguous().reshape(-1)
-        return flat.view(torch.uint8).numpy().data
+        return bytes_of(torch.as_tensor(value))
     return "\0".join(map(str, value)).encode()

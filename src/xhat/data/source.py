@@ -9,7 +9,7 @@ from torch import Tensor
 from xhat.data.batch import Batch, require_rows
 from xhat.data.images import to_float
 from xhat.data.shape import PIXELS, DataShape
-from xhat.errors import DataError, first_line
+from xhat.errors import DataError, with_kind
 from xhat.rng import Shard
 
 PROBED = 2
@@ -84,7 +84,7 @@ def asked(source: DataSource, step: int, shard: Shard, rows: int) -> Batch:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"the data source {name} failed at get({step}, {shard}, {rows}): {first_line(error)}") from error
+        raise DataError(f"the data source {name} failed at get({step}, {shard}, {rows}): {with_kind(error)}") from error
     batch = found if isinstance(found, Batch) else Batch(*found) if isinstance(found, tuple) and 0 < len(found) <= 3 else None
     if batch is None or not isinstance(batch.x0, Tensor) or not batch.x0.ndim > 1:
         raise DataError(f"the data source {name} gave a {_said(found)}: get returns Batch(x0, cond, extra), x0 (rows, ...)")
@@ -142,11 +142,17 @@ class Feed:
 
 
 def length_of(source: object) -> int | None:
-    """How many different samples a source has; None where it does not say."""
+    """How many different samples a source has; None where it does not say.
+
+    Raises:
+        DataError: it fails to say.
+    """
     try:
         return len(source)  # type: ignore[arg-type]
-    except Exception:  # none, or one of the user's that fails
+    except (NotImplementedError, TypeError):  # a stream
         return None
+    except Exception as error:
+        raise DataError(f"the data source {name_of(source)} failed at len(): {with_kind(error)}") from error
 
 
 def available(source: object, most: int) -> int:

@@ -67,12 +67,9 @@ class Stream:
 
     def fingerprint(self) -> str:
         """What its samples look like: whoever reads a stream does not know all of it."""
-        first = joined(self._first())
+        first = self._batch(next(self._begin()))
         told = sorted({*(first.cond or {}), *(first.extra or {})})
         return f"stream of {tuple(first.x0.shape[1:])} {first.x0.dtype} {' '.join(told)}".strip()
-
-    def _first(self) -> list[Batch]:
-        return [self._batch(next(self._begin()))]
 
     def _begin(self, epoch: int = 0) -> Iterator[Any]:
         """A pass, whose shuffling is a function of its number, if it draws from torch's global numbers."""

@@ -79,7 +79,7 @@ def save_losses(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row["terms"]))
     names = ["loss", *names] if len(names) > 1 else names
     names += [HELD_OUT] if sum(HELD_OUT in row for row in rows) > 1 else []
-    figure = _figure(7, 2.6 * len(names) + 0.4)
+    figure = new_figure(7, 2.6 * len(names) + 0.4)
     for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
         points = [(r["step"], r.get(name) if name in ("loss", HELD_OUT) else r["terms"].get(name)) for r in rows]
         steps, values = zip(*[(s, v) for s, v in points if v is not None], strict=True) if points else ((), ())
@@ -89,14 +89,14 @@ def save_losses(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         if min(values) > 0 and name != HELD_OUT:
             axis.set_yscale("log")
             _plain_log(axis)
-        _tidy(axis)
+        tidy(axis)
         axis.set_xlabel("training step")
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def save_curves(path: Path, x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> None:
     """A PNG of curves over a common axis; logarithmic if all values are positive and span more than a factor of 20."""
-    figure = _figure(7, 4)
+    figure = new_figure(7, 4)
     axis = figure.subplots()
     for i, (name, values) in enumerate(curves.items()):
         axis.plot(x, values, linewidth=1.8, label=name, color=COLORS[i % 4])
@@ -107,14 +107,14 @@ def save_curves(path: Path, x: Sequence[float], curves: Mapping[str, Sequence[fl
         axis.legend(frameon=False)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
-    _tidy(axis)
-    _save_figure(figure, path)
+    tidy(axis)
+    save_figure(figure, path)
 
 
 def save_bound(path: Path, curve: Curve, title: str) -> None:
     """A PNG of where a bound's bits are: per step, and per unit logsnr, where areas are bits."""
     width = [last - first + 1 for first, last in zip(curve.first, curve.last, strict=True)]
-    figure = _figure(9, 3.8)
+    figure = new_figure(9, 3.8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     steps, levels = figure.subplots(1, 2)
     middle = [(a + b) / 2 for a, b in zip(curve.first, curve.last, strict=True)]
@@ -132,8 +132,8 @@ def save_bound(path: Path, curve: Curve, title: str) -> None:
     levels.set_xlabel("logsnr (noise on the left, data on the right)")
     levels.set_ylabel("bits/dim per unit logsnr")
     for axis in (steps, levels):
-        _tidy(axis)
-    _save_figure(figure, path)
+        tidy(axis)
+    save_figure(figure, path)
 
 
 def save_gradients(path: Path, profile: GradientProfile) -> None:
@@ -144,12 +144,12 @@ def save_gradients(path: Path, profile: GradientProfile) -> None:
         *([("cosine to the base's gradient", profile.logsnr, cosines)] if cosines else []),
         *[(f"{name}: ‖d penalty / d z‖ along a chain", c.t, {name: c.norm}) for name, c in profile.chains.items()],
     ]
-    figure = _figure(4.3 * len(panels), 3.8)
+    figure = new_figure(4.3 * len(panels), 3.8)
     for axis, (title, x, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for color, (name, y) in zip(cycle(COLORS), curves.items(), strict=False):
             axis.plot(x, [v or math.nan for v in y], color=color, marker="o", markersize=3, label=name)
         axis.set_title(title, loc="left", fontsize=10)
-        _tidy(axis)
+        tidy(axis)
         if curves is cosines:
             axis.axhline(0, color=GREY, linewidth=0.8)
             axis.set_ylim(-1.05, 1.05)
@@ -163,10 +163,10 @@ def save_gradients(path: Path, profile: GradientProfile) -> None:
             axis.invert_xaxis()
         if len(curves) > 1:
             axis.legend(frameon=False, fontsize=9)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """An empty figure of so many inches."""
     from matplotlib.figure import Figure  # only here: it takes as long to import as all the rest
 
@@ -190,12 +190,14 @@ def _smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
     return [float(v) for v in (sums[ends] - sums[starts]) / (ends - starts)]
 
 
-def _tidy(axis: Any) -> None:
+def tidy(axis: Any) -> None:
+    """Two axes, and a faint grid."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
 
 
-def _save_figure(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """A PNG."""
     buffer = BytesIO()
     figure.savefig(buffer, dpi=130)
     write_bytes(path, buffer.getvalue())

@@ -3,11 +3,11 @@
 import json
 from dataclasses import asdict, dataclass, field
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xhat.evaluation.denoising import DenoisingError
+from xhat.evaluation.pictures import BLUE, GREY, new_figure, save_figure, tidy
 from xhat.files import for_json, write_bytes
 
 if TYPE_CHECKING:
@@ -103,23 +103,20 @@ class Validation:
 
     def plot(self) -> "Figure":
         """A matplotlib figure: the error of x0 and the bits/dim at each noise level, ± one standard error."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        figure: Figure = new_figure(9, 3.2)
         error, bits = figure.subplots(1, 2)
-        error.errorbar(self.levels.logsnr, self.levels.x0_error, self.levels.x0_error_se, color="#1f5fa8", linewidth=1.8)
+        error.errorbar(self.levels.logsnr, self.levels.x0_error, self.levels.x0_error_se, color=BLUE, linewidth=1.8)
         error.set_title("mean (x0 - x0_hat)²", loc="left", fontsize=10)
         error.set_yscale("log")
-        bits.plot(self.levels.logsnr, self.levels.density, color="#1f5fa8", linewidth=1.8, label="model")
+        bits.plot(self.levels.logsnr, self.levels.density, color=BLUE, linewidth=1.8, label="model")
         if self.above_floor is not None:
             least = [d - a for d, a in zip(self.levels.density, self.above_floor.density, strict=True)]
-            bits.plot(self.levels.logsnr, least, color="#8a8f98", linewidth=1.4, label="floor")
+            bits.plot(self.levels.logsnr, least, color=GREY, linewidth=1.4, label="floor")
             bits.legend(frameon=False)
         bits.set_title("bits/dim per unit logsnr", loc="left", fontsize=10)
         for axis in (error, bits):
             axis.set_xlabel("logsnr (noise on the left, data on the right)")
-            axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
+            tidy(axis)
         return figure
 
     def save(self, path: str | Path) -> None:
@@ -132,8 +129,6 @@ class Validation:
         if suffix == ".json":
             write_bytes(Path(path), self.to_json().encode())
         elif suffix == ".png":
-            buffer = BytesIO()
-            self.plot().savefig(buffer, dpi=130)
-            write_bytes(Path(path), buffer.getvalue())
+            save_figure(self.plot(), Path(path))
         else:
             raise ValueError(f"{path}: name a .png for the picture or a .json for the numbers")

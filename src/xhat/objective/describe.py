@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xhat.tensors import bytes_of
+
 DEEPEST = 5
 
 
@@ -24,7 +26,8 @@ def described(part: Any, depth: int = 0) -> str:
     if isinstance(part, float):
         return f"{part:g}"
     if isinstance(part, Tensor | np.ndarray):
-        return f"{'tensor' if isinstance(part, Tensor) else 'array'}{tuple(part.shape)}:{_checksum(part):08x}"
+        kind, checksum = "tensor" if isinstance(part, Tensor) else "array", zlib.crc32(bytes_of(torch.as_tensor(part)))
+        return f"{kind}{tuple(part.shape)}:{checksum:08x}"
     if isinstance(part, Mapping):
         return "{" + ", ".join(f"{key!r}: {described(value, depth + 1)}" for key, value in part.items()) + "}"
     if isinstance(part, tuple | list):
@@ -57,11 +60,6 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # not filled yet
         return None
-
-
-def _checksum(values: Tensor | np.ndarray) -> int:
-    flat = torch.as_tensor(values).detach().cpu().contiguous().reshape(-1)
-    return zlib.crc32(flat.view(torch.uint8).numpy().data)
 
 
 def _arguments(part: Any, depth: int) -> str:

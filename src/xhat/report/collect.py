@@ -10,6 +10,7 @@ from typing import Any
 
 from xhat.config.changes import flat
 from xhat.config.config import Config
+from xhat.config.options import MAY_CHANGE
 from xhat.report.contents import Column, Contents, Entry, Floor, Line, Mark, Number, Picture
 from xhat.report.measured import FOLDER, How, Measured
 from xhat.runs.environment import read_environment
@@ -17,8 +18,7 @@ from xhat.runs.metrics import read_metrics
 from xhat.studies.outcome import Outcome, best
 
 LOWER_IS_BETTER = ("bits", "denoising", "excess", "fid", "kid")
-BUDGETS, MOMENTS = ("max_steps", "max_images", "max_minutes"), ("checkpoint_every", "sample_every", "log_every", "eval_every")
-OWN = ("run", "seed", *BUDGETS, *MOMENTS, "track")
+OWN = ("run", "seed", *MAY_CHANGE)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from xhat.config.build import build_penalty
 from xhat.config.config import Config
 from xhat.data.shape import DataShape
-from xhat.errors import UsageError
+from xhat.errors import UsageError, first_line
 from xhat.evaluation.denoising import LEVELS, reached
 from xhat.report.collect import QUANTITIES
 
@@ -52,7 +52,7 @@ def require_penalties(penalties: Mapping[str, str], shape: DataShape) -> None:
             if build_penalty(text)(images).shape != (2,):
                 raise ValueError(f"{text} has no value for each image")
         except Exception as error:  # of a user's own code, too
-            raise UsageError(f"penalties.{name}: {' '.join(str(error).split())}") from error
+            raise UsageError(f"penalties.{name}: {first_line(error)}") from error
 
 
 def common_levels(folders: Sequence[Path]) -> tuple[float, ...]:

@@ -7,12 +7,12 @@ from typing import Any
 
 from xhat.config.changes import overlaid, with_changes
 from xhat.config.config import Config, to_values
+from xhat.config.options import BUDGETS
 from xhat.config.parsing import config_of, names_every_key, read_recipe, recipe_path
 from xhat.config.presets import preset_names
 from xhat.runs.initial import require_model, values_of
 
 CONFIG_FILE, DEMO = "config.yaml", "mnist"
-BUDGETS = ("max_steps", "max_images", "max_minutes")
 
 
 @dataclass(frozen=True)

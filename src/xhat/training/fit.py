@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xhat.config.changes import overlaid
-from xhat.config.options import Options
+from xhat.config.options import MAY_CHANGE, Options
 from xhat.config.parsing import options_of
 from xhat.data.shape import DataShape
 from xhat.data.source import name_of
@@ -27,9 +27,6 @@ from xhat.training.display import Display, standard
 from xhat.training.learning_rate import rate_jump
 from xhat.training.setup import Setup, set_up
 from xhat.training.train import train
-
-MAY_CHANGE = ("max_steps", "max_images", "max_minutes", "checkpoint_every", "sample_every", "log_every", "eval_every", "track")
-"""Options that a resumed run may have otherwise."""
 
 
 @dataclass(frozen=True)

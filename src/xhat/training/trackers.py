@@ -46,11 +46,11 @@ class Track(Callback):
 
     def started(self, title: str, values: dict[str, Any]) -> Any:
         """Accelerate's tracker, begun or gone on with; `values` are told to it once."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define started")
 
     def draw(self, path: Path, step: int) -> None:
         """Log a picture."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define draw")
 
     def logged(self, at: Moment) -> None:
         self._attempt(lambda: self.log(flat_numbers(at.numbers), at.step))
