@@ -109,7 +109,9 @@ def quick(monkeypatch):
     def measured(run, how):
         seen.append((run, how))
         line = Line([-1.0, 1.0], [1.0, 1.0])
-        return Measured(2, {"bits": 3.0 + len(seen), "bits_se": 0.1}, {"total_variation": 0.5}, {"x0_error": line}, [1.0], [])
+        return Measured(
+            2, {"bits": 3.0 + len(seen), "bits_se": 0.1}, {"total_variation": 0.5}, {"x0_error": line}, [1.0], [], True
+        )
 
     monkeypatch.setattr("xhat.report.of_runs.measured", measured)
     monkeypatch.setattr("xhat.report.of_study.measured", measured)

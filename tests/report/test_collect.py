@@ -15,10 +15,9 @@ from xhat.studies.outcome import Outcome
 X = [-1.0, 0.0, 1.0]
 
 
-def measurement(y=1.0, lines=(), real=0.5, problems=()):
-    return Measured(
-        10, {}, {"tv": real}, {"x0_error": Line(X, [y, y, y], [0.1] * 3), **dict(lines)}, [1.0, 0.0], list(problems)
-    )
+def measurement(y=1.0, lines=(), real=0.5, problems=(), conditional=False):
+    found = {"x0_error": Line(X, [y, y, y], [0.1] * 3), **dict(lines)}
+    return Measured(10, {}, {"tv": real}, found, [1.0, 0.0], list(problems), conditional)
 
 
 def group(name, values=None, measured=(), folders=(), failed=None, **config):
@@ -132,16 +131,17 @@ def floor(y):
 
 
 def test_models_that_are_told_the_label_have_a_floor_of_their_own():
-    plain, told = measurement(lines=floor(0.2)), measurement(lines=floor(0.1))
+    """Whatever their configs say: data without labels tell none, also where labels are asked for."""
+    plain, told = measurement(lines=floor(0.2)), measurement(lines=floor(0.1), conditional=True)
     shown = contents(
-        group("a", measured=[plain]), group("b", measured=[told, told], labels=True), group("c", measured=[measurement()])
+        group("a", measured=[plain], labels="auto"), group("b", measured=[told, told]), group("c", measured=[measurement()])
     )
     assert {name: (f.lower.y[0], f.upper.y[0]) for name, f in shown.floors.items()} == {
         "floor": (0.2, 0.4),
         "floor, given the label": (0.1, 0.2),
     }
     assert [e.floor for e in shown.entries] == ["floor", "floor, given the label", None]
-    assert list(contents(group("b", measured=[told], labels=True)).floors) == ["floor, given the label"]
+    assert list(contents(group("b", measured=[told])).floors) == ["floor, given the label"]
 
 
 def test_failures_and_problems_are_told():

@@ -99,7 +99,9 @@ def stub(monkeypatch):
     def _measure(run, how):
         count.append(how)
         (run / FOLDER).mkdir(exist_ok=True)
-        return Measured(1, {"bits": float(len(count)), "bits_se": math.inf}, {}, {"bound": Line([1.0], [2.0])}, [1.0], [])
+        return Measured(
+            1, {"bits": float(len(count)), "bits_se": math.inf}, {}, {"bound": Line([1.0], [2.0])}, [1.0], [], False
+        )
 
     monkeypatch.setattr(module, "_measure", _measure)
     return count
@@ -110,7 +112,7 @@ def test_another_how_or_other_weights_are_measured_anew(run, stub, tmp_path):
     hows = [QUICK, How(samples=9), How(images=9), How(bound_images=9), How(penalties={}), How(logsnr=(0.0, 1.0))]
     assert [measured(copy, how).numbers["bits"] for how in hows] == [1, 2, 3, 4, 5, 6]
     assert measured(copy, hows[-1]) == Measured(
-        1, {"bits": 6.0, "bits_se": math.inf}, {}, {"bound": Line([1.0], [2.0])}, [1.0], []
+        1, {"bits": 6.0, "bits_se": math.inf}, {}, {"bound": Line([1.0], [2.0])}, [1.0], [], False
     )
     assert len(stub) == 6
     (copy / "ema.safetensors").write_bytes((copy / "ema.safetensors").read_bytes()[:-1] + b"x")

@@ -20,6 +20,7 @@ from xhat.files import write_bytes
 
 BLUE, GREY = "#1f5fa8", "#8a8f98"
 HELD_OUT = "eval/bits_per_dim"
+FEW_DECADES = 1e4
 _TITLES = {"loss": "loss (weighted sum of all terms)", HELD_OUT: "held-out images: bits/dim within the noise levels measured"}
 COLORS = (BLUE, "#c4572e", "#3b8a4f", "#7a4fa3")
 
@@ -174,10 +175,11 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def _plain_log(axis: Any) -> None:
-    """Ticks of a logarithmic axis as plain numbers."""
+    """Ticks of a logarithmic axis as plain numbers, three to a decade where there are few decades."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < FEW_DECADES * low else (1,)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
 

@@ -195,7 +195,7 @@ def _floors(groups: Sequence[Group]) -> tuple[dict[str, Floor], dict[str, str]]:
     for g in groups:
         for m in g.measured:
             if "floor_lower" in m.lines:
-                name = "floor, given the label" if g.config.labels else "floor"
+                name = "floor, given the label" if m.conditional else "floor"
                 floors.setdefault(name, Floor(m.lines["floor_lower"], m.lines["floor_upper"]))
                 names[g.name] = name
     return floors, names

@@ -64,6 +64,7 @@ class Measured:
         lines: curves by name; those of the floor are called floor_lower and floor_upper.
         times: of the columns of the trajectory.
         problems: what could not be measured, and why.
+        conditional: whether the network is told labels.
     """
 
     step: int
@@ -72,6 +73,7 @@ class Measured:
     lines: dict[str, Line]
     times: list[float]
     problems: list[str]
+    conditional: bool
 
 
 def measured(run: Path, how: How) -> Measured:
@@ -107,7 +109,15 @@ def _measure(run: Path, how: How) -> Measured:
     lines |= _weightings(trained)
     (run / FOLDER).mkdir(exist_ok=True)
     of_samples, of_real = _samples(trained, run, real, how)
-    return Measured(trained.step, numbers | of_samples | _times(run), of_real, lines, _pictures(trained, real, run), problems)
+    return Measured(
+        step=trained.step,
+        numbers=numbers | of_samples | _times(run),
+        real=of_real,
+        lines=lines,
+        times=_pictures(trained, real, run),
+        problems=problems,
+        conditional=trained.shape.classes is not None,
+    )
 
 
 @dataclass(frozen=True)
