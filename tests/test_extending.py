@@ -9,9 +9,10 @@ import torch
 import xhat
 from helpers import xhat as command
 from xhat.config.build import build_denoiser, build_objective, build_sampling
-from xhat.config.config import Config, SamplingConfig, TermConfig
+from xhat.config.config import Config, TermConfig
 from xhat.config.expressions import evaluate
 from xhat.config.names import OF_TERMS
+from xhat.config.options import SamplingConfig
 from xhat.data.shape import DataShape
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

@@ -48,8 +48,9 @@ def _run(arguments: list[str]) -> int:
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(COMMANDS)}"
         say(f'xhat: unknown command "{name}": {hint}')
         return 2
-    warnings.showwarning = lambda message, *where: note(str(message))
-    return _guarded(name, rest)
+    with warnings.catch_warnings():  # what an earlier command of this process has said is said again
+        warnings.showwarning = lambda message, *where: note(str(message))
+        return _guarded(name, rest)
 
 
 def _guarded(name: str, rest: list[str]) -> int:

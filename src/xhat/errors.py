@@ -33,6 +33,20 @@ class RunError(XhatError):
     """A run folder, a weights file or a checkpoint that cannot be used as asked."""
 
 
+class DamagedError(RunError):
+    """A file that holds something else than was written; whoever reads it says which, and the way out."""
+
+
+class SharedError(RunError):
+    """What all processes of a training raise alike: the main one says it."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on whatever device."""
+    kinds = ("OutOfMemoryError", "MemoryError")
+    return any(k.__name__ in kinds for k in type(error).__mro__) or "can't allocate memory" in str(error)
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in one line: its first, or its kind where it says nothing."""
     lines = str(error).strip().splitlines()

@@ -37,6 +37,11 @@ def bytes_of(values: Tensor) -> memoryview:
     return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
+def not_finite(module: nn.Module) -> str | None:
+    """The name of a parameter with a value that is not finite; None if there is none. Buffers may mean their infinities."""
+    return next((name for name, p in module.named_parameters() if not bool(torch.isfinite(p).all())), None)
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """A module in evaluation mode; after it each of its parts is in the mode that it was in."""

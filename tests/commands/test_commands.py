@@ -1,6 +1,7 @@
 """The command line as a user meets it: what is written, and one line for every mistake."""
 
 import json
+import re
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -283,7 +284,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_term(tmp_path, digits, ca
     options = ("--optimizer.lr", "1e30", "--optimizer.muon_lr", 0, "--optimizer.warmup_steps", 0, "--ema", 0, "--max_steps", 50)
     code, _, err = xhat("train", "mnist", "--run", run, "--data", digits, *TINY, *options, capsys=capsys)
     assert code == 2
-    assert 'xhat train: term "denoise" is not finite at step' in err
+    assert re.search(r'^xhat train: term "denoise" \(at logsnr .*\) is not finite at step \d+: checkpoint-', err, re.MULTILINE)
+    assert "its batch is kept in not-finite-" in err
     assert "Traceback" not in err
     assert all(p.isfinite().all() for p in load(run).denoiser.parameters())
 

@@ -1,6 +1,8 @@
 """xhat evaluate --bound and --ode as a user calls them."""
 
+import errno
 import json
+import os
 import shutil
 import warnings
 
@@ -118,8 +120,12 @@ def test_damaged_progress_in_a_run_is_measured_anew(measure, monkeypatch):
 @pytest.mark.filterwarnings("default:cannot write")
 def test_a_folder_that_cannot_be_written_costs_a_note_not_the_numbers(run, digits, monkeypatch, capsys):
     monkeypatch.setattr(likelihood, "SAVE_SECONDS", -1.0)
-    for name in ("bound.png", ".bound.progress.safetensors.partial"):
-        (run / name).mkdir()  # cannot be opened for writing, not even by root
+    (run / "bound.png").mkdir()
+
+    def full(path, *_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("xhat.runs.progress_file.write_tensors", full)
     code, out, err = xhat("evaluate", run, "--bound", "--data", digits, "--n", 40, "--json", capsys=capsys)
     assert code == 0
     assert json.loads(out)["picture"] is None

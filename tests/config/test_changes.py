@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from xhat.config.changes import changed_values, differences, flat, overlaid, with_changes
-from xhat.config.config import Config, OptimizerConfig, SamplingConfig, TermConfig, from_values, to_values
+from xhat.config.config import Config, TermConfig, from_values, to_values
+from xhat.config.options import OptimizerConfig, SamplingConfig
 from xhat.errors import ConfigError
 
 BASE = {"seed": 0, "optimizer": {"lr": 1.0, "betas": [0.9, 0.99]}, "terms": {"a": {"loss": "x", "weight": 2.0}}}

@@ -6,7 +6,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from xhat.config.config import Config, OptimizerConfig, SamplingConfig, TermConfig
+from xhat.config.config import Config, TermConfig
+from xhat.config.options import OptimizerConfig, SamplingConfig
 from xhat.config.ranges import FINITE, RANGE
 from xhat.errors import ConfigError
 

@@ -9,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from helpers import xhat
 from xhat import load
+from xhat.files.seal import KEY
 from xhat.networks.wrappers import named_for, unwrapped
 from xhat.runs.weights import WEIGHTS
 
@@ -22,7 +23,7 @@ WRAPPED = {
 
 def wrapped_copy(source, target, rename):
     with safe_open(source, framework="pt") as file:
-        metadata = file.metadata()
+        metadata = {key: value for key, value in file.metadata().items() if key not in ("format", KEY)}
     save_file({rename(name): value for name, value in load_file(source).items()}, target, metadata=metadata)
     return target
 

@@ -6,7 +6,8 @@ import statistics
 
 import pytest
 
-from xhat.config.config import Config, SamplingConfig, TermConfig
+from xhat.config.config import Config, TermConfig
+from xhat.config.options import SamplingConfig
 from xhat.report.collect import QUANTITIES, Group, as_text, collect, mean_line
 from xhat.report.contents import Line, Mark
 from xhat.report.measured import FOLDER, Measured

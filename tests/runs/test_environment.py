@@ -1,5 +1,6 @@
 """What a run was trained with, in a file; it need not be there."""
 
+import pytest
 import torch
 
 import xhat
@@ -16,4 +17,5 @@ def test_versions_and_the_kind_of_machine(tmp_path):
 def test_a_run_without_the_file_has_nothing_to_tell(tmp_path):
     assert read_environment(tmp_path) == {}
     (tmp_path / ENVIRONMENT).write_text("{")
-    assert read_environment(tmp_path) == {}
+    with pytest.warns(UserWarning, match=r"environment.json is damaged and left out: it is not JSON"):
+        assert read_environment(tmp_path) == {}

@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from xhat.errors import RunError
-from xhat.files import read_tensors
+from xhat.files.tensors import read_tensors, write_tensors
 from xhat.runs.load import load
 from xhat.runs.weights import WEIGHTS, read_weights, save_weights
 
@@ -15,7 +14,7 @@ from xhat.runs.weights import WEIGHTS, read_weights, save_weights
 def rewritten(run, path, **changes):
     """A copy of a run's weights file with other metadata."""
     metadata, tensors = read_tensors(run / WEIGHTS)
-    save_file(tensors, path, metadata | changes)
+    write_tensors(path, tensors, metadata | changes)
     return path
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from helpers import TINY, process, xhat
 from xhat.errors import RunError
-from xhat.runs import lock
+from xhat.files import locks
 from xhat.runs.lock import LOCK_FILE, reserved
 
 HOLD = """
@@ -95,7 +95,7 @@ def test_a_file_system_without_locks_costs_a_note(tmp_path, monkeypatch):
     def none(*_):
         raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr(lock.fcntl, "flock", none)
+    monkeypatch.setattr(locks.fcntl, "flock", none)
     with pytest.warns(UserWarning, match="has no locks"), reserved(tmp_path / "run", "training in", "--run"):
         pass
 

@@ -21,6 +21,7 @@ from xhat.config.options import OptimizerConfig
 from xhat.config.parsing import options_of
 from xhat.data import Batch, WithNull, from_tensors
 from xhat.errors import ConfigError, DataError, RunError
+from xhat.runs.metrics import read_metrics
 
 NETWORK = "unet(widths=(8, 8), blocks=(1, 1), embedding=16)"
 QUICK = {"batch_size": 8, "compile": "off", "log_every": 2, "checkpoint_every": 3, "sampling": {"steps": 2}}
@@ -55,7 +56,7 @@ def same(a, b):
 
 
 def rows(run):
-    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+    return list(read_metrics(Path(run)))
 
 
 def numbers(run):
@@ -321,7 +322,7 @@ def test_a_folder_holds_one_run(tmp_path, capsys):
     own = {"max_steps": 3, **QUICK}
     x0 = torch.randn(64, 3)
     xhat.fit(objective(3), x0, tmp_path / "run", **own)
-    with pytest.raises(RunError, match="holds a run already: pass resume=True"):
+    with pytest.raises(RunError, match="holds a run already: add resume=True to go on with it"):
         xhat.fit(objective(3), x0, tmp_path / "run", **own)
     other = objective(3, terms={"denoise": xhat.Term(xhat.Denoising(xhat.X0))})
     with pytest.raises(RunError, match=r"term denoise: 1 · Denoising\(v\) there, 1 · Denoising\(x0\) here"):

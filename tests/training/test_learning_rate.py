@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from helpers import TINY, xhat
-from xhat.config.config import Config, OptimizerConfig
+from xhat.config.config import Config
+from xhat.config.options import OptimizerConfig
 from xhat.runs.checkpoint import newest_checkpoint
 from xhat.runs.metrics import read_metrics
 from xhat.training.budget import Budget

@@ -7,7 +7,8 @@ import torch
 from accelerate import Accelerator
 
 from helpers import set_up_config, write_digits
-from xhat.config.config import Config, OptimizerConfig
+from xhat.config.config import Config
+from xhat.config.options import OptimizerConfig
 from xhat.rng import Shard
 from xhat.training.loop import Loop
 from xhat.training.stop import Stop

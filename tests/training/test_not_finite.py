@@ -6,7 +6,9 @@ from accelerate import Accelerator
 
 from helpers import set_up_config, write_digits
 from xhat.config.config import Config, TermConfig
-from xhat.training.not_finite import culprits
+from xhat.files.tensors import read_tensors
+from xhat.rng import Shard
+from xhat.training.not_finite import found_not_finite
 
 
 @pytest.fixture
@@ -19,27 +21,45 @@ def setup(tmp_path):
     Accelerator().free_memory()
 
 
-def losses(**values):
-    return {name: torch.tensor(value) for name, value in values.items()}
-
-
-def test_terms_whose_value_is_not_finite(setup):
-    assert culprits(setup, losses(denoise=1.0, smooth=torch.inf)) == 'term "smooth"'
-    assert culprits(setup, losses(denoise=torch.nan, smooth=torch.inf)) == 'term "denoise" and term "smooth"'
-
-
-def test_a_term_whose_gradient_alone_is_not_finite(setup, monkeypatch):
-    """sqrt at 0: the value is 0, the gradient is infinite."""
+def test_terms_whose_value_is_not_finite(setup, tmp_path, monkeypatch):
+    """With the noise level of the samples where it is not, and the batch in a file."""
     objective, whole = setup.state.objective, setup.state.objective.per_image
+    draw = objective.draw(setup.feed.get(0, Shard(0, 4), 4).x0, step=0, cond=setup.feed.get(0, Shard(0, 4), 4).cond)
+    level = float(objective.denoiser.schedule.logsnr(draw.t)[2])
 
     def per_image(name, draw):
         value = whole(name, draw)
-        return (value - value.detach()).sqrt() if name == "smooth" else value
+        return value / torch.tensor([1.0, 1.0, 0.0, 1.0]) if name == "smooth" else value
 
     monkeypatch.setattr(objective, "per_image", per_image)
-    assert culprits(setup, losses(denoise=1.0, smooth=0.0)) == 'the gradient of term "smooth"'
+    said, kept = found_not_finite(setup, tmp_path)
+    assert said == f'term "smooth" (at logsnr {level:.1f})'
+    assert kept == ["not-finite-00000000.safetensors"]
+    metadata, tensors = read_tensors(tmp_path / kept[0])
+    assert torch.equal(tensors["t"], draw.t)
+    assert torch.equal(tensors["noise"], draw.noise)
+    assert metadata["term"] == "smooth"
+    assert {f"objective/{name}" for name in objective.state_dict()} <= tensors.keys()
 
 
-def test_gradients_that_are_finite_one_by_one(setup):
-    """Only their sum was not, or only on a later micro-batch."""
-    assert culprits(setup, losses(denoise=1.0)) == "the gradient"
+def test_a_term_whose_gradient_alone_is_not_finite(setup, tmp_path, monkeypatch):
+    """sqrt at 0: the value is 0, the gradient is infinite; of the one sample where it is."""
+    objective, whole = setup.state.objective, setup.state.objective.per_image
+    batch = setup.feed.get(0, Shard(0, 4), 4)
+    draw = objective.draw(batch.x0, step=0, cond=batch.cond)
+    level = float(objective.denoiser.schedule.logsnr(draw.t)[1])
+
+    def per_image(name, at):
+        value, broken = whole(name, at).clone(), at.t == draw.t[1]
+        if name == "smooth":
+            value[broken] = (value[broken] - value[broken].detach()).sqrt()
+        return value
+
+    monkeypatch.setattr(objective, "per_image", per_image)
+    assert found_not_finite(setup, tmp_path)[0] == f'the gradient of term "smooth" (at logsnr {level:.1f})'
+
+
+def test_gradients_that_are_finite_one_by_one(setup, tmp_path):
+    """Only their sum was not."""
+    assert found_not_finite(setup, tmp_path) == ("the gradient", [])
+    assert list(tmp_path.glob("not-finite*")) == []

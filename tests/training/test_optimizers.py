@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xhat.config.config import OptimizerConfig
+from xhat.config.options import OptimizerConfig
 from xhat.networks.unet import UNet
 from xhat.training.optimizers import KernelMuon, build_optimizers, orthogonalized
 

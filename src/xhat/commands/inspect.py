@@ -19,7 +19,7 @@ from xhat.commands.tables import new_table, number_column, show_table, text_colu
 from xhat.commands.terminal import console, notes, print_json
 from xhat.config.build import build_denoiser, build_objective
 from xhat.config.changes import changed_values
-from xhat.config.config import Config
+from xhat.config.config import Config, to_values
 from xhat.config.data import Data, build_data, in_memory
 from xhat.config.parsing import read_recipe, recipe_path, to_config
 from xhat.config.presets import preset_names
@@ -31,6 +31,7 @@ from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageLoss
 from xhat.objective.objective import Objective
 from xhat.rng import Shard
+from xhat.runs.recipe import read_run_config
 from xhat.runs.used import require_used, used_by
 
 DESCRIPTION = """Show what a preset, a config or a run optimizes, before training: the five choices, the weight of each noise
@@ -105,7 +106,7 @@ def _config(recipe: str, argv: Sequence[str]) -> Config:
     of_run = recipe not in preset_names() and stored.is_file()
     if of_run:
         require_used(used_by(stored.parent), stored.parent)
-    parser = _parser(read_recipe(stored if of_run else recipe_path(recipe)))
+    parser = _parser(to_values(read_run_config(stored.parent)) if of_run else read_recipe(recipe_path(recipe)))
     return to_config(parser.read(argv), parser)
 
 

@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
 def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, label: str | None) -> int:
     from xhat.config.build import build_sampling
     from xhat.evaluation.pictures import drawn, grid_columns, save_grid
-    from xhat.files import write_bytes
+    from xhat.files.atomic import write_bytes
     from xhat.runs.load import load
     from xhat.sampling.generate import generate
 

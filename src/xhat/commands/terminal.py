@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
-from xhat.files import for_json
+from xhat.files.values import for_json
 
 SIGNS = {"±": "+-", "²": "^2", "³": "^3", "·": "*", "½": "1/2", "–": "-", "‖": "|", "∝": "~", "█": "#", "▉": "#", "▊": "#"}
 SIGNS |= dict.fromkeys("▋▌▍▐", "=") | dict.fromkeys("▎▏▕", "-")

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from xhat.config.config import Config
+from xhat.config.options import is_among
 from xhat.errors import ConfigError
 
 NAMED = ("terms",)
@@ -69,7 +70,7 @@ def differences(a: Config, b: Config, ignored: Sequence[str] = ()) -> list[str]:
     Args:
         a: a config.
         b: another.
-        ignored: first parts of keys that may differ.
+        ignored: keys, and sections, that may differ.
     """
-    found = {k: v for k, v in changed_values(a, b).items() if k.split(".")[0] not in ignored}
+    found = {k: v for k, v in changed_values(a, b).items() if not is_among(k, ignored)}
     return [f"{key}: {there} there, {here} here" for key, (there, here) in found.items()]

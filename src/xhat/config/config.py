@@ -3,8 +3,10 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from xhat.config.options import OptimizerConfig, Options, SamplingConfig
+from xhat.config.options import Options
 from xhat.config.ranges import FINITE, within
+from xhat.errors import DamagedError
+from xhat.files.values import of_type
 
 
 @dataclass
@@ -78,14 +80,14 @@ def from_values(values: dict[str, Any]) -> Config:
     """The config that `to_values` took apart; every key must be there, but for those that an older version did not have.
 
     Raises:
-        KeyError or TypeError: a key is missing or unknown.
-        ConfigError: a number is out of range.
+        DamagedError: a key is missing or unknown, or a value of another type or out of range.
     """
     of_before = {"held_out": 0.0, "track": None}  # a run of before there were these was trained on all images
-    values = {**of_before, **_with_sequences(values, tuple)}
-    terms = {name: TermConfig(**term) for name, term in values.pop("terms").items()}
-    optimizer, sampling = OptimizerConfig(**values.pop("optimizer")), SamplingConfig(**values.pop("sampling"))
-    return Config(**values, terms=terms, optimizer=optimizer, sampling=sampling)
+    whole = {**of_before, **values}
+    config: Config = of_type(whole, Config)
+    if to_values(config) != _with_sequences(whole, list):
+        raise DamagedError("it names keys that there are not, or leaves some out")
+    return config
 
 
 def _with_sequences(value: Any, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Any:

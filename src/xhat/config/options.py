@@ -1,13 +1,22 @@
 """How a run is trained, whatever it trains: options that a command line, a YAML file and `xhat.fit` share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from xhat.config.ranges import COUNT, FINITE, require_in_range, within
 
 BUDGETS = ("max_steps", "max_images", "max_minutes")
-MAY_CHANGE = (*BUDGETS, "checkpoint_every", "sample_every", "log_every", "eval_every", "track")
-"""Options that a resumed run may have otherwise: how long, and what is written on the way."""
+ON_THE_WAY = ("checkpoint_every", "sample_every", "log_every", "eval_every", "track")
+"""When what is written."""
+MAY_CHANGE = (*BUDGETS, *ON_THE_WAY, "accumulate", "optimizer.lr", "optimizer.muon_lr")
+"""Options that a resumed run may have otherwise: how long, what is written on the way, in how many parts a batch is computed,
+and how fast it learns, for a training that diverges."""
+
+
+def is_among(key: str, keys: Sequence[str]) -> bool:
+    """Whether a dotted key, or a section that it is in, is one of these."""
+    return any(key == one or key.startswith(f"{one}.") for one in keys)
 
 
 @dataclass

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import copy
 import difflib
+import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,8 +23,9 @@ from xhat.config.options import Options
 from xhat.config.presets import preset_names
 from xhat.config.yaml_files import read_mapping
 from xhat.errors import ConfigError, UsageError, XhatError
-from xhat.files import write_bytes
+from xhat.files.atomic import write_bytes
 
+CHECKSUM = "# written by xhat, sha256 "
 Kind = TypeVar("Kind", bound=Options)
 
 
@@ -162,10 +164,24 @@ def names_every_key(values: Mapping[str, Any]) -> bool:
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Write a config as YAML that `xhat train` and `read_config` read back; a file that says the same is left as it is."""
+    """Write a config as YAML that `xhat train` and `read_config` read back; a file that says the same is left as it is.
+
+    Its last line, a comment, is a checksum of the others, see `was_edited`.
+    """
     text = yaml.safe_dump(to_values(config), sort_keys=False, allow_unicode=True).encode()
+    text += f"{CHECKSUM}{hashlib.sha256(text).hexdigest()}\n".encode()
     if not path.exists() or path.read_bytes() != text:
         write_bytes(path, text)
+
+
+def was_edited(path: Path) -> bool:
+    """Whether a config that `write_config` wrote says something else since then; one of an earlier version says nothing of it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    above, mark, checksum = path.read_bytes().rpartition(CHECKSUM.encode())
+    return bool(mark) and hashlib.sha256(above).hexdigest().encode() != checksum.strip()
 
 
 def recipe_path(recipe: str) -> Path:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from xhat.analysis.gradients import GradientProfile
 from xhat.bound.estimate import Curve
 from xhat.data.images import to_uint8
 from xhat.data.shape import DataShape
-from xhat.files import write_bytes
+from xhat.files.ours import SOFTWARE, write_ours
 
 BLUE, GREY = "#1f5fa8", "#8a8f98"
 HELD_OUT = "eval/bits_per_dim"
@@ -25,9 +26,13 @@ _TITLES = {"loss": "loss (weighted sum of all terms)", HELD_OUT: "held-out image
 COLORS = (BLUE, "#c4572e", "#3b8a4f", "#7a4fa3")
 
 
-def save_grid(images: Tensor, path: Path, columns: int, zoom: int | None = None) -> None:
-    """A PNG of `grid`."""
-    _save_picture(grid(images, columns, zoom), path)
+def save_grid(images: Tensor, path: Path, columns: int, zoom: int | None = None, *, force: bool = False) -> None:
+    """A PNG of `grid`; see `write_ours`."""
+    own, buffer = PngInfo(), BytesIO()
+    for key, value in SOFTWARE.items():
+        own.add_text(key, value)
+    grid(images, columns, zoom).save(buffer, "PNG", pnginfo=own)
+    write_ours(path, buffer.getvalue(), force=force)
 
 
 def grid(images: Tensor, columns: int = 8, zoom: int | None = None) -> Image.Image:
@@ -95,7 +100,9 @@ def save_losses(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     save_figure(figure, path)
 
 
-def save_curves(path: Path, x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> None:
+def save_curves(
+    path: Path, x: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, *, force: bool = False
+) -> None:
     """A PNG of curves over a common axis; logarithmic if all values are positive and span more than a factor of 20."""
     figure = new_figure(7, 4)
     axis = figure.subplots()
@@ -109,7 +116,7 @@ def save_curves(path: Path, x: Sequence[float], curves: Mapping[str, Sequence[fl
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     tidy(axis)
-    save_figure(figure, path)
+    save_figure(figure, path, force=force)
 
 
 def save_bound(path: Path, curve: Curve, title: str) -> None:
@@ -137,7 +144,7 @@ def save_bound(path: Path, curve: Curve, title: str) -> None:
     save_figure(figure, path)
 
 
-def save_gradients(path: Path, profile: GradientProfile) -> None:
+def save_gradients(path: Path, profile: GradientProfile, *, force: bool = False) -> None:
     """A PNG of gradient norms and cosines over noise levels, and of gradients along chains."""
     cosines = {name: t.cosine for name, t in profile.terms.items() if not all(map(math.isnan, t.cosine))}
     panels = [
@@ -164,7 +171,7 @@ def save_gradients(path: Path, profile: GradientProfile) -> None:
             axis.invert_xaxis()
         if len(curves) > 1:
             axis.legend(frameon=False, fontsize=9)
-    save_figure(figure, path)
+    save_figure(figure, path, force=force)
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -198,14 +205,8 @@ def tidy(axis: Any) -> None:
     axis.grid(alpha=0.25)
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """A PNG."""
+def save_figure(figure: Any, path: Path, *, force: bool = False) -> None:
+    """A PNG; see `write_ours`."""
     buffer = BytesIO()
-    figure.savefig(buffer, dpi=130)
-    write_bytes(path, buffer.getvalue())
-
-
-def _save_picture(picture: Image.Image, path: Path) -> None:
-    buffer = BytesIO()
-    picture.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    figure.savefig(buffer, dpi=130, metadata=SOFTWARE)
+    write_ours(path, buffer.getvalue(), force=force)

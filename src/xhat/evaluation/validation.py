@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from xhat.evaluation.denoising import DenoisingError
 from xhat.evaluation.pictures import BLUE, GREY, new_figure, save_figure, tidy
-from xhat.files import for_json, write_bytes
+from xhat.files.atomic import write_bytes
+from xhat.files.values import for_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,6 +130,6 @@ class Validation:
         if suffix == ".json":
             write_bytes(Path(path), self.to_json().encode())
         elif suffix == ".png":
-            save_figure(self.plot(), Path(path))
+            save_figure(self.plot(), Path(path), force=True)
         else:
             raise ValueError(f"{path}: name a .png for the picture or a .json for the numbers")

@@ -23,7 +23,7 @@ from xhat.diffusion.schedules import Discrete
 from xhat.diffusion.targets import Target
 from xhat.diffusion.variances import FORWARD, LEARNED, POSTERIOR, Variance
 from xhat.errors import RunError
-from xhat.files import read_tensors
+from xhat.files.tensors import read_tensors
 from xhat.networks.wrappers import unwrapped
 from xhat.pretrained.diffusers_unet import TARGETS, DiffusersUNet, build_scheduler, import_diffusers, known, parse
 
@@ -167,7 +167,9 @@ def _read_network(folder: str | Path, pipeline: Pipeline, classes: int | None) -
     try:  # by diffusers' own reader, which knows the names of older checkpoints
         with _unwrapped(file) as path:
             unet, info = read(str(path), **options)
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError):
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the file system, and not of what the file holds
+            raise
         raise RunError(f"{file} is damaged, or does not fit the config.json beside it: copy both anew") from None
     if info["missing_keys"] or info["unexpected_keys"]:
         name = [*info["missing_keys"], *info["unexpected_keys"]][0]

@@ -10,7 +10,7 @@ from typing import Any
 
 from xhat.config.changes import flat
 from xhat.config.config import Config
-from xhat.config.options import MAY_CHANGE
+from xhat.config.options import BUDGETS, ON_THE_WAY
 from xhat.report.contents import Column, Contents, Entry, Floor, Line, Mark, Number, Picture
 from xhat.report.measured import FOLDER, How, Measured
 from xhat.runs.environment import read_environment
@@ -18,7 +18,7 @@ from xhat.runs.metrics import read_metrics
 from xhat.studies.outcome import Outcome, best
 
 LOWER_IS_BETTER = ("bits", "denoising", "excess", "fid", "kid")
-OWN = ("run", "seed", *MAY_CHANGE)
+OWN = ("run", "seed", *BUDGETS, *ON_THE_WAY)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """All that compare and report know of a trained run, kept in the run's folder so that it is measured once."""
 
 import hashlib
-import json
 import statistics
+import warnings
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from xhat.config.config import Config
 from xhat.config.data import build_parts, is_source
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Condition
+from xhat.errors import DamagedError
 from xhat.evaluation.counts import QUICK
 from xhat.evaluation.denoising import LEVELS, DenoisingError
 from xhat.evaluation.floor import FloorErrors
@@ -23,14 +24,14 @@ from xhat.evaluation.likelihood import bound, choose_first
 from xhat.evaluation.penalties import mean_penalties
 from xhat.evaluation.quality import Features
 from xhat.evaluation.reference import RealImages, own_images
-from xhat.files import write_bytes
+from xhat.files.values import read_values, write_values
 from xhat.report.contents import Line
 from xhat.runs.load import TrainedRun
 from xhat.runs.metrics import read_metrics
 from xhat.runs.weights import WEIGHTS
 from xhat.tensors import device_of
 
-FOLDER, FORMAT = "measured", "xhat-measured-1"
+FOLDER, FORMAT = "measured", "xhat-measured-2"
 GRID_ROWS, GRID_COLUMNS, CHAINS = 4, 10, 5
 
 
@@ -76,6 +77,21 @@ class Measured:
     conditional: bool
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """What the file holds.
+
+    Attributes:
+        key: of the weights that were measured.
+        how: they were.
+        found: of them.
+    """
+
+    key: str
+    how: How
+    found: Measured
+
+
 def measured(run: Path, how: How) -> Measured:
     """The measurements of a run's folder, from its file if they are of the same weights and made alike.
 
@@ -85,14 +101,15 @@ def measured(run: Path, how: How) -> Measured:
     key = f"{FORMAT} {hashlib.blake2b((run / WEIGHTS).read_bytes() if (run / WEIGHTS).exists() else b'').hexdigest()[:16]}"
     path = run / FOLDER / "measured.json"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["key"] == key and stored["how"] == json.loads(json.dumps(asdict(how))):
-            values = stored["found"]
-            return Measured(**{**values, "lines": {name: Line(**line) for name, line in values["lines"].items()}})
-    except (AttributeError, KeyError, OSError, TypeError, ValueError):
-        pass  # none yet, or damaged
+        stored: _Stored = read_values(path, _Stored)
+        if stored.key == key and stored.how == how:
+            return stored.found
+    except FileNotFoundError:
+        pass
+    except DamagedError as error:
+        warnings.warn(f"{path} is damaged ({error}): measuring anew", stacklevel=2)
     found = _measure(run, how)
-    write_bytes(path, json.dumps({"key": key, "how": asdict(how), "found": asdict(found)}).encode())
+    write_values(path, asdict(_Stored(key, how, found)))
     return found
 
 

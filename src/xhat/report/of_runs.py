@@ -5,7 +5,6 @@ from pathlib import Path
 
 from xhat.config.build import build_penalty
 from xhat.config.config import Config
-from xhat.config.parsing import read_config
 from xhat.errors import UsageError
 from xhat.report.collect import QUANTITIES, Group, collect, subtitle
 from xhat.report.comparable import common_levels, require_comparable
@@ -13,7 +12,7 @@ from xhat.report.contents import SECONDS, Contents
 from xhat.report.measured import How, measured
 from xhat.runs.metrics import read_metrics
 from xhat.runs.objects import OBJECTS
-from xhat.runs.recipe import CONFIG_FILE
+from xhat.runs.recipe import CONFIG_FILE, read_run_config
 from xhat.runs.used import require_used, used_by
 from xhat.runs.weights import WEIGHTS, read_weights
 from xhat.studies.outcome import Outcome
@@ -62,7 +61,7 @@ def _config(folder: Path) -> Config:
         what = "a study beside other runs" if (folder / STUDY_FILE).exists() else "no run"
         raise UsageError(f"{folder} holds {what}: name folders of xhat train, or one of xhat compare")
     require_used(used_by(folder), folder)
-    return read_config(folder / CONFIG_FILE)
+    return read_run_config(folder)
 
 
 def _finished(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from xhat.files import write_bytes
+from xhat.files.ours import GENERATOR, write_ours
 from xhat.report.charts import Chart, shows
 from xhat.report.contents import Contents
 from xhat.report.html import chip, flag, sound, swatch, text
@@ -47,6 +47,7 @@ def render(contents: Contents) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{GENERATOR}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="color-scheme" content="light dark">
@@ -75,13 +76,14 @@ def render(contents: Contents) -> str:
 """
 
 
-def write_page(contents: Contents, out: Path) -> None:
-    """Render and write, so that `out` is the old page or the whole new one.
+def write_page(contents: Contents, out: Path, *, force: bool = False) -> None:
+    """Render and write, so that `out` is the old page or the whole new one; see `write_ours`.
 
     Raises:
+        UsageError: `out` is no page of ours, and there is no `force`.
         OSError: it cannot be written.
     """
-    write_bytes(out, render(contents).encode())
+    write_ours(out, render(contents).encode(), force=force)
 
 
 def _group(sections: Sequence[Section], contents: Contents, charts: Sequence[Chart]) -> str:

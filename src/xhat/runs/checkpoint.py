@@ -1,17 +1,19 @@
-"""Files of a run, safe against crashes: written beside and renamed, the last two kept, tensors and JSON only."""
+"""The training state in a run's folder: the last two checkpoints are kept, tensors and JSON only, each with its checksum."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save
 from torch import Tensor
 
-from xhat.files import apart, read_tensors, write_bytes
+from xhat.errors import DamagedError, RunError
+from xhat.files.tensors import read_tensors, write_tensors
 
 KEEP = 2
+NAME = re.compile(r"checkpoint-([0-9]{8,})\.safetensors")
+"""What a checkpoint is called; a copy of another name is the user's own, and is never touched."""
 
 
 @dataclass(frozen=True)
@@ -34,31 +36,56 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
     tensors: dict[str, Tensor] = {}
     tree = _encode(state, "", tensors)
     path = run / f"checkpoint-{step:08d}.safetensors"
-    write_bytes(path, save(apart(tensors), metadata={"format": "xhat-1", "step": str(step), "tree": json.dumps(tree)}))
-    for other in _checkpoints(run):
-        if other > path:  # of a later step: damaged, since the run went back
-            other.unlink()
-    for old in _checkpoints(run)[KEEP:]:
+    write_tensors(path, tensors, {"step": str(step), "tree": json.dumps(tree)})
+    for old in checkpoints(run)[KEEP:]:
         old.unlink()
     return path
 
 
-def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that can be read, and a line about each newer one that cannot."""
-    damaged: list[str] = []
-    for path in _checkpoints(run):
+def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[Path]]:
+    """The newest checkpoint that is whole, and the newer ones, which are damaged; None if there is no checkpoint at all.
+
+    Raises:
+        RunError: there are some, and all of them are damaged.
+        OSError: one cannot be read, which says nothing of what is in it.
+    """
+    damaged: list[Path] = []
+    for path in checkpoints(run):
         try:
-            metadata, tensors = read_tensors(path)
-            return Checkpoint(path, int(metadata["step"]), _decode(json.loads(metadata["tree"]), tensors)), damaged
-        except PermissionError:
-            raise
-        except (SafetensorError, OSError, KeyError, ValueError):
-            damaged.append(f"{path.name} is cut short or damaged; going back to the checkpoint before it")
-    return None, damaged
+            return _read(path), damaged
+        except DamagedError:
+            damaged.append(path)
+    if damaged:
+        names = ", ".join(path.name for path in damaged)
+        raise RunError(
+            f"all checkpoints of {run} are damaged ({names}): train anew from its weights, --init {run}, in another --run, "
+            "or move them away to start from step 0"
+        )
+    return None, []
 
 
-def _checkpoints(run: Path) -> list[Path]:
-    return sorted(run.glob("checkpoint-*.safetensors"), reverse=True)
+def set_aside(damaged: list[Path]) -> list[str]:
+    """Give damaged checkpoints names under which nothing reads, counts or replaces them; a line about each."""
+    lines = []
+    for path in damaged:
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        lines.append(f"{path.name} is damaged: it is now {aside.name}, and the run goes back to the checkpoint before it")
+    return lines
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint files of a run, the newest first."""
+    found = [(int(name.group(1)), path) for path in run.iterdir() if (name := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _read(path: Path) -> Checkpoint:
+    metadata, tensors = read_tensors(path)
+    try:
+        return Checkpoint(path, int(metadata["step"]), _decode(json.loads(metadata["tree"]), tensors))
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise DamagedError(f"it is no checkpoint ({type(error).__name__})") from None
 
 
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

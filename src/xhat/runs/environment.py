@@ -1,13 +1,14 @@
 """What a run was trained with and on: versions and the kind of machine, nothing that names it or its user."""
 
-import json
 import os
 import platform
+import warnings
 from pathlib import Path
 
 import torch
 
-from xhat.files import write_bytes
+from xhat.errors import DamagedError
+from xhat.files.values import read_values, write_values
 
 ENVIRONMENT = "environment.json"
 
@@ -24,13 +25,20 @@ def write_environment(run: Path) -> None:
         "system": f"{platform.system()} {platform.machine()}",
         "device": gpu or f"CPU, {torch.get_num_threads()} of {os.cpu_count()} threads",
     }
-    write_bytes(run / ENVIRONMENT, json.dumps(found).encode())
+    write_values(run / ENVIRONMENT, found)
 
 
 def read_environment(run: Path) -> dict[str, str]:
-    """What `write_environment` wrote; empty for a run of before there was one."""
+    """What `write_environment` wrote; empty for a run of before there was one, and, with a warning, of a damaged one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     try:
-        found: dict[str, str] = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found: dict[str, str] = read_values(run / ENVIRONMENT, dict[str, str])
+        return found
+    except FileNotFoundError:
         return {}
-    return found
+    except DamagedError as error:
+        warnings.warn(f"{run / ENVIRONMENT} is damaged and left out: {error}", stacklevel=2)
+        return {}

@@ -10,10 +10,11 @@ from xhat.config.build import build_denoiser
 from xhat.config.config import Config, from_values
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
-from xhat.errors import RunError
+from xhat.errors import DamagedError, RunError
 from xhat.networks.wrappers import named_for
 from xhat.runs.used import require_used
-from xhat.runs.weights import Weights, read_weights
+from xhat.runs.weights import WAY_OUT, Weights, read_weights
+from xhat.tensors import not_finite
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,14 @@ def _built(found: Weights) -> TrainedRun:
     require_used(found.used, found.path)
     try:
         config = from_values(values)
-    except (KeyError, TypeError, ValueError):
-        raise RunError(
-            f"{found.path} is damaged or not written by xhat: resume training with --resume, which writes it anew"
-        ) from None
+    except DamagedError as error:
+        raise RunError(f"{found.path} is damaged or not written by xhat ({error}): {WAY_OUT}") from None
     denoiser = build_denoiser(config, found.shape)
     try:
         denoiser.load_state_dict(named_for(denoiser.state_dict(), found.tensors, "net."))
     except RuntimeError:
         raise RunError(f"{found.path} does not hold the weights of its own config: was it edited?") from None
+    _require_finite(denoiser, found.path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return TrainedRun(denoiser.to(device).eval(), config, found.shape, found.step)
 
@@ -88,4 +88,10 @@ def _filled(found: Weights, denoiser: Denoiser) -> TrainedObjects:
     except RuntimeError as error:
         line = str(error).strip().splitlines()[-1].strip()
         raise RunError(f"{found.path} holds the weights of another denoiser: {line}") from None
+    _require_finite(denoiser, found.path)
     return TrainedObjects(denoiser.eval(), found.shape, found.step)
+
+
+def _require_finite(denoiser: Denoiser, path: Path) -> None:
+    if (name := not_finite(denoiser)) is not None:
+        raise RunError(f"{path} holds weights that are not finite ({name}), of a training that diverged: nothing comes of them")

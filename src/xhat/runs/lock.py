@@ -1,7 +1,6 @@
 """One process at a time in a folder: a lock of the operating system, which ends with the process, however that ends."""
 
 import contextlib
-import errno
 import os
 import sys
 import warnings
@@ -10,20 +9,15 @@ from pathlib import Path
 
 import torch
 
-from xhat.errors import RunError
+from xhat.distributed import from_main, main_process, processes
+from xhat.errors import SharedError
+from xhat.files.locks import NO_LOCKS, lock
 
 LOCK_FILE, ATTEMPTS = ".lock", 1000
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""What a file system without locks answers, some network file systems among them: there nothing keeps a second process away."""
-
-
-def main_process() -> bool:
-    """Whether this is the process that writes: the only one, or rank 0 of several."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextlib.contextmanager
-def reserved(folder: Path, doing: str, option: str) -> Iterator[None]:
+def reserved(folder: Path, doing: str, option: str) -> Iterator[int | None]:
     """The folder, made if need be, for this process and its other ranks alone; what stays empty is removed again.
 
     Args:
@@ -31,25 +25,28 @@ def reserved(folder: Path, doing: str, option: str) -> Iterator[None]:
         doing: what keeps it busy, for the error: "training in".
         option: that names the folder.
 
+    Yields:
+        The open lock file, on the main process: a process that inherits it keeps the folder reserved for as long as it lives.
+
     Raises:
-        RunError: another process has reserved it, or it cannot be written; on all ranks.
+        SharedError: another process has reserved it, or it cannot be written.
     """
     made = [p for p in (folder, *folder.parents) if not p.exists()]
-    lock, refusal = None, None
+    held, refusal = None, None
     if main_process():
         try:
-            lock = _locked(folder)
+            held = _locked(folder)
         except BlockingIOError:
             refusal = f"another process is {doing} {folder}: wait for it or choose another {option}"
         except OSError as error:
             refusal = f"cannot write {error.filename or folder}: {error.strerror or error}"
     try:
         if refusal := _told(refusal):
-            raise RunError(refusal)
-        yield
+            raise SharedError(refusal)
+        yield held
     finally:
-        if lock is not None:
-            _release(lock, folder / LOCK_FILE)
+        if held is not None:
+            _release(held, folder / LOCK_FILE)
         if main_process():
             for path in made:
                 with contextlib.suppress(OSError):  # something was written there, or another process is starting there
@@ -65,7 +62,7 @@ def _locked(folder: Path) -> int:
     for _ in range(ATTEMPTS):
         with contextlib.suppress(FileNotFoundError):  # another process has just removed the folder, or the file
             folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+            file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
             try:
                 _lock(file)
                 if os.fstat(file).st_ino == (folder / LOCK_FILE).stat().st_ino:  # else it was removed: nobody else would see it
@@ -87,37 +84,25 @@ def _release(file: int, path: Path) -> None:
             path.unlink()
 
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: int) -> None:
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            raise BlockingIOError(*error.args) from None
-
-else:
-    import fcntl
-
-    def _lock(file: int) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            warnings.warn("this file system has no locks: nothing keeps a second process out of the folder", stacklevel=2)
+def _lock(file: int) -> None:
+    try:
+        lock(file)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warnings.warn("this file system has no locks: nothing keeps a second process out of the folder", stacklevel=2)
 
 
 def _told(refusal: str | None) -> str | None:
     """What the main process found, on all ranks; they meet here for the first time."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes() == 1:
         return refusal
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    found = [refusal]
-    broadcast_object_list(found, from_process=0)
-    if found[0] is not None:
+    found = from_main(refusal)
+    if found is not None:
         state.destroy_process_group()
-    return found[0]
+    return found

@@ -4,15 +4,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from xhat.config.changes import flat
-from xhat.config.options import Options
+from xhat.config.options import Options, is_among
 from xhat.config.parsing import options_of
 from xhat.data.shape import DataShape
-from xhat.errors import RunError
-from xhat.files import write_bytes
+from xhat.errors import ConfigError, DamagedError, RunError
+from xhat.files.values import of_type, read_values, write_values
 
 OBJECTS = "objects.json"
+
+
+@dataclass(frozen=True)
+class _Stored:
+    options: dict[str, Any]
+    objective: dict[str, str]
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -27,11 +35,24 @@ class Objects:
     options: Options
     objective: dict[str, str]
 
+    def values(self) -> dict[str, Any]:
+        """As JSON holds them."""
+        return {"options": asdict(self.options), "objective": self.objective}
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """What `values` took apart.
+
+        Raises:
+            DamagedError or ConfigError: it did not.
+        """
+        stored = of_type(values, _Stored)
+        return cls(options_of(stored.options), stored.objective)
+
 
 def write_objects(run: Path, found: Objects, shape: DataShape) -> None:
     """Write what is trained."""
-    values = {"options": asdict(found.options), "objective": found.objective, "data": shape.said()}
-    write_bytes(run / OBJECTS, json.dumps(values, indent=1).encode())
+    write_values(run / OBJECTS, {**found.values(), "data": shape.said()})
 
 
 def read_objects(run: Path) -> Objects | None:
@@ -39,19 +60,21 @@ def read_objects(run: Path) -> Objects | None:
 
     Raises:
         RunError: the file is damaged.
+        OSError: it cannot be read.
     """
     path = run / OBJECTS
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Objects(options_of(values["options"]), dict(values["objective"]))
+        return Objects.of(read_values(path, dict[str, Any]))
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({error}): choose another folder") from None
+    except ConfigError as error:
+        raise RunError(f"{path} is of another version, or was edited ({error}): choose another folder") from None
+    except DamagedError as error:
+        raise RunError(f"{path} is damaged ({error}): remove it, and the checkpoint says what was trained") from None
 
 
 def differences_of(before: Objects, now: Objects, ignored: Sequence[str]) -> list[str]:
     """Lines "key: value there, value here" for what differs between a run and what is to go on with it."""
     there, here = (json.loads(json.dumps({**flat(asdict(o.options)), **o.objective})) for o in (before, now))
-    keys = [key for key in {**there, **here} if key.split(".")[0] not in ignored]
+    keys = [key for key in {**there, **here} if not is_among(key, ignored)]
     return [f"{key}: {there.get(key)} there, {here.get(key)} here" for key in keys if there.get(key) != here.get(key)]

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save
 
 from xhat.bound.control import Control
 from xhat.bound.density import Pilot, cells
 from xhat.bound.estimate import Progress
-from xhat.files import read_tensors, write_bytes
+from xhat.errors import DamagedError, UsageError
+from xhat.files.tensors import read_tensors, write_tensors
 
 FORMAT = "xhat-bound-4"  # to be raised with every change of the draws, or of what the numbers mean
 
@@ -36,6 +35,9 @@ class ProgressFile:
             parts: of the bound.
             images: to be measured.
             pilot: whether there is to be one.
+
+        Raises:
+            OSError: it cannot be read.
         """
         try:
             metadata, tensors = read_tensors(self.path)
@@ -50,7 +52,7 @@ class ProgressFile:
                 found.pilot = Pilot(tensors["probability"], control, evaluations, correlation)
         except FileNotFoundError:
             return Progress()
-        except (SafetensorError, OSError, KeyError, ValueError):
+        except (DamagedError, KeyError, ValueError):
             found = Progress()
         if not _sound(found, parts, images):
             _warn(f"{self.path.name} is damaged: starting anew")
@@ -68,8 +70,7 @@ class ProgressFile:
             control = pilot.control
             tensors |= {"probability": pilot.probability, "constant": control.constant, "slope": control.slope}
             metadata |= {"evaluations": str(pilot.evaluations), "correlation": repr(pilot.correlation)}
-        data = save({name: value.contiguous().clone() for name, value in tensors.items()}, metadata=metadata)
-        self.writable = attempt(self.path, lambda: write_bytes(self.path, data))
+        self.writable = attempt(self.path, lambda: write_tensors(self.path, tensors, metadata))
 
     def remove(self) -> None:
         """The measurement is complete."""
@@ -81,8 +82,8 @@ def attempt(path: Path, write: Callable[[], None]) -> bool:
     """Whether a write succeeded; a warning if not."""
     try:
         write()
-    except OSError as error:
-        _warn(f"cannot write {path}: {error.strerror or error}")
+    except (OSError, UsageError) as error:
+        _warn(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
         return False
     return True
 

@@ -1,5 +1,6 @@
 """What the config of a run is made of: a recipe, the starting weights it is trained from, and changes."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,30 @@ from typing import Any
 from xhat.config.changes import overlaid, with_changes
 from xhat.config.config import Config, to_values
 from xhat.config.options import BUDGETS
-from xhat.config.parsing import config_of, names_every_key, read_recipe, recipe_path
+from xhat.config.parsing import config_of, names_every_key, read_config, read_recipe, recipe_path, was_edited
 from xhat.config.presets import preset_names
+from xhat.errors import ConfigError, RunError
 from xhat.runs.initial import require_model, values_of
 
 CONFIG_FILE, DEMO = "config.yaml", "mnist"
+
+
+def read_run_config(run: Path) -> Config:
+    """The config of a run's folder; a warning says if somebody has edited it.
+
+    Raises:
+        RunError: it is damaged.
+        OSError: it cannot be read.
+    """
+    path = run / CONFIG_FILE
+    try:
+        config = read_config(path)
+    except ConfigError as error:
+        why = str(error).removeprefix(f"{path} ")
+        raise RunError(f"{path} cannot be used ({why}): remove it, and --resume takes the config of the checkpoint") from None
+    if was_edited(path):
+        warnings.warn(f"{path} was edited, or damaged, since xhat wrote it", stacklevel=2)
+    return config
 
 
 @dataclass(frozen=True)

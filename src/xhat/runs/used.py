@@ -1,7 +1,6 @@
 """The files of a user's parts that a run was trained with: copies, checksums, and what later commands say of them."""
 
 import hashlib
-import json
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from xhat.config.use import UsedFile, used_files
-from xhat.errors import RunError
-from xhat.files import write_bytes
+from xhat.errors import DamagedError, RunError
+from xhat.files.atomic import write_bytes
+from xhat.files.values import read_values, write_values
 from xhat.registry import FAMILIES
 
 FOLDER, LIST = "used", "used.json"
@@ -43,19 +43,9 @@ class Used:
         return hashlib.sha256(repr((self.sha256, sorted(self.beside.items()))).encode()).hexdigest()[:8]
 
 
-def as_json(files: Sequence[UsedFile]) -> str:
-    """Files by name."""
-    return json.dumps({file.name: asdict(Used.of(file)) for file in files})
-
-
-def from_json(text: str) -> dict[str, Used]:
-    """What `as_json` wrote.
-
-    Raises:
-        KeyError, TypeError or ValueError: it did not.
-    """
-    stored: dict[str, Any] = json.loads(text)
-    return {name: Used(**values) for name, values in stored.items()}
+def values_of_used(files: Sequence[UsedFile]) -> dict[str, Any]:
+    """Files by name, as JSON holds them: what `dict[str, Used]` is read from."""
+    return {file.name: asdict(Used.of(file)) for file in files}
 
 
 def keep_used(run: Path, files: Sequence[UsedFile]) -> None:
@@ -67,15 +57,24 @@ def keep_used(run: Path, files: Sequence[UsedFile]) -> None:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(copy, source)
     if files:
-        write_bytes(run / FOLDER / LIST, as_json(files).encode())
+        write_values(run / FOLDER / LIST, values_of_used(files))
 
 
 def used_by(run: Path) -> dict[str, Used]:
-    """The files that a run was trained with, by name; of none for one without."""
+    """The files that a run was trained with, by name; of none for one without.
+
+    Raises:
+        RunError: the list of them is damaged.
+        OSError: it cannot be read.
+    """
+    path = run / FOLDER / LIST
     try:
-        return from_json((run / FOLDER / LIST).read_text(encoding="utf-8"))
-    except (KeyError, OSError, TypeError, ValueError):
+        used: dict[str, Used] = read_values(path, dict[str, Used])
+        return used
+    except FileNotFoundError:
         return {}
+    except DamagedError as error:
+        raise RunError(f"{path} is damaged ({error}): remove it, and xhat train --resume writes it anew") from None
 
 
 def copy_of(run: Path, name: str, file: Used) -> Path | None:

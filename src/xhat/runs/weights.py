@@ -6,20 +6,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save
 from torch import Tensor
 
-from xhat.config.config import Config
+from xhat.config.config import Config, to_values
 from xhat.config.earlier import upgraded
 from xhat.config.origins import needed_by
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
-from xhat.errors import RunError
-from xhat.files import apart, read_tensors, write_bytes
-from xhat.runs.used import Used, as_json, from_json
+from xhat.errors import DamagedError, RunError
+from xhat.files.tensors import read_tensors, write_tensors
+from xhat.files.values import of_type, plain_values
+from xhat.runs.used import Used, values_of_used
 
 WEIGHTS = "ema.safetensors"
+KINDS: dict[str, Any] = {"shape": DataShape, "used": dict[str, Used]}
 WAY_OUT = "resume training with --resume, which writes it anew"
 
 
@@ -64,11 +64,10 @@ class Weights:
 
 def save_weights(path: Path, denoiser: Denoiser, config: Config | None, shape: DataShape, step: int) -> None:
     """Write the weights, with the resolved config as metadata, so that the file alone is enough to sample from."""
-    tensors = apart(denoiser.state_dict())
     metadata = {"shape": json.dumps(asdict(shape)), "step": str(step)}
     if config is not None:
-        metadata |= {"config": json.dumps(asdict(config)), "used": as_json(needed_by(config))}
-    write_bytes(path, save(tensors, metadata=metadata))
+        metadata |= {"config": json.dumps(to_values(config)), "used": json.dumps(values_of_used(needed_by(config)))}
+    write_tensors(path, denoiser.state_dict(), metadata)
 
 
 def read_weights(run: str | Path) -> Weights:
@@ -76,6 +75,7 @@ def read_weights(run: str | Path) -> Weights:
 
     Raises:
         RunError: there is none, or it is damaged.
+        OSError: it cannot be read.
     """
     path = Path(run)
     path = path / WEIGHTS if path.is_dir() else path
@@ -83,13 +83,9 @@ def read_weights(run: str | Path) -> Weights:
         raise RunError(f"{path} does not exist: train first, for example xhat train mnist --run {shlex.quote(str(run))}")
     try:
         metadata, tensors = read_tensors(path)
-        shape, used = _shape(json.loads(metadata["shape"])), from_json(metadata.get("used", "{}"))
-        values = upgraded(json.loads(metadata["config"])) if "config" in metadata else None
+        shape, used = (of_type(plain_values(metadata.get(key, "{}")), kind) for key, kind in KINDS.items())
+        values = upgraded(of_type(plain_values(metadata["config"]), dict[str, Any])) if "config" in metadata else None
         return Weights(path, values, shape, int(metadata["step"]), tensors, used)
-    except (SafetensorError, KeyError, TypeError, ValueError):
-        raise RunError(f"{path} is damaged or not written by xhat: {WAY_OUT}") from None
-
-
-def _shape(values: dict[str, Any]) -> DataShape:
-    as_tuples: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return DataShape(**as_tuples)
+    except (DamagedError, KeyError, ValueError) as error:
+        why = error if isinstance(error, DamagedError) else f"it has no {error}"
+        raise RunError(f"{path} is damaged or not written by xhat ({why}): {WAY_OUT}") from None

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from xhat.config.changes import differences
 from xhat.config.config import Config
-from xhat.config.parsing import read_config, write_config
+from xhat.config.parsing import write_config
 from xhat.config.use import used_files
-from xhat.files import write_bytes
-from xhat.runs.recipe import CONFIG_FILE
+from xhat.files.values import write_values
+from xhat.runs.recipe import CONFIG_FILE, read_run_config
 from xhat.runs.weights import WEIGHTS
 from xhat.studies.outcome import Outcome
 from xhat.studies.study import FINISHED, Study
@@ -116,14 +116,14 @@ def _train(config: Config, folder: Path, jobs: int, processes: _Processes) -> st
     if code:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {code}"
-    write_bytes(folder / FINISHED, b"{}")  # that it is there says all: the run's own config says of what
+    write_values(folder / FINISHED, {})  # that it is there says all: the run's own config says of what
     return None
 
 
 def _of_another_config(config: Config, folder: Path) -> str | None:
     """What to say of a finished run that was trained with another config than is wanted now."""
     try:
-        changed = differences(read_config(folder / CONFIG_FILE), config)
+        changed = differences(read_run_config(folder), config)
     except (OSError, ValueError) as error:
         return f"{error}: choose another --out"
     return f"{folder} holds a run of another config ({'; '.join(changed[:3])}): choose another --out" if changed else None

@@ -1,6 +1,5 @@
 """A study: one base config, a list of changes, several seeds; the same weights, data order and noise for all."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from xhat.config.config import Config
-from xhat.errors import RunError
-from xhat.files import write_bytes
+from xhat.errors import DamagedError, RunError
+from xhat.files.values import read_values, write_values
 from xhat.runs.recipe import config_with
 
 STUDY_FILE, FINISHED = "study.json", "finished.json"
@@ -57,7 +56,7 @@ class Study:
 
 def study_to_file(path: Path, study: Study, failed: Mapping[str, Mapping[int, str]]) -> None:
     """Write what is compared, and what failed, for a report."""
-    write_bytes(path, json.dumps({"study": asdict(study), "failed": failed}).encode())
+    write_values(path, {"study": asdict(study), "failed": failed})
 
 
 def study_from_file(path: Path) -> tuple[Study, dict[str, dict[int, str]]]:
@@ -65,13 +64,19 @@ def study_from_file(path: Path) -> tuple[Study, dict[str, dict[int, str]]]:
 
     Raises:
         RunError: the file is damaged.
+        OSError: it cannot be read.
     """
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        failed = {change: {int(seed): line for seed, line in of.items()} for change, of in stored["failed"].items()}
-        study = Study(**stored["study"])
-        if not study.changes or not all(isinstance(own, dict) for own in study.changes.values()):
-            raise ValueError("no changes")
-        return study, failed
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise RunError(f"{path} is damaged: call xhat compare again, which writes it anew and trains nothing twice") from None
+        stored: _Stored = read_values(path, _Stored)
+        if not stored.study.changes:
+            raise DamagedError("it names no changes")
+        return stored.study, stored.failed
+    except DamagedError as error:
+        again = "call xhat compare again, which writes it anew and trains nothing twice"
+        raise RunError(f"{path} is damaged ({error}): {again}") from None
+
+
+@dataclass(frozen=True)
+class _Stored:
+    study: Study
+    failed: dict[str, dict[int, str]]

@@ -43,7 +43,7 @@ class Moment:
 
     def stop(self) -> None:
         """End the training after this step (of several processes: after the next), its state saved, as Ctrl-C does."""
-        self._stop.asked = True
+        self._stop.ask()
 
 
 class Callback:
@@ -103,7 +103,8 @@ class Callbacks:
                 try:
                     getattr(callback, moment)(at)
                 except Exception as error:  # whatever a user's code raises: raised again once the state is saved
-                    self.error, self.stop.asked = self.error or error, True
+                    self.error = self.error or error
+                    self.stop.ask()
                     if moment != "ended":
                         return
 

@@ -13,12 +13,14 @@ from xhat.data.source import name_of
 from xhat.data.summary import summary_of_source
 from xhat.data.wrap import as_source
 from xhat.diffusion.denoiser import Denoiser
+from xhat.distributed import main_process
 from xhat.errors import RunError
-from xhat.files import sweep
+from xhat.files.atomic import sweep
 from xhat.objective.objective import Objective
-from xhat.runs.checkpoint import Checkpoint, newest_checkpoint
+from xhat.runs.before import objects_in, require_new
+from xhat.runs.checkpoint import Checkpoint, newest_checkpoint, set_aside
 from xhat.runs.environment import write_environment
-from xhat.runs.lock import main_process, reserved
+from xhat.runs.lock import reserved
 from xhat.runs.metrics import read_metrics
 from xhat.runs.objects import Objects, differences_of, read_objects, write_objects
 from xhat.runs.recipe import CONFIG_FILE
@@ -96,44 +98,48 @@ def fit(
     measured = getattr(source, "held_out", None) if held_out is None else as_source(held_out, held_out=0.0)
     folder, own = Path(run), Objects(how, objective.described())  # as it is before a checkpoint's values are in it
     with reserved(folder, "training in", "run"):
-        checkpoint, before, noticed = _where(folder, own, resume=resume)
-        setup = set_up(objective, source, how, held_out=measured, checkpoint=checkpoint)
+        checkpoint, before, damaged = _where(folder, own, resume=resume)
+        setup = set_up(objective, source, how, held_out=measured, checkpoint=checkpoint, about={"objects": own.values()})
         setup.accelerator.wait_for_everyone()  # all have seen that there was no run before there is one
         shown = display or standard()
         if main_process():
-            write_objects(folder, own, setup.shape)
+            write_objects(folder, own, setup.shape)  # the first file of a run: without it, nobody takes the others for one
             write_environment(folder)
-            for line in noticed:
+            if resume and before is None:
+                shown.say(f"{folder} holds no run yet: starting from step 0")
+            for line in set_aside(damaged):
                 shown.say(line)
             shown.say(summary_of_source(name_of(source), source, measured, setup.shape))
             if before and (jump := rate_jump(before, how, setup.state.step, setup.state.seconds)):
                 shown.say(jump)
-        finished = train(setup, folder, shown, callbacks or ())
-        return _fitted(setup, folder, finished)
+        asked = train(setup, folder, shown, callbacks or ())
+        return _fitted(setup, folder, finished=not asked)
 
 
-def _where(folder: Path, own: Objects, *, resume: bool) -> tuple[Checkpoint | None, Options | None, list[str]]:
-    """The checkpoint to go on from, and the options so far, nothing for a new run; and what to say of them.
+def _where(folder: Path, own: Objects, *, resume: bool) -> tuple[Checkpoint | None, Options | None, list[Path]]:
+    """The checkpoint to go on from, the options so far, nothing for a new run, and newer checkpoints, which are damaged.
 
     Raises:
         RunError: there is a run, and it is not to go on, or not as this one.
     """
     if (folder / CONFIG_FILE).exists():
         raise RunError(f"{folder} holds a run of xhat train: choose another folder, or resume it with xhat train --resume")
-    before = read_objects(folder)
-    if before is None:
-        return None, None, [f"{folder} holds no run yet: starting from step 0"] if resume else []
     if not resume:
-        raise RunError(f"{folder} holds a run already: pass resume=True to go on, or choose another folder")
+        require_new(folder, "resume=True")
+        return None, None, []
+    checkpoint, damaged = newest_checkpoint(folder)
+    before = read_objects(folder) or (None if checkpoint is None else objects_in(checkpoint))
+    if before is None:
+        require_new(folder, "resume=True")
+        return None, None, []
     if changed := differences_of(before, own, MAY_CHANGE):
         what = "; ".join(changed[:3])
         raise RunError(f"{folder} holds a run of other objects or options ({what}): name another, or go on with its own")
     sweep(folder)
-    checkpoint, damaged = newest_checkpoint(folder)
     return checkpoint, before.options, damaged
 
 
-def _fitted(setup: Setup, folder: Path, finished: bool) -> Fitted:
+def _fitted(setup: Setup, folder: Path, *, finished: bool) -> Fitted:
     rows = read_metrics(folder)
     denoiser = setup.state.averaged().eval()
     return Fitted(denoiser, setup.shape, setup.state.step, finished, rows[-1] if rows else {}, folder)

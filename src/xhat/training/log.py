@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from xhat.objective.objective import Objective
-from xhat.runs.metrics import append_metrics, forget_metrics
+from xhat.runs.metrics import Mark, append_metrics, restore_metrics, sync_metrics
 from xhat.training.display import Display
 from xhat.training.level_means import LevelMeans
 from xhat.training.loop import Step
@@ -27,6 +27,7 @@ class Log:
         start: steps done already; later rows of an interrupted run are dropped.
         batch: images per step.
         display: shows what is written.
+        before: `state` at `start`; None without one.
     """
 
     def __init__(
@@ -38,15 +39,32 @@ class Log:
         start: int,
         batch: int,
         display: Display,
+        before: Mapping[str, Any] | None = None,
     ) -> None:
         self.run, self.accelerator, self.every, self.batch, self.display = run, accelerator, every, batch, display
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.since, self.steps = time.perf_counter(), 0
         self.levels = LevelMeans(objective, accelerator.device)
+        if before is not None:
+            self.counts = dict(before["counts"])
+            self.sums = {name: own_of(each, accelerator) for name, each in before["sums"].items()}
+            processes = accelerator.num_processes
+            levels = {name: own_of(each, accelerator, len(each) / processes) for name, each in before["levels"].items()}
+            self.levels.sums = levels  # which are added up over the processes, and not averaged
+        self.mark = Mark()
         if accelerator.is_main_process:
-            forget_metrics(run, start)
+            known = Mark() if start == 0 else None if before is None else Mark(*before["mark"])
+            self.mark = restore_metrics(run, start, known)
             display.start(start)
+
+    def state(self) -> dict[str, Any]:
+        """What the next row averages so far, of each process, and the rows that are written; all of them ask."""
+        if self.accelerator.is_main_process:
+            sync_metrics(self.run)
+        sums = {name: self.accelerator.gather(value[None]) for name, value in self.sums.items()}
+        levels = {name: self.accelerator.gather(value[None]) for name, value in sorted(self.levels.sums.items())}
+        return {"counts": dict(self.counts), "sums": sums, "levels": levels, "mark": [self.mark.size, self.mark.crc32]}
 
     def say(self, text: str) -> None:
         """One line for the user."""
@@ -86,7 +104,7 @@ class Log:
             "images_per_second": round(speed, 1),
         }
         row |= {"lr": step.rate, "grad_norm": grad_norm, "loss": loss, "terms": means, "levels": levels, **measured}
-        append_metrics(self.run, row)
+        self.mark = append_metrics(self.run, row, self.mark)
         self.display.show(done, progress, loss, speed, seconds)
         return row
 
@@ -106,3 +124,15 @@ class Log:
         means = {k: float(self.accelerator.reduce(v / self.counts[k], reduction="mean")) for k, v in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
+
+
+def own_of(each: Tensor, accelerator: Accelerator, share: float = 1.0) -> Tensor:
+    """This process's part of what all processes had summed, (processes, ...).
+
+    Args:
+        each: by process.
+        accelerator: of this process, and perhaps of another number of them.
+        share: of the mean of all that each gets where it is another number.
+    """
+    same = len(each) == accelerator.num_processes
+    return (each[accelerator.process_index] if same else each.mean(0) * share).to(accelerator.device)

@@ -11,6 +11,7 @@ from xhat import rng
 from xhat.data.batch import Batch
 from xhat.errors import RunError
 from xhat.rng import Shard
+from xhat.training.faults import mendable
 from xhat.training.setup import Setup
 from xhat.training.stop import Stop
 
@@ -23,14 +24,14 @@ class Step(NamedTuple):
         norm: of the gradient, before clipping.
         rate: learning rate.
         finite: whether loss and gradient are, on all processes.
-        asked: whether one of the processes was asked to stop.
+        asked: the number of the signal that asked one of the processes to stop, see `Stop.asked`; 0 if none did.
     """
 
     losses: dict[str, Tensor]
     norm: Tensor
     rate: float
     finite: bool
-    asked: bool
+    asked: int
 
 
 class Loop:
@@ -52,17 +53,23 @@ class Loop:
         return self.setup.budget.progress(self.state.step, self.state.seconds)
 
     def gradients(self) -> Step:
-        """Set the learning rate, and compute the gradients of the next step on all micro-batches."""
+        """Set the learning rate, and compute the gradients of the next step on all micro-batches.
+
+        Raises:
+            RunError: there is not enough memory, or another process of the training has ended.
+        """
         rate = self.setup.rates.set(self.state.step, self.state.seconds)
-        losses, norm = self._accumulate()
-        finite, asked, self.state.seconds = self._agree(losses, norm)
+        with mendable(self.setup):
+            losses, norm = self._accumulate()
+            finite, asked, self.state.seconds = self._agree(losses, norm)
         return Step(losses, norm, rate, finite, asked)
 
     def update(self) -> None:
         """New weights, and their average: the step is done."""
-        for optimizer in self.state.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        with mendable(self.setup):
+            for optimizer in self.state.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
         if self.state.average is not None:
             self.state.average.update_parameters(self.state.objective.denoiser)
         self.state.step += 1
@@ -80,16 +87,10 @@ class Loop:
 
     def _accumulate(self) -> tuple[dict[str, Tensor], Tensor]:
         """Losses and clipped gradients of one step, over all micro-batches; the norm before clipping."""
-        setup, step = self.setup, self.state.step
-        rank, world, parts = self.accelerator.process_index, self.accelerator.num_processes, setup.options.accumulate
-        seed = rng.generator(self.state.objective.seed, "network", step, rank).initial_seed()
+        setup, step, parts = self.setup, self.state.step, self.setup.options.accumulate
         losses: dict[str, Tensor] = {}
         for part in range(parts):
-            shard = Shard((part * world + rank) * setup.rows, setup.options.batch_size)
-            batch = setup.feed.get(step, shard, setup.rows)
-            # dropout and the like, in networks that have it: a function of (seed, step, rank), so nothing to checkpoint; after
-            # the data, which may draw from the same global numbers
-            torch.manual_seed(seed + part)
+            shard, batch = micro_batch(setup, step, part)
             quiet = self.accelerator.no_sync(self.prepared) if part < parts - 1 else contextlib.nullcontext()
             with quiet:
                 values = self._values(step, shard, batch)
@@ -113,7 +114,7 @@ class Loop:
                 "requires_grad_(False)"
             ) from error
 
-    def _agree(self, losses: dict[str, Tensor], norm: Tensor) -> tuple[bool, bool, float]:
+    def _agree(self, losses: dict[str, Tensor], norm: Tensor) -> tuple[bool, int, float]:
         """Whether all is finite, whether to stop, and the time: the same answer on all ranks."""
         bad, asked = not bool(torch.isfinite(losses["loss"] + norm)), self.stop.asked
         seconds = time.perf_counter() - self.started
@@ -121,4 +122,18 @@ class Loop:
             return not bad, asked, seconds
         votes = torch.tensor([bad, asked, seconds], dtype=torch.float64, device=self.accelerator.device)
         torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
-        return not bool(votes[0]), bool(votes[1]), float(votes[2])
+        return not bool(votes[0]), int(votes[1]), float(votes[2])
+
+
+def micro_batch(setup: Setup, step: int, part: int) -> tuple[Shard, Batch]:
+    """A part of a step's batch on this process, with the numbers that dropout and the like draw from set to its own.
+
+    They are a function of (seed, step, process, part), so that there is nothing to checkpoint; they are set after the data are
+    read, which may draw from the same global numbers.
+    """
+    rank, world = setup.accelerator.process_index, setup.accelerator.num_processes
+    seed = rng.generator(setup.state.objective.seed, "network", step, rank).initial_seed()
+    shard = Shard((part * world + rank) * setup.rows, setup.options.batch_size)
+    batch = setup.feed.get(step, shard, setup.rows)
+    torch.manual_seed(seed + part)
+    return shard, batch

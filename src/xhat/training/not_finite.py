@@ -1,45 +1,139 @@
-"""Which term made a step infinite or NaN."""
+"""Which term made a step infinite or NaN, on which samples; and the file to see it again with."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from xhat.objective.multipliers import flat_gradient
-from xhat.rng import Shard
+from xhat.distributed import from_all
+from xhat.files.tensors import write_tensors
+from xhat.objective.draw import Draw
+from xhat.training.loop import micro_batch
 from xhat.training.setup import Setup
 
 
-def culprits(setup: Setup, losses: dict[str, Tensor]) -> str:
-    """The terms that are not finite, or whose gradients are not; the same on all processes, which must all ask.
+@dataclass(frozen=True)
+class Culprit:
+    """A term that is not finite on a micro-batch of one process.
+
+    Attributes:
+        term: its name.
+        what: of it, its value or its gradient.
+        logsnr: the lowest and the highest noise level of the samples where it is not; None where they cannot be told apart.
+        part: number of the micro-batch.
+    """
+
+    term: str
+    what: str
+    logsnr: tuple[float, float] | None
+    part: int
+
+    def __str__(self) -> str:
+        called = f'term "{self.term}"' if self.what == "value" else f'the gradient of term "{self.term}"'
+        if self.logsnr is None:
+            return called
+        low, high = (f"{level:.1f}" for level in self.logsnr)
+        return f"{called} (at logsnr {low if low == high else f'{low} to {high}'})"
+
+
+def found_not_finite(setup: Setup, run: Path) -> tuple[str, list[str]]:
+    """What is not finite in the step under way, on whichever process; and the files that keep its batch, for each such process.
+
+    The step is computed anew, before its weights change, a term at a time: first the values of all of its micro-batches, then,
+    where these are finite, their gradients. All processes must ask; the answer is the same on all of them.
 
     Args:
-        setup: before the weights change.
-        losses: of the step.
+        setup: of the training.
+        run: the folder that keeps the batch.
     """
-    bad = _bad_terms(setup, losses)
-    terms = [f'term "{name}"' for name in bad] or [f'the gradient of term "{name}"' for name in _bad_gradients(setup)]
-    return " and ".join(terms) or "the gradient"
+    own = list(_of_values(setup))
+    if not any(from_all(own)):
+        own = list(_of_gradients(setup))
+    path = _keep(setup, run, own[0]) if own else None
+    everywhere = from_all((own, path))
+    said = dict.fromkeys(str(c) for culprits, _ in everywhere for c in culprits)
+    return " and ".join(said) or "the gradient", [kept for _, kept in everywhere if kept is not None]
 
 
-def _bad_terms(setup: Setup, losses: dict[str, Tensor]) -> list[str]:
-    names, zero = list(setup.state.objective.terms), torch.zeros((), device=setup.accelerator.device)
-    flags = torch.stack([(~torch.isfinite(losses.get(name, zero))).float() for name in names])
-    if setup.accelerator.num_processes > 1:  # what follows is the same on all ranks
-        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-    return [name for name, flag in zip(names, flags.tolist(), strict=True) if flag]
+def _of_values(setup: Setup) -> Iterator[Culprit]:
+    seen = set[str]()
+    for part in range(setup.options.accumulate):
+        for name in _open_terms(setup):
+            with torch.no_grad():
+                draw = _draw(setup, part)
+                bad = ~torch.isfinite(setup.state.objective.per_image(name, draw))
+            if bool(bad.any()) and name not in seen:
+                seen.add(name)
+                yield _culprit(setup, name, "value", draw, bad.nonzero().flatten(), part)
 
 
-def _bad_gradients(setup: Setup) -> list[str]:
-    """The terms whose gradient is not finite on this step's first micro-batch, computed anew, each alone."""
-    objective, step = setup.state.objective, setup.state.step
-    shard = Shard(setup.accelerator.process_index * setup.rows, setup.options.batch_size)
-    batch = setup.feed.get(step, shard, setup.rows)
+def _of_gradients(setup: Setup) -> Iterator[Culprit]:
+    objective = setup.state.objective
     parameters = [p for p in objective.parameters() if p.requires_grad]
-    bad = []
-    for name, term in objective.terms.items():
-        if term.when(objective.seed, step):
-            with setup.autocast:
-                draw = objective.draw(batch.x0, step=step, cond=batch.cond, extra=batch.extra, shard=shard)
-                value = objective.per_image(name, draw).mean()
-            if not bool(torch.isfinite(flat_gradient(value, parameters)).all()):
-                bad.append(name)
-    return bad
+
+    def finite(name: str, part: int, rows: Tensor) -> bool:
+        value = objective.per_image(name, _draw(setup, part).rows(rows)).mean()
+        if not value.requires_grad:
+            return True
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        return all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
+
+    seen = set[str]()
+    for part in range(setup.options.accumulate):
+        for name in _open_terms(setup):
+            whole = torch.arange(setup.rows, device=setup.accelerator.device)
+            if name in seen or finite(name, part, whole):
+                continue
+            seen.add(name)
+            with torch.no_grad():
+                draw = _draw(setup, part)
+            yield _culprit(setup, name, "gradient", draw, _bisected(whole, partial(finite, name, part)), part)
+
+
+def _bisected(left: Tensor, finite: Callable[[Tensor], bool]) -> Tensor | None:
+    """One of so many samples that is not finite alone; None if none is."""
+    while len(left) > 1:
+        worse = next((half for half in left.tensor_split(2) if not finite(half)), None)
+        if worse is None:
+            return None
+        left = worse
+    return left
+
+
+def _draw(setup: Setup, part: int) -> Draw:
+    """What the step drew for a micro-batch of this process."""
+    step = setup.state.step
+    shard, batch = micro_batch(setup, step, part)
+    with setup.autocast:
+        return setup.state.objective.draw(batch.x0, step=step, cond=batch.cond, extra=batch.extra, shard=shard)
+
+
+def _open_terms(setup: Setup) -> list[str]:
+    objective = setup.state.objective
+    return [name for name, term in objective.terms.items() if term.when(objective.seed, setup.state.step)]
+
+
+def _culprit(setup: Setup, name: str, what: str, draw: Draw, rows: Tensor | None, part: int) -> Culprit:
+    objective, levels = setup.state.objective, None
+    if rows is not None and objective.terms[name].loss.at_drawn_time:
+        logsnr = objective.denoiser.schedule.logsnr(draw.t[rows])
+        levels = (float(logsnr.min()), float(logsnr.max()))
+    return Culprit(name, what, levels, part)
+
+
+def _keep(setup: Setup, run: Path, culprit: Culprit) -> str:
+    """The weights before the step and the micro-batch that is not finite, with its times and noise; the file's name."""
+    with torch.no_grad():
+        draw = _draw(setup, culprit.part)
+    tensors = {"x0": draw.x0, "t": draw.t, "noise": draw.noise, "z": draw.z}
+    tensors |= {f"objective/{name}": value for name, value in setup.state.objective.state_dict().items()}
+    for kind, values in (("cond", draw.cond), ("extra", draw.extra)):
+        tensors |= {f"{kind}/{name}": value for name, value in (values or {}).items() if isinstance(value, Tensor)}
+    process = f"-process-{setup.accelerator.process_index}" if setup.accelerator.num_processes > 1 else ""
+    path = run / f"not-finite-{draw.step:08d}{process}.safetensors"
+    where = {"step": str(draw.step), "first": str(draw.first), "total": str(setup.options.batch_size), "term": culprit.term}
+    write_tensors(path, tensors, where)
+    return path.name

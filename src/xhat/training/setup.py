@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from xhat.config.build import build_sampling
 from xhat.config.config import Config
@@ -51,7 +54,8 @@ class Setup:
         accelerator: the processes and their devices.
         autocast: bf16 for the network, or nothing. Accelerate keeps its precision for the whole process; with a context of
             our own a second run may have another.
-        resumed_from: name of the checkpoint, if there was one.
+        resumed: from which checkpoint; None without one.
+        about: what is trained, as plain values, for a checkpoint: the config, or the objects in words.
     """
 
     options: Options
@@ -66,7 +70,23 @@ class Setup:
     told: Condition | None
     accelerator: Accelerator
     autocast: torch.autocast
-    resumed_from: str | None
+    resumed: "Resumed | None"
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a training goes on.
+
+    Attributes:
+        name: of the checkpoint.
+        log: what its next row had averaged so far, see `Log.state`; None of an earlier version.
+        remark: what is otherwise than before; empty if nothing is.
+    """
+
+    name: str
+    log: dict[str, Any] | None
+    remark: str
 
 
 def set_up(
@@ -77,6 +97,7 @@ def set_up(
     held_out: DataSource | None = None,
     checkpoint: Checkpoint | None = None,
     config: Config | None = None,
+    about: dict[str, Any] | None = None,
 ) -> Setup:
     """An objective and its data, with all that training adds to them; nothing is written.
 
@@ -87,6 +108,7 @@ def set_up(
         held_out: data to measure on while training.
         checkpoint: go on from here.
         config: that the objective and the data were made of.
+        about: see `Setup`.
 
     Raises:
         RunError: no budget, a batch that cannot be divided, a term that cannot be computed, a checkpoint of other data.
@@ -107,8 +129,11 @@ def set_up(
     average = power_average(objective.denoiser, options.ema).eval() if options.ema else None
     state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source))
     rates = LearningRate(state.optimizers, budget, options.optimizer.warmup_steps)  # at their peaks, which a checkpoint changes
+    resumed = None
     if checkpoint is not None:
+        remark = _shared_out_otherwise(checkpoint, options, accelerator.num_processes, objective.denoiser.net)
         state.load(checkpoint)
+        resumed = Resumed(checkpoint.path.name, checkpoint.state.get("log"), remark)
     return Setup(
         options=options,
         config=config,
@@ -122,8 +147,29 @@ def set_up(
         told=told,
         accelerator=accelerator,
         autocast=_autocast(options, device),
-        resumed_from=None if checkpoint is None else checkpoint.path.name,
+        resumed=resumed,
+        about=about or {},
     )
+
+
+def _shared_out_otherwise(checkpoint: Checkpoint, options: Options, processes: int, net: nn.Module) -> str:
+    """What to say where a step's batch was computed in other parts than it will be.
+
+    Raises:
+        RunError: dropout draws its numbers part by part: the training would be another one.
+    """
+    before = checkpoint.state.get("shared_out", [processes, options.accumulate])
+    if before == [processes, options.accumulate]:
+        return ""
+    there, here = (
+        f"{n} process{'es' * (n > 1)} · accumulate {parts}" for n, parts in (before, (processes, options.accumulate))
+    )
+    if any(isinstance(part, _DropoutNd) and part.p for part in net.modules()):
+        raise RunError(
+            f"the network has dropout, whose numbers are drawn for each part of a batch: it was trained on {there}, and would "
+            f"be trained otherwise on {here}: resume on the former, or train anew"
+        )
+    return f"trained on {there} so far, now on {here}: the same data, times and noise, but sums are rounded otherwise"
 
 
 def _require_parameters(objective: Objective) -> None:

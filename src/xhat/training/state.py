@@ -1,8 +1,12 @@
 """What a run has come to: all that a checkpoint holds, and all that a resume restores."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -10,6 +14,7 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
 from xhat.objective.objective import Objective
 from xhat.runs.checkpoint import Checkpoint, save_checkpoint
+from xhat.tensors import not_finite
 
 
 @dataclass
@@ -41,8 +46,13 @@ class State:
         assert isinstance(model, Denoiser)
         return model
 
-    def save(self, run: Path) -> None:
-        """Write a checkpoint into the run's folder."""
+    def save(self, run: Path, more: Mapping[str, Any]) -> None:
+        """Write a checkpoint into the run's folder.
+
+        Args:
+            run: the folder.
+            more: what belongs to the run, and not to its training: see `Setup.about` and `Log.state`.
+        """
         state = {
             "objective": self.objective.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
@@ -50,13 +60,22 @@ class State:
             "seconds": self.seconds,
             "data": self.data,
         }
-        save_checkpoint(run, self.step, state)
+        save_checkpoint(run, self.step, {**state, **more})
+
+    def not_finite(self) -> str | None:
+        """What of the weights, their average or the optimizers is not finite; None if all of it is."""
+        averaged = None if self.average is None else not_finite(self.average.module)
+        if (name := not_finite(self.objective) or averaged) is not None:
+            return name
+        held = (value for o in self.optimizers for state in o.state.values() for value in state.values())
+        broken = any(isinstance(v, Tensor) and v.is_floating_point() and not bool(torch.isfinite(v).all()) for v in held)
+        return "the optimizer's state" if broken else None
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint.
 
         Raises:
-            RunError: it was trained on other data.
+            RunError: it was trained on other data, with another network, or with other optimizers.
         """
         state = checkpoint.state
         if state["data"] != self.data:
@@ -74,5 +93,7 @@ class State:
             ) from None
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if len(self.optimizers) != len(state["optimizers"]):
+            raise RunError("optimizer.muon_lr was 0 and is not, or was not and is: a run goes on with the optimizers it has")
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

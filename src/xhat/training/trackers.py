@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from xhat.errors import RunError, first_line
-from xhat.files import write_bytes
+from xhat.files.atomic import write_bytes
 from xhat.training.callbacks import Callback, Moment
 
 FOLDER, PROJECT = "tracked", "xhat"

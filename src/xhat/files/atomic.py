@@ -1,0 +1,175 @@
+"""Files that are whole or not there: written beside, under a random name, and renamed."""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import sys
+from pathlib import Path
+
+from xhat.files.locks import NO_LOCKS, lock
+
+PARTIAL = re.compile(r"\.xhat-[0-9a-f]{16}\.partial")
+NO_LINKS = (*NO_LOCKS, errno.EPERM, errno.EMLINK)
+"""What a file system without hard links answers."""
+NO_SYNC = (*NO_LOCKS, errno.EINVAL, errno.EBADF)
+"""What a file system answers that cannot make the name of a file durable."""
+ATTEMPTS = 1000
+
+
+def write_bytes(path: Path, *parts: bytes | memoryview, replace: bool = True) -> None:
+    """Write so that `path` is either what it was or the whole new file, also when the power fails.
+
+    Args:
+        path: of the file.
+        parts: its bytes, one after the other.
+        replace: whether a file that is there may go.
+
+    Raises:
+        FileExistsError: it is there, and may not.
+        OSError: it cannot be written; `path` is its filename, and what was there still is.
+    """
+    try:
+        sweep(path.parent)
+        beside, file = _partial(path.parent)
+        try:
+            for part in parts:
+                _write(file, part)
+            os.fsync(file)
+            if sys.platform == "win32":  # where an open file cannot be renamed
+                os.close(file)
+                file = -1
+            _put(beside, path, replace)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
+        finally:
+            if file >= 0:
+                os.close(file)
+        _sync(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Write at the end of a file; what a crash leaves of it is cut short, and for the reader to notice.
+
+    Raises:
+        OSError: it cannot be written; `path` is its filename.
+    """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            _write(file, data)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def sync(path: Path) -> None:
+    """Make what was appended to a file durable; nothing to do for one that is not there.
+
+    Raises:
+        OSError: `path` is its filename.
+    """
+    try:
+        file = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writes that were killed have left in a folder; those under way are locked by their process, and stay."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if PARTIAL.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    _remove_unlocked(Path(entry.path))
+
+
+def _remove_unlocked(partial: Path) -> None:
+    file = os.open(partial, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        lock(file)
+        partial.unlink()
+    finally:
+        os.close(file)
+
+
+def _partial(folder: Path) -> tuple[Path, int]:
+    """A new file of a name that nobody can foresee, open and locked."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    for _ in range(ATTEMPTS):
+        path = folder / f".xhat-{secrets.token_hex(8)}.partial"
+        file = os.open(path, flags, 0o666)
+        try:
+            with contextlib.suppress(BlockingIOError):  # whoever sweeps has it, and removes it
+                _lock_if_there_are_locks(file)
+                if os.fstat(file).st_nlink:
+                    return path, file
+        except BaseException:
+            os.close(file)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+        os.close(file)
+    raise OSError(errno.EAGAIN, "other processes remove what is written there", str(folder))
+
+
+def _lock_if_there_are_locks(file: int) -> None:
+    try:
+        lock(file)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
+def _write(file: int, data: bytes | memoryview) -> None:
+    left = memoryview(data).cast("B")
+    while left:
+        left = left[os.write(file, left) :]
+
+
+def _put(beside: Path, path: Path, replace: bool) -> None:
+    """Give a file its name."""
+    if replace:
+        beside.replace(path)
+        return
+    try:
+        os.link(beside, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        beside.replace(path)
+    else:
+        beside.unlink()
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
+    if sys.platform == "win32":
+        return
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(file)

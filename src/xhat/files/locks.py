@@ -1,0 +1,34 @@
+"""Locks of the operating system on open files: they end with the process that has them, however it ends."""
+
+import errno
+import sys
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What a file system without locks answers, some network file systems among them."""
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock(file: int) -> None:
+        """Lock an open file, or say at once that another process has it.
+
+        Raises:
+            BlockingIOError: another process has it.
+            OSError: with an error number among `NO_LOCKS`, where there are no locks.
+        """
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(*error.args) from None
+
+else:
+    import fcntl
+
+    def lock(file: int) -> None:
+        """Lock an open file, or say at once that another process has it.
+
+        Raises:
+            BlockingIOError: another process has it.
+            OSError: with an error number among `NO_LOCKS`, where there are no locks.
+        """
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

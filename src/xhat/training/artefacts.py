@@ -1,0 +1,133 @@
+"""What a run leaves in its folder while it trains: the checkpoint, the weights, pictures; and what a resume makes good."""
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from xhat.config.build import build_sampling
+from xhat.errors import RunError, SharedError, UsageError
+from xhat.evaluation.pictures import drawn, grid_columns, save_grid, save_losses
+from xhat.files.atomic import sweep
+from xhat.files.ours import is_ours
+from xhat.runs.checkpoint import checkpoints
+from xhat.runs.metrics import read_metrics
+from xhat.runs.weights import WEIGHTS, read_weights, save_weights
+from xhat.tensors import evaluating
+from xhat.training.log import Log
+from xhat.training.setup import PICTURE_IMAGES, Setup
+
+PICTURE_STEPS = 20
+SAMPLES, NAME = "samples", re.compile(r"step-([0-9]{8,})\.png")
+MOST_PICTURES = 64
+"""Of samples; a longer run keeps every second, fourth, ... of them, so that they always show all of it."""
+LOSSES = "losses.png"
+
+
+def save(setup: Setup, run: Path, log: Log) -> None:
+    """The whole training state, and the weights to sample from; all processes take part.
+
+    Raises:
+        SharedError: the weights are not finite: they are not worth keeping.
+    """
+    if (name := setup.state.not_finite()) is not None:
+        raise SharedError(f"the weights are not finite after step {setup.state.step} ({name}): {way_back(run)}")
+    setup.accelerator.wait_for_everyone()
+    own = log.state()
+    if setup.accelerator.is_main_process:
+        shared_out = [setup.accelerator.num_processes, setup.options.accumulate]
+        setup.state.save(run, {"about": setup.about, "log": own, "shared_out": shared_out})
+        _save_weights(setup, run)
+
+
+def way_back(run: Path) -> str:
+    """What to do after weights or losses that are not finite."""
+    known = checkpoints(run)
+    if not known:
+        return "start anew with a lower optimizer.lr, in another folder"
+    return f"{known[0].name} is the last state kept: go on from it with a lower learning rate, --resume --optimizer.lr ..."
+
+
+def complete(setup: Setup, run: Path, *, ended: bool) -> None:
+    """Make what belongs to the state but is not there, or is of another one: a kill may come between any two files.
+
+    Args:
+        setup: where the run is.
+        run: its folder.
+        ended: whether the budget is spent.
+    """
+    if not setup.accelerator.is_main_process:
+        return
+    sweep(run / SAMPLES)
+    if not setup.state.step:
+        return
+    named = None if setup.config is None else setup.config.data
+    try:
+        found = read_weights(run)
+        good = found.data == named and found.step == setup.state.step
+    except RunError:
+        good = False
+    if not good:
+        _save_weights(setup, run)
+    if picture_due(setup, ended=ended) and not _path(setup, run).exists():
+        save_picture(setup, run)
+
+
+def picture_due(setup: Setup, *, ended: bool) -> bool:
+    """Whether there is to be a picture of samples after this step."""
+    return setup.shape.is_picture and (ended or setup.state.step % setup.options.sample_every == 0)
+
+
+def save_picture(setup: Setup, run: Path) -> Path | None:
+    """A grid of samples, drawn in few steps; None on a process that does not write, or where somebody else's file is."""
+    if not setup.accelerator.is_main_process:
+        return None
+    columns = grid_columns(setup.shape.classes)
+    how = replace(setup.options.sampling, steps=min(setup.options.sampling.steps, PICTURE_STEPS))
+    model = setup.state.averaged()
+    sampling = build_sampling(how, model.schedule)
+    with evaluating(model):
+        images, _ = sampling.generate(model, setup.shape, PICTURE_IMAGES // columns * columns, cond=setup.told)
+    path = _path(setup, run)
+    path.parent.mkdir(exist_ok=True)
+    if not _drawn(path, lambda: save_grid(drawn(images, setup.shape), path, columns)):
+        return None
+    _thin_out(path.parent, setup.state.step, setup.options.sample_every)
+    return path
+
+
+def save_loss_curves(run: Path) -> None:
+    """The picture of the metrics so far."""
+    rows: list[Mapping[str, Any]] = read_metrics(run)
+    _drawn(run / LOSSES, lambda: save_losses(rows, run / LOSSES))
+
+
+def _drawn(path: Path, draw: Callable[[], None]) -> bool:
+    """Whether a picture was written; a warning where a file of somebody else's has its name, which stays."""
+    try:
+        draw()
+    except UsageError:
+        warnings.warn(f"{path} was not drawn by xhat, and stays: move it away to have the run's own there", stacklevel=3)
+        return False
+    return True
+
+
+def _save_weights(setup: Setup, run: Path) -> None:
+    save_weights(run / WEIGHTS, setup.state.averaged(), setup.config, setup.shape, setup.state.step)
+
+
+def _path(setup: Setup, run: Path) -> Path:
+    return run / SAMPLES / f"step-{setup.state.step:08d}.png"
+
+
+def _thin_out(folder: Path, step: int, every: int) -> None:
+    """Remove pictures between those that are worth keeping; the newest, and whatever is not ours, stays."""
+    stride = every
+    while step > MOST_PICTURES * stride:
+        stride *= 2
+    for path in folder.iterdir() if stride > every else ():
+        name = NAME.fullmatch(path.name)
+        if name and int(name.group(1)) < step and int(name.group(1)) % stride and is_ours(path):
+            path.unlink()
