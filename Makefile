@@ -6,7 +6,7 @@ RUN := runs/demo
 KATEX := $(VENV)/katex
 KATEX_VERSION := 0.16.22
 
-.PHONY: demo test check docs dist clean
+.PHONY: demo test check docs dist constraints clean
 
 demo: $(VENV)/.installed
 	rm -rf $(RUN)
@@ -33,20 +33,35 @@ docs: $(VENV)/.installed-dev $(KATEX)/.installed
 dist: $(VENV)/.installed-dev
 	$(BIN)/python -m build --no-isolation
 
-define VENV_OF_A_RECENT_PYTHON
+constraints:  # with what is installed: what pyproject.toml asks for may not be in constraints.txt yet
+	test -x $(BIN)/uv || $(MAKE) $(VENV)/.installed-dev
+	$(BIN)/python .ci/lock.py $(UV)
+
+# .venv with xhat and the extras named. pip takes no file whose SHA-256 is not in constraints.txt, and builds none, because what a
+# build fetches is not checked. pip itself comes first: before 26.1 it cannot read the hashes of constraints. torch comes next, as
+# the build that pip takes on this machine: with hashes alone it prefers a registry's CUDA build to a CPU build in a folder.
+define INSTALL
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "xhat needs Python 3.11 or newer: make PYTHON=python3.12")'
 $(PYTHON) -m venv $(VENV)
+sed -n '/^pip==/,/[^\\]$$/p' constraints.txt >$(VENV)/pip.txt
+sed -n '/^torch==/,/[^\\]$$/p' constraints.txt >$(VENV)/torch.txt
+$(CHECKED) --requirement $(VENV)/pip.txt
+$(PIP) download --quiet --no-deps --only-binary :all: --dest $(VENV)/torch $$(sed 's/ .*//; q' $(VENV)/torch.txt)
+$(CHECKED) --no-deps --no-index --find-links $(VENV)/torch --requirement $(VENV)/torch.txt
+rm -r $(VENV)/torch
+$(BIN)/python .ci/needed.py $(1) >$(VENV)/needed.txt
+$(CHECKED) --constraint constraints.txt --requirement $(VENV)/needed.txt
+$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+@touch $@
 endef
+PIP = $(BIN)/python -m pip
+CHECKED = $(PIP) install --quiet --require-hashes --only-binary :all:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(VENV_OF_A_RECENT_PYTHON)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
-	@touch $@
+	$(call INSTALL)
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt
-	$(VENV_OF_A_RECENT_PYTHON)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+	$(call INSTALL,dev)
 
 $(KATEX)/.installed: Makefile | $(VENV)/.installed-dev
 	npm install --prefix $(KATEX) --no-audit --no-fund --silent katex@$(KATEX_VERSION)
