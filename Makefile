@@ -6,7 +6,7 @@ RUN := runs/demo
 KATEX := $(VENV)/katex
 KATEX_VERSION := 0.16.22
 
-.PHONY: demo test check docs dist constraints clean
+.PHONY: demo test check docs dist constraints audit clean
 
 demo: $(VENV)/.installed
 	rm -rf $(RUN)
@@ -36,6 +36,9 @@ dist: $(VENV)/.installed-dev
 constraints:  # with what is installed: what pyproject.toml asks for may not be in constraints.txt yet
 	test -x $(BIN)/uv || $(MAKE) $(VENV)/.installed-dev
 	$(BIN)/python .ci/lock.py $(UV)
+
+audit: $(VENV)/.installed-dev
+	@$(BIN)/python .ci/audit.py $(AUDIT)
 
 # .venv with xhat and the extras named. pip takes no file whose SHA-256 is not in constraints.txt, and builds none, because what a
 # build fetches is not checked. pip itself comes first: before 26.1 it cannot read the hashes of constraints. torch comes next, as

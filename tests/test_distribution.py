@@ -1,9 +1,15 @@
 """What is installed with xhat, and what is shipped."""
 
+import json
+import os
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -30,3 +36,79 @@ def test_whatever_pyproject_asks_for_is_pinned():
     asked = subprocess.run([sys.executable, ROOT / ".ci/needed.py", "dev"], capture_output=True, text=True, check=True).stdout
     names = {plain(re.match(r"[\w.-]+", line)[0]) for line in asked.splitlines()}
     assert {"torch", "hatchling", "pytest", "pip"} <= names <= {name for name, _ in pinned()}
+
+
+def audit(*options, path=""):
+    """Exit code and output of `make audit`."""
+    environment = os.environ | {"PYTHONPATH": str(path)}
+    done = subprocess.run([sys.executable, ROOT / ".ci/audit.py", *options], capture_output=True, text=True, env=environment)
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def project(**values):
+    return {"name": "torch", "version": "2.13.0", "vulns": []} | values
+
+
+FINDING = {"id": "PYSEC-1", "fix_versions": ["2.13.1"]}
+UNREACHABLE = (
+    "Traceback (most recent call last):\nrequests.exceptions.ConnectionError: HTTPSConnectionPool: Max retries exceeded"
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "stderr", "code", "says"),
+    [
+        ([project()], "", 0, "audit: 0 known vulnerabilities in 1 versions"),
+        ([project(vulns=[FINDING])], "", 1, "torch 2.13.0: PYSEC-1, fixed in 2.13.1\naudit: 1 known"),
+        ([project(), {"name": "six", "skip_reason": "not found"}], "", 0, "in 1 versions\nnot known to the service: six"),
+        ([{"name": "six", "skip_reason": "not found"}], "", 0, "audit skipped: the vulnerability service knows none of the 1"),
+        (
+            None,
+            UNREACHABLE,
+            0,
+            "audit skipped: the vulnerability service does not answer (requests.exceptions.ConnectionError)",
+        ),
+        (None, "ERROR:pip_audit._cli:Could not connect to the feed", 0, "not answer (Could not connect to the feed)"),
+        (None, "ValueError: a mistake of pip-audit's", 1, "a mistake of pip-audit's"),
+    ],
+)
+def test_an_audit_fails_for_what_it_finds_and_is_skipped_without_an_answer(tmp_path, answer, stderr, code, says):
+    stdout = "" if answer is None else json.dumps({"dependencies": answer})
+    fails = answer is None or any(p.get("vulns") for p in answer)
+    stub = f"import sys\nprint({stdout!r})\nprint({stderr!r}, file=sys.stderr)\nsys.exit({int(fails)})\n"
+    (tmp_path / "pip_audit.py").write_text(stub)
+    returned, said = audit(path=tmp_path)
+    assert returned == code
+    assert says in said
+    assert ("skipped" in said) <= (len(said.splitlines()) == 1)
+
+
+class Service(BaseHTTPRequestHandler):
+    """A vulnerability service that knows one vulnerability, of torch."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["package"]
+        events = [{"introduced": "0"}, {"fixed": "99"}]
+        affected = [{"package": asked, "ranges": [{"type": "ECOSYSTEM", "events": events}]}]
+        body = json.dumps({"vulns": [{"id": "FAKE-1", "affected": affected}]} if asked["name"] == "torch" else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_pip_audit_itself_is_understood():
+    pytest.importorskip("pip_audit", reason="needs pip-audit, which make installs")
+    with HTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        code, said = audit("--osv-url", address)
+        server.shutdown()
+    assert code == 1, said
+    assert said.startswith("torch 2.13.0: FAKE-1, fixed in 99\naudit: 1 known vulnerabilities in 1")
+    code, said = audit("--osv-url", address)  # nobody listens any more
+    assert code == 0, said
+    assert said.startswith("audit skipped: the vulnerability service does not answer (")
