@@ -3,11 +3,15 @@
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
+import tarfile
 import threading
+import zipfile
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -112,3 +116,78 @@ def test_pip_audit_itself_is_understood():
     code, said = audit("--osv-url", address)  # nobody listens any more
     assert code == 0, said
     assert said.startswith("audit skipped: the vulnerability service does not answer (")
+
+
+@dataclass
+class Member:
+    """A file of an archive."""
+
+    name: str
+    mode: int
+    content: bytes
+    link: bool = False
+
+    def faults(self):
+        """What is wrong with it, in words."""
+        script = self.content.startswith(b"#!")
+        pickled = re.match(rb"\x80[\x02-\x05]|PK\x03\x04", self.content)  # torch.save writes a zip with a pickle in it
+        found = {
+            "is a link": self.link,
+            "others may write it": self.mode & 0o022,
+            "is executable without a shebang": self.mode & 0o111 and not script,
+            "leaves the archive's folder": self.name.startswith("/") or ".." in PurePosixPath(self.name).parts,
+            "is a pickle": pickled or re.search(r"\.(pkl|pickle|pt|pth|ckpt|bin|joblib)$", self.name),
+            "names the folder that it was built in": f"{ROOT}/".encode() in self.content,
+        }
+        return [f"{self.name} {fault}" for fault, is_so in found.items() if is_so]
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """The members of the source distribution and of the wheel."""
+    for module in ("build", "hatchling"):
+        pytest.importorskip(module, reason=f"needs {module}, which make installs")
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [source], [wheel] = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    with tarfile.open(source) as tar:
+        held = [(i, tar.extractfile(i)) for i in tar.getmembers() if not i.isdir()]
+        members = [Member(i.name, i.mode, file.read() if file else b"", link=not i.isfile()) for i, file in held]
+    with zipfile.ZipFile(wheel) as zipped:
+        modes = [(i, i.external_attr >> 16) for i in zipped.infolist()]
+        return members, [Member(i.filename, mode, zipped.read(i), stat.S_ISLNK(mode)) for i, mode in modes]
+
+
+def test_only_scripts_are_executable():
+    done = subprocess.run(["git", "ls-files", "--stage", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    for line in done.stdout.rstrip("\0").split("\0"):
+        mode, name = line.split()[0], line.split("\t")[1]
+        script = mode != "120000" and (ROOT / name).read_bytes().startswith(b"#!")
+        assert mode == ("100755" if script else "100644"), name
+
+
+def test_what_is_shipped_is_plain_files(archives):
+    for members in archives:
+        assert len(members) > 200
+        assert [fault for member in members for fault in member.faults()] == []
+
+
+@pytest.mark.parametrize(
+    ("member", "fault"),
+    [
+        (Member("a", 0o644, b"", link=True), "is a link"),
+        (Member("a", 0o664, b""), "others may write it"),
+        (Member("a", 0o755, b""), "is executable without a shebang"),
+        (Member("a/../../b", 0o644, b""), "leaves the archive's folder"),
+        (Member("a.pth", 0o644, b""), "is a pickle"),
+        (Member("a", 0o644, b"\x80\x04\x95"), "is a pickle"),
+        (Member("a", 0o644, b"PK\x03\x04"), "is a pickle"),
+        (Member("a", 0o644, f"in {ROOT}/a".encode()), "names the folder that it was built in"),
+    ],
+)
+def test_faults_of_an_archive_are_seen(member, fault):
+    assert member.faults() == [f"{member.name} {fault}"]
