@@ -1,5 +1,7 @@
 """What is installed with xhat, and what is shipped."""
 
+import gzip
+import hashlib
 import json
 import os
 import re
@@ -191,3 +193,27 @@ def test_what_is_shipped_is_plain_files(archives):
 )
 def test_faults_of_an_archive_are_seen(member, fault):
     assert member.faults() == [f"{member.name} {fault}"]
+
+
+def test_licences_and_origins_are_shipped(archives):
+    held = {
+        member.name: member.content.decode() for member in archives[1] if member.name.endswith(("METADATA", "LICENSE", ".md"))
+    }
+    [metadata] = (text for name, text in held.items() if name.endswith(".dist-info/METADATA"))
+    assert {"License-Expression: MIT", "License-File: LICENSE"} <= set(metadata.splitlines())
+    [licence] = (text for name, text in held.items() if name.endswith(".dist-info/licenses/LICENSE"))
+    assert licence == (ROOT / "LICENSE").read_text()
+    assert "SPDX-License-Identifier: CC-BY-SA-3.0" in held["xhat/data/mnist/README.md"]
+    assert "python -m xhat.evaluation.train_digits" in held["xhat/networks/README.md"]
+
+
+def test_the_package_names_its_licence():
+    assert (ROOT / "src/xhat/__init__.py").read_text().startswith("# SPDX-License-Identifier: MIT\n")
+
+
+def test_mnist_is_what_its_authors_published():
+    folder = ROOT / "src/xhat/data/mnist"
+    told = dict(re.findall(r"`([\w-]+-ubyte)` \| (\w{32}) ", (folder / "README.md").read_text()))
+    files = {path.stem: hashlib.md5(gzip.decompress(path.read_bytes())).hexdigest() for path in folder.glob("*.gz")}
+    assert len(files) == 4
+    assert files == told

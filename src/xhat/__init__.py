@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """xhat trains diffusion models on the loss you mean.
 
 The nouns of the core path are here; the families are in namespaces: `schedules`, `targets`, `variances`, `weightings`,
