@@ -1,5 +1,8 @@
 """Registered parts: their names, and that there is one of each."""
 
+import subprocess
+import sys
+
 import pytest
 
 from xhat.registry import Registry, snake_case
@@ -51,3 +54,10 @@ def test_a_name_is_given_once_among_what_one_expression_may_name():
         other.add("same", 2)
     with pytest.raises(ValueError, match="there is a one called times already"):
         one.add("times", 2)
+
+
+def test_a_part_that_is_registered_first_of_all_does_not_take_the_name_of_one_of_xhats_own():
+    """The families are imported when they are first needed: before anybody's part, and not after it."""
+    code = "import xhat\n@xhat.register.network\ndef unet(channels): ..."
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "there is a network called unet already: choose another name" in done.stderr

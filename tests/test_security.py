@@ -12,7 +12,6 @@ IMPORTS = {
     "__init__.py": "a name of xhat's own that is imported late",
     "config/names.py": "xhat's own rooms",
     "config/use.py": "the file of --use",
-    "evaluation/fid.py": "the network of --features",
 }
 """Files that import what a string names."""
 

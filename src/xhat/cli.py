@@ -1,7 +1,9 @@
 """The command line: xhat train | sample | evaluate | inspect | compare | report | gradients."""
 
 import difflib
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -21,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from xhat.commands.terminal import NOBODY_READS, discard, make_printable
 
     make_printable()
+    if argv is None:  # nor do the processes that this one's libraries start import from the current folder
+        os.environ["PYTHONSAFEPATH"] = "1"
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
@@ -33,16 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from xhat import __version__
-    from xhat.commands.terminal import note, say
-
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
     name, *rest = arguments
     if name == "--version":
+        from xhat import __version__
+
         print(f"xhat {__version__}")
         return 0
+    from xhat.commands.terminal import note, say
+
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(COMMANDS)}"
@@ -54,38 +59,56 @@ def _run(arguments: list[str]) -> int:
 
 
 def _guarded(name: str, rest: list[str]) -> int:
-    """The command's exit code, its errors of use said."""
+    """The command's exit code, its errors said."""
+    from xhat.commands.signals import Ended, ended_by_signals
     from xhat.commands.terminal import say
-    from xhat.errors import XhatError
 
     try:
-        return _command(name)(rest)
-    except XhatError as error:
-        message = str(error)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        message = f"cannot read or write{where}: {error.strerror or error}"
+        with ended_by_signals():
+            return _command(name)(rest)
     except KeyboardInterrupt:
         return 130
+    except Ended as ended:
+        return 128 + ended.number
+    except BrokenPipeError:
+        raise
     except (Exception, SystemExit) as error:
-        message = _of_parts(error)
-    say(f"xhat {name}: {message}")
-    return 2
+        if "--debug" in rest and not isinstance(error, SystemExit):
+            traceback.print_exc()
+        code, message = _said(error)
+        if message:
+            say(f"xhat {name}: {message}")
+        return code
 
 
-def _of_parts(error: BaseException) -> str:
-    """One line on an error of a user's own part; any other is raised again."""
+def _said(error: BaseException) -> tuple[int, str]:
+    """The exit code of an error, and one line about it; that of an error of xhat's own says how to see more."""
+    from xhat.distributed import main_process
+    from xhat.errors import SharedError, XhatError, first_line, out_of_memory, with_kind
+
+    if isinstance(error, XhatError):
+        return 2, "" if isinstance(error, SharedError) and not main_process() else str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" {error.filename}" if error.filename else ""
+        return 2, f"cannot read or write{where}: {error.strerror or error}"
+    if out_of_memory(error):
+        return 2, f"there is not enough memory ({first_line(error)[:120]}): choose smaller numbers, see --help"
+    place = _of_parts(error)
+    if place is None and isinstance(error, SystemExit):
+        raise error
+    if place is None:
+        return 1, f"an error of xhat's own: {with_kind(error)}: please report it, with what --debug shows"
+    return 2, f"{place}: {with_kind(error)}"
+
+
+def _of_parts(error: BaseException) -> str | None:
+    """Where in a user's own part an error came from; None if it did not."""
     from xhat.config.use import place_of, used_files
-    from xhat.errors import with_kind
 
     place = place_of(error)
     if place is None and isinstance(error, NotImplementedError) and used_files():
         place = ", ".join(file.name for file in used_files())
-    if place is None:
-        raise error
-    return f"{place}: {with_kind(error)}"
+    return place
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:
@@ -110,6 +133,9 @@ def _help() -> str:
         "  xhat train mnist --run runs/mine --data path/to/images  the same on your own images",
         "  xhat sample runs/digits --n 64 --out digits.npz         images as an array, a picture beside it",
         "  xhat train my.yaml --run runs/own --use my_parts.py     with networks, losses and data of your own",
+        "",
+        "exit codes: 0 done; 2 something to mend, said in one line; 1 an error of xhat's own, which --debug shows;",
+        "            130, 143, 129 stopped by Ctrl-C, SIGTERM, SIGHUP, what was trained is saved; 141 nobody reads any more",
         "",
         f"presets: {', '.join(preset_names())}",
     ]

@@ -123,6 +123,7 @@ MULTIPLIERS = Registry("multiplier")
 SAMPLERS = Registry("sampler", _OF_TERMS)
 SPACINGS = Registry("spacing of sampling times")
 DATA = Registry("data source")
+FEATURES = Registry("network of features")
 
 FAMILIES: tuple[Registry, ...] = tuple(family for family in list(globals().values()) if isinstance(family, Registry))
 """All of them."""

@@ -73,13 +73,22 @@ def test_evaluate_prints_one_json_object(mnist_run, capsys):
 def test_evaluate_reads_samples_and_other_networks(mnist_run, tmp_path, capsys):
     xhat("sample", mnist_run, "--n", 12, "--out", tmp_path / "s.npz", "--steps", 2)
     test = mnist("test")
+    own = tmp_path / "own.py"
+    own.write_text("""import torch
+import xhat
+
+@xhat.register.features
+class Thirds(torch.nn.Module):
+    def forward(self, images):
+        return torch.stack([part.mean((1, 2, 3)) for part in images.tensor_split(3, -1)], 1)
+""")
     np.savez(tmp_path / "real.npz", images=test.pixels[:300, 0].numpy(), labels=test.labels[:300].numpy())
-    arguments = ("--samples", tmp_path / "s.npz", "--images", 20, "--features", "xhat.networks.digits:MNISTFeatures")
+    arguments = ("--samples", tmp_path / "s.npz", "--images", 20, "--features", "thirds", "--use", own)
     arguments += ("--data", tmp_path / "real.npz")
     code, out, _ = xhat("evaluate", mnist_run, *arguments, capsys=capsys)
     assert code == 0
     assert "12 samples against 300 held-out images" in out
-    assert "features: xhat.networks.digits:MNISTFeatures" in out
+    assert "features: thirds" in out
 
 
 def test_evaluate_without_a_feature_network_says_so(tiny_run, capsys):

@@ -6,8 +6,7 @@ from torch import nn
 
 from xhat.data.idx import mnist
 from xhat.data.images import to_float, to_uint8
-from xhat.errors import UsageError
-from xhat.evaluation.fid import distance, feature_network, features_of, read_digits
+from xhat.evaluation.fid import distance, features_of, read_digits
 from xhat.networks.digits import MNISTFeatures
 
 
@@ -76,13 +75,3 @@ def test_features_have_a_variance_of_one():
     """So that FID and KID have a scale of their own, whatever the training left behind."""
     features = features_of(MNISTFeatures.trained(), mnist("train").pixels[:4000])
     assert features.var(0).mean().item() == pytest.approx(1, abs=0.03)
-
-
-@pytest.mark.parametrize("path", ["no_such_module:x", "xhat.config.config:nothing", "xhat.config.config:Config", "plain"])
-def test_feature_networks_that_are_none(path):
-    with pytest.raises(UsageError, match="--features"):
-        feature_network(path)
-
-
-def test_feature_network_by_name():
-    assert isinstance(feature_network("xhat.networks.digits:MNISTFeatures"), MNISTFeatures)

@@ -1,6 +1,5 @@
 """Features and what is read in them."""
 
-import pytest
 import torch
 from torch import nn
 
@@ -33,10 +32,3 @@ def test_another_network_reads_no_digits():
     found = features.compare(features.of(pixels[:20]), features.of(pixels[20:]))
     assert (found.reading, found.reading_real, found.distance.features) == (None, None, "pixels")
     assert found.distance.fid > 0
-
-
-def test_a_network_is_named_by_where_it_is_made():
-    found = Features.named("xhat.networks.digits:MNISTFeatures")
-    assert found.name == "xhat.networks.digits:MNISTFeatures"
-    with pytest.raises(ValueError, match="--features"):
-        Features.named("nowhere:network")

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from xhat.bound.student import limits
 from xhat.commands.parsing import add_use, new_parser
@@ -16,6 +16,7 @@ from xhat.commands.terminal import console, note, notes, print_json, progress_ba
 from xhat.diffusion.denoiser import Condition
 from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
+from xhat.registry import FEATURES
 from xhat.runs.load import TrainedRun
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """Measure a trained run: FID and KID of samples against real images, digits read with confidence,
 penalties of the samples, and the denoising error of x0 at each noise level, on held-out images where there are some.
 
-FID and KID are computed in the features of a small MNIST network for 28x28 grey images; name any other network with
---features package.module:factory. With --json, stdout holds one JSON object and nothing else.
+FID and KID are computed in the features of a small MNIST network for 28x28 grey images; name any other network with --features:
+one that a file of --use has registered, after @xhat.register.features. With --json, stdout holds one JSON object and nothing
+else.
 
 --bound measures the variational bound instead, and --ode the likelihood of the probability-flow ODE, in bits/dim on random
 held-out images. An interrupted --bound continues where it stopped when it is called again."""
@@ -49,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--bound_steps", type=str | None, default=None, metavar="T", help=steps)
     given = "an .npz or a folder of images: use these instead of drawing"
     parser.add_argument("--samples", type=str | None, default=None, metavar="PATH", help=given)
-    parser.add_argument("--features", type=str | None, default=None, metavar="MODULE:FACTORY", help="network for FID and KID")
+    parser.add_argument("--features", type=str | None, default=None, metavar="NAME", help="registered network for FID and KID")
     parser.add_argument(
         "--images", type=int | None, default=None, help=f"held-out images for the denoising error ({THOROUGH.error_images})"
     )
@@ -111,6 +113,13 @@ def _steps(text: str | None) -> float | None:
         raise UsageError(f'--bound_steps must be a number of steps, or inf for continuous time, got "{text}"') from None
 
 
+def _features(text: str) -> "Features":
+    from xhat.config.make import make
+    from xhat.evaluation.quality import Features
+
+    return Features(make("--features", text, FEATURES, nn.Module).eval().requires_grad_(False), text)
+
+
 def _evaluate(
     run_: str, data: str | None, n: int, samples: str | None, features: str | None, images: int, seed: int
 ) -> dict[str, Any]:
@@ -125,7 +134,7 @@ def _evaluate(
     trained = load(run_)
     real = real_images(trained, data)
     reference = real.distribution
-    seen_in = Features.shipped(trained.shape) if features is None else Features.named(features)
+    seen_in = Features.shipped(trained.shape) if features is None else _features(features)
     cond = conditions_of(trained, reference, n)
     drawn = _generated(trained, n, seed, cond) if samples is None else _read(samples, trained)
     result: dict[str, Any] = {"run": run_, "step": trained.step, "samples": len(drawn), "reference": len(reference)}
@@ -202,7 +211,7 @@ def _show(result: dict[str, Any]) -> None:
     what = result["of"]
     kind = f"held-out {what}" if result["reference_is"] == "held out" else f"training {what}"
     if result["fid"] is None:
-        table.add_row("FID, KID", "", f"no feature network for these {what}: name one with --features module:factory")
+        table.add_row("FID, KID", "", f"no feature network for these {what}: register one, and name it with --features")
     else:
         out.print(f"features: {result['features']}", soft_wrap=True)
         against = f"{result['samples']} samples against {result['reference']} {kind}"

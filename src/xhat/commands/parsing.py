@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonargparse
 
-from xhat.config.config import Config
+from xhat.config.config import Config, TermConfig
 from xhat.config.parsing import Parser, nearest
 from xhat.config.use import use
 from xhat.config.yaml_files import parse_yaml
@@ -68,8 +68,12 @@ def _require_single_keys(argument: str) -> None:
 
 
 def new_parser(command: str, description: str) -> CommandParser:
-    """The parser of a command, without its arguments."""
-    return CommandParser(prog=f"xhat {command}", description=description, exit_on_error=False, allow_abbrev=False)
+    """The parser of a command, without its arguments. From now on this process imports no module that a value names."""
+    own = f"{TermConfig.__module__}.{TermConfig.__qualname__}"  # by which jsonargparse knows what a term is made of
+    jsonargparse.set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[own])
+    parser = CommandParser(prog=f"xhat {command}", description=description, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    return parser
 
 
 def add_use(parser: CommandParser) -> None:

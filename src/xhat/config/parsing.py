@@ -58,6 +58,8 @@ class Parser(jsonargparse.ArgumentParser):
 
     def one_line(self, message: str) -> str:
         """What to say instead of a message of jsonargparse's."""
+        if named := re.search(r"(?:Parser key \"([^\"]+)\".*)?Importing '([^']+)' is not allowed", message):
+            return f"{named.group(1) or 'a value'}: {named.group(2)} is no value: values name parts of xhat, and those of --use"
         wrong = re.search(r'key "([^"]+)":.*Given value: (.*)$|key "([^"]+)":.*Got value: (.*)$', message)
         if not wrong:
             return message
@@ -80,8 +82,12 @@ def _require_known(values: Mapping[str, Any], section: Any, prefix: str = "") ->
         if is_dataclass(inner):
             _require_known(_mapping(value, f"{prefix}{key}", inner), inner, f"{prefix}{key}.")
         elif isinstance(inner, dict):
-            for name, term in value.items() if isinstance(value, Mapping) else ():
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{key} must be a mapping of names to terms; got {value!r}")
+            for name, term in value.items():
                 _require_known(_mapping(term, f"{key}.{name}", TermConfig()), TermConfig(), f"{key}.{name}.")
+        elif isinstance(value, Mapping):
+            raise ConfigError(f"{prefix}{key} must be one value, not a mapping; got {value!r}")
 
 
 def _mapping(value: Any, key: str, section: Any) -> Mapping[str, Any]:

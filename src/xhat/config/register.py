@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+import xhat.config.names  # noqa: F401  # xhat's own parts are registered before anybody else's
 from xhat import registry
 from xhat.config.expressions import typed_signature
 from xhat.diffusion.schedules import Schedule
@@ -77,6 +78,7 @@ NAMED: dict[str, Registry] = {
     "time_input": registry.TIME_INPUTS,
     "variance": registry.VARIANCES,
     "differentiate": registry.GRADIENTS,
+    "features": registry.FEATURES,
 }
 
 register = Register()

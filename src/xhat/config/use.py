@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+import xhat.config.names  # noqa: F401  # xhat's own parts are registered before anybody else's
 from xhat.errors import UsageError, with_kind
 from xhat.registry import FAMILIES
 

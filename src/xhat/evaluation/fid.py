@@ -1,6 +1,5 @@
 """How good samples are: distances to a data set in the features of a network, digits read."""
 
-import importlib
 import warnings
 from dataclasses import dataclass
 
@@ -8,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from xhat.data.images import to_float
-from xhat.errors import UsageError
 
 CONFIDENT, KID_SUBSET, KID_SUBSETS, BATCH = 0.9, 500, 50, 500
 
@@ -94,19 +92,3 @@ def read_digits(probability: Tensor) -> Reading:
     """Reading of digit probabilities (N, 10), see `MNISTFeatures.read`."""
     sure, digit = probability.max(1)
     return Reading(float((sure >= CONFIDENT).double().mean()), torch.bincount(digit, minlength=10).tolist())
-
-
-def feature_network(path: str) -> nn.Module:
-    """The network that "package.module:factory" makes.
-
-    Raises:
-        UsageError: it cannot be imported or is no network.
-    """
-    module, _, factory = path.partition(":")
-    try:
-        network = getattr(importlib.import_module(module), factory)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UsageError(f'--features "{path}" is not module:factory of a network: {error}') from None
-    if not isinstance(network, nn.Module):
-        raise UsageError(f'--features "{path}" made a {type(network).__name__}, not a network')
-    return network.eval().requires_grad_(False)

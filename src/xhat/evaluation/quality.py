@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from xhat.data.shape import DataShape
 from xhat.errors import UsageError, first_line
-from xhat.evaluation.fid import Distance, Reading, distance, feature_network, features_of, read_digits
+from xhat.evaluation.fid import Distance, Reading, distance, features_of, read_digits
 from xhat.networks.digits import MNISTFeatures
 
 
@@ -42,15 +42,6 @@ class Features:
         """Those of the digit network that the package ships, for the grey 28x28 images that it can read; else None."""
         readable = shape.sample == (1, 28, 28) and shape.is_eight_bit
         return cls(MNISTFeatures.trained(), "mnist") if readable else None
-
-    @classmethod
-    def named(cls, path: str) -> "Features":
-        """Those of the network that "package.module:factory" makes.
-
-        Raises:
-            UsageError: it makes none.
-        """
-        return cls(feature_network(path), path)
 
     def of(self, images: Tensor) -> Tensor:
         """Features (N, D) of uint8 images (N, C, H, W).

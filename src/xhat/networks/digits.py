@@ -5,6 +5,8 @@ from importlib.resources import files
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from xhat.registry import FEATURES
+
 WEIGHTS = "mnist_features.safetensors"
 
 
@@ -51,3 +53,9 @@ class MNISTFeatures(nn.Module):
         weights = load((files("xhat.networks") / WEIGHTS).read_bytes())
         network.load_state_dict({name: w.float() if w.is_floating_point() else w for name, w in weights.items()})
         return network.eval().requires_grad_(False)
+
+
+@FEATURES.register
+def mnist_features() -> MNISTFeatures:
+    """Those of the shipped network, for grey images of 28x28."""
+    return MNISTFeatures.trained()
