@@ -21,10 +21,12 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; errors of use are one line on stderr and exit code 2; a reader that goes away ends it quietly."""
     from xhat.commands.terminal import NOBODY_READS, discard, make_printable
+    from xhat.distributed import end_with_parent
 
     make_printable()
-    if argv is None:  # nor do the processes that this one's libraries start import from the current folder
-        os.environ["PYTHONSAFEPATH"] = "1"
+    if argv is None:
+        end_with_parent()
+        os.environ["PYTHONSAFEPATH"] = "1"  # nor do the processes that libraries start import from the current folder
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))

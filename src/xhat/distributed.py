@@ -1,6 +1,10 @@
-"""Several processes of one training: which of them this is, and what one knows told to all."""
+"""Several processes: which of one training this is, what one knows told to all, and children that end with their parent."""
 
+import contextlib
 import os
+import signal
+import threading
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -36,3 +40,26 @@ def from_all(found: T) -> list[T]:
     held: list[Any] = [None] * processes()
     torch.distributed.all_gather_object(held, found)
     return held
+
+
+ENDS_WITH_STDIN = "XHAT_ENDS_WITH_STDIN"
+"""The environment variable of a child whose stdin is a pipe that its parent holds open for as long as it lives."""
+
+
+def child_environment(**more: str) -> Mapping[str, str]:
+    """That of a child that is to end with this process, and is given a pipe as its stdin."""
+    return {**os.environ, ENDS_WITH_STDIN: "1", **more}
+
+
+def end_with_parent() -> None:
+    """In such a child: as soon as the parent is gone, however it ended, SIGTERM ends this process, too."""
+    if not os.environ.pop(ENDS_WITH_STDIN, ""):
+        return
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1):
+                pass
+        signal.raise_signal(signal.SIGTERM) if os.name == "nt" else os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="end with parent", daemon=True).start()

@@ -64,14 +64,14 @@ def run(argv: Sequence[str]) -> int:
     out = Path(options.out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: --out names a folder")
-    with reserved(out, "comparing in", "--out"):
-        return _compare(study, out, options)
+    with reserved(out, "comparing in", "--out") as held:
+        return _compare(study, out, options, held)
 
 
-def _compare(study: Study, out: Path, options: Any) -> int:
+def _compare(study: Study, out: Path, options: Any, held: int | None) -> int:
     study_to_file(out / STUDY_FILE, study, {})
     measure = _Measure(study, out)
-    outcomes = run_study(study, out, measure, jobs=options.jobs or _room(), say=say)
+    outcomes = run_study(study, out, measure, jobs=options.jobs or _room(), say=say, held=held)
     failed = {o.name: o.failed for o in outcomes if o.failed}
     study_to_file(out / STUDY_FILE, study, failed)
     page = _page(study, out, failed)

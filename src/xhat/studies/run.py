@@ -12,7 +12,9 @@ from xhat.config.changes import differences
 from xhat.config.config import Config
 from xhat.config.parsing import write_config
 from xhat.config.use import used_files
+from xhat.distributed import child_environment
 from xhat.files.values import write_values
+from xhat.runs.checkpoint import checkpoints
 from xhat.runs.recipe import CONFIG_FILE, read_run_config
 from xhat.runs.weights import WEIGHTS
 from xhat.studies.outcome import Outcome
@@ -29,6 +31,7 @@ def run_study(
     *,
     jobs: int = 1,
     say: Say = lambda _: None,
+    held: int | None = None,
 ) -> list[Outcome]:
     """Train what is not trained yet, measure what is not measured yet. A run that fails leaves the others alone.
 
@@ -38,8 +41,9 @@ def run_study(
         measure: the quantities of a finished run.
         jobs: runs at a time, each in a process of its own with its share of the cores.
         say: told about each run that ends.
+        held: the open lock file of the study's folder, which stays reserved until the last training has ended.
     """
-    failures = _trained(study, out, jobs, say)
+    failures = _trained(study, out, jobs, say, held)
     outcomes = []
     for change in study.changes:
         found, failed = {}, {}
@@ -57,9 +61,9 @@ def run_study(
     return outcomes
 
 
-def _trained(study: Study, out: Path, jobs: int, say: Say) -> dict[Run, str | None]:
+def _trained(study: Study, out: Path, jobs: int, say: Say, held: int | None) -> dict[Run, str | None]:
     """What went wrong with each run, None if nothing did, once all of them have ended."""
-    configs, processes = {run: study.config(*run) for run in study.runs}, _Processes()
+    configs, processes = {run: study.config(*run) for run in study.runs}, _Processes(held)
 
     def one(run: Run) -> str | None:
         failure = _train(configs[run], study.folder(out, *run), jobs, processes)
@@ -75,10 +79,15 @@ def _trained(study: Study, out: Path, jobs: int, say: Say) -> dict[Run, str | No
 
 
 class _Processes:
-    """The processes of a study; once they are stopped, none is started any more."""
+    """The processes of a study; they end with this one, and once they are stopped, none is started any more.
 
-    def __init__(self) -> None:
+    Args:
+        held: an open file that each of them inherits.
+    """
+
+    def __init__(self, held: int | None) -> None:
         self._lock, self._stopped = threading.Lock(), False
+        self._inherited = () if held is None or sys.platform == "win32" else (held,)
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def run(self, command: list[str], log: Path, threads: int) -> int:
@@ -87,10 +96,14 @@ class _Processes:
             with self._lock:  # a stop comes before the start, or finds the process among those that run
                 if self._stopped:
                     return 130
-                environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONIOENCODING": "utf-8"}
-                process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+                environment = child_environment(OMP_NUM_THREADS=str(threads), PYTHONIOENCODING="utf-8")
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment, pass_fds=self._inherited
+                )
                 self._running.add(process)
             code = process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
         self._running.discard(process)
         return code
 
@@ -109,9 +122,10 @@ def _train(config: Config, folder: Path, jobs: int, processes: _Processes) -> st
     folder.parent.mkdir(parents=True, exist_ok=True)
     recipe, log = folder.with_suffix(".yaml"), folder.with_suffix(".log")
     write_config(config, recipe)
-    resume = ["--resume"] if (folder / CONFIG_FILE).exists() else []
+    begun = folder.is_dir() and ((folder / CONFIG_FILE).exists() or checkpoints(folder))
+    resume = ["--resume"] if begun else []
     used = [word for file in used_files() for word in ("--use", str(file.path))]
-    command = [sys.executable, "-m", "xhat", "train", str(recipe), "--run", str(folder), *resume, *used]
+    command = [sys.executable, "-P", "-m", "xhat", "train", str(recipe), "--run", str(folder), *resume, *used]
     code = processes.run(command, log, threads=max(1, (os.cpu_count() or 1) // jobs))
     if code:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
