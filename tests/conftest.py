@@ -46,6 +46,7 @@ def pytest_collection_modifyitems(config, items):
 def registered():
     """The registered parts; those that a test adds are forgotten after it."""
     import helpers
+    import xhat.config.names  # noqa: F401  # what registers xhat's own
     from xhat import registry
 
     kept = [family.names() for family in registry.FAMILIES]

@@ -63,7 +63,9 @@ def test_notes_of_sampling(tiny_run, tmp_path, capsys):
         (undropped, None, None),
     ):
         option = () if guidance is None else ("--guidance", guidance)
-        code, _, err = xhat("sample", run, "--n", 2, "--steps", 2, "--out", tmp_path / "s.npz", *option, capsys=capsys)
+        code, _, err = xhat(
+            *("sample", run, "--n", 2, "--steps", 2, "--out", tmp_path / "s.npz", "--force"), *option, capsys=capsys
+        )
         assert code == 0
         assert [line.startswith(said or "?") for line in notes(err)] == ([] if said is None else [True])
 

@@ -18,7 +18,7 @@ def test_pictures_and_pages_of_ours_are_known(tmp_path):
     for path in tmp_path.iterdir():
         assert is_ours(path), path.name
         require_free(path, ours=True)
-    with pytest.raises(UsageError, match="exists already: choose another name, move it away, or add --force"):
+    with pytest.raises(UsageError, match="exists already: name another file, move it away, or add --force"):
         require_free(tmp_path / "grid.png")
 
 

@@ -64,6 +64,7 @@ def run(argv: Sequence[str]) -> int:
     out = Path(options.out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: --out names a folder")
+    _require_ours(study, out)
     with reserved(out, "comparing in", "--out") as held:
         return _compare(study, out, options, held)
 
@@ -81,6 +82,23 @@ def _compare(study: Study, out: Path, options: Any, held: int | None) -> int:
     else:
         _show(study, outcomes, measure, page)
     return 0 if any(o.values for o in outcomes) else 1
+
+
+def _require_ours(study: Study, out: Path) -> None:
+    """Refuse a folder whose files a study would write over, unless a study has written them.
+
+    Raises:
+        UsageError: names the first of them.
+    """
+    known = out / STUDY_FILE
+    data = known.read_bytes() if known.is_file() else b""
+    if data and b"xhat" not in data and b'"changes"' not in data:
+        raise UsageError(f"{known} was not written by xhat: choose another --out, or move it away")
+    if known.exists():
+        return
+    folders = [study.folder(out, change, 0).parent for change in study.changes]
+    if taken := next((folder for folder in folders if folder.exists()), None):
+        raise UsageError(f"{taken} exists already, and {out} holds no study: choose another --out, or move it away")
 
 
 def _checked(path: Path) -> Study:

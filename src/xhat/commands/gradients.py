@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from xhat.analysis.gradients import GradientProfile, gradient_profile
-from xhat.commands.parsing import add_use, new_parser
+from xhat.commands.parsing import add_force, add_use, new_parser
 from xhat.commands.tables import new_table, number_column, show_table
 from xhat.commands.terminal import console, notes, print_json
 from xhat.config.parsing import read_config, recipe_path
 from xhat.errors import UsageError
+from xhat.files.ours import require_free
 from xhat.losses.chains import FullChain
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import total_variation
@@ -36,6 +37,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the batch and its noise")
     parser.add_argument("--picture", type=str | None, default=None, metavar="FILE.png", help="where the picture goes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_force(parser, "a picture that is there already")
     options = parser.read(argv)
     if options.n < 1 or options.chain < 1:
         raise UsageError("--n and --chain must be at least 1")
@@ -43,11 +45,12 @@ def run(argv: Sequence[str]) -> int:
     picture = Path(options.picture or (source / "gradients.png" if source.is_dir() else f"{source.stem}-gradients.png"))
     if not picture.parent.is_dir():
         raise UsageError(f"--picture {picture}: the folder {picture.parent} does not exist")
+    require_free(picture, force=options.force, ours=True)
     try:
         profile, trained = _profile(options.run, options.n, options.chain, options.seed)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    _save_picture(profile, picture)
+    _save_picture(profile, picture, force=options.force)
     if options.json:
         print_json({"run": options.run, "step": trained, "images": options.n, **asdict(profile)})
     else:
@@ -87,10 +90,10 @@ def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfil
     ), step
 
 
-def _save_picture(profile: GradientProfile, picture: Path) -> None:
+def _save_picture(profile: GradientProfile, picture: Path, *, force: bool) -> None:
     from xhat.evaluation.pictures import save_gradients
 
-    save_gradients(picture, profile)
+    save_gradients(picture, profile, force=force)
 
 
 def _show(profile: GradientProfile, source: str, step: int | None, picture: Path) -> None:

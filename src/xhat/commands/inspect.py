@@ -14,7 +14,7 @@ from rich.table import Table
 
 from xhat.analysis.profile import at_levels, levels, profile
 from xhat.analysis.remarks import named_remarks
-from xhat.commands.parsing import CommandParser, config_parser
+from xhat.commands.parsing import CommandParser, add_force, config_parser
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, notes, print_json
 from xhat.config.build import build_denoiser, build_objective
@@ -27,6 +27,7 @@ from xhat.data.images import to_float
 from xhat.data.source import Feed
 from xhat.data.summary import notices
 from xhat.errors import UsageError
+from xhat.files.ours import require_free
 from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageLoss
 from xhat.objective.objective import Objective
@@ -73,13 +74,14 @@ def run(argv: Sequence[str]) -> int:
     picture = Path(given.picture or "-".join([*(Path(r).resolve().stem for r in recipes), "weighting.png"]))
     if not picture.parent.is_dir():
         raise UsageError(f"--picture {picture}: the folder {picture.parent} does not exist")
+    require_free(picture, force=given.force, ours=True)
     results = []
     for recipe, config in zip(recipes, configs, strict=True):
         try:
             results.append(_inspect(recipe, config))
         except ValueError as error:
             raise UsageError(f"{recipe}: {error}" if len(recipes) > 1 else str(error)) from None
-    _save_picture(results, picture)
+    _save_picture(results, picture, force=given.force)
     compared = _compare(configs, results) if len(results) == 2 else None
     if given.json:
         print_json({"configs": results, **compared} if compared else results[0])
@@ -98,6 +100,7 @@ def _parser(values: Mapping[str, Any] | None) -> CommandParser:
     parser.add_argument("other", metavar="OTHER", nargs="?", default=None, help="another one to compare it with")
     parser.add_argument("--picture", type=str | None, default=None, metavar="FILE.png", help="where the picture goes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_force(parser, "a picture that is there already")
     return parser
 
 
@@ -174,7 +177,7 @@ def _largest_one(values: Sequence[float]) -> list[float]:
     return [v / top for v in values] if top > 0 else list(values)
 
 
-def _save_picture(results: Sequence[dict[str, Any]], picture: Path) -> None:
+def _save_picture(results: Sequence[dict[str, Any]], picture: Path, *, force: bool) -> None:
     from xhat.evaluation.pictures import save_curves
 
     logsnr = sorted({level for r in results for level in r["logsnr"]}, reverse=True)
@@ -187,7 +190,7 @@ def _save_picture(results: Sequence[dict[str, Any]], picture: Path) -> None:
         values = at_levels(logsnr, r["logsnr"], _largest_one(r[key]))
         shown[name] = [0.0 if v < SMALLEST else v for v in values]
     ylabel = "largest = 1" if len(results) == 1 else "effective weighting, largest = 1"
-    save_curves(picture, logsnr, shown, "logsnr  (noise on the left, data on the right)", ylabel)
+    save_curves(picture, logsnr, shown, "logsnr  (noise on the left, data on the right)", ylabel, force=force)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -93,3 +93,8 @@ def config_parser(command: str, description: str, values: Mapping[str, Any] | No
     parser.recipe = None if values is None else parser.read_values(values)  # while it has no other arguments
     add_use(parser)
     return parser
+
+
+def add_force(parser: CommandParser, what: str = "a file that is there already") -> None:
+    """The option that lets what a command writes take the place of what is there."""
+    parser.add_argument("--force", action="store_true", help=f"replace {what}")

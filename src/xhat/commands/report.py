@@ -4,9 +4,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from xhat.commands.parsing import add_use, new_parser
+from xhat.commands.parsing import add_force, add_use, new_parser
 from xhat.commands.terminal import note
 from xhat.errors import UsageError
+from xhat.files.ours import require_free
 from xhat.report.contents import SECONDS, Contents
 from xhat.report.of_runs import runs_contents
 from xhat.report.of_study import study_contents
@@ -42,10 +43,12 @@ def run(argv: Sequence[str]) -> int:
     drawn = "drawn from each run for FID and penalties (1000); studies have their own"
     parser.add_argument("--n", type=int | None, default=None, help=drawn)
     parser.add_argument("--watch", action="store_true", help="write the page anew until the runs have ended")
+    add_force(parser)
     options = parser.read(argv)
     out, folders = Path(options.out), [Path(r) for r in options.runs]
-    if not out.parent.is_dir() or out.is_dir():
-        raise UsageError(f"--out {out} is a folder" if out.is_dir() else f"--out {out}: the folder {out.parent} does not exist")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
+    require_free(out, force=options.force, ours=True)
     samples: int = SAMPLES if options.n is None else options.n
     if samples < 2:
         raise UsageError("--n must be at least 2")
@@ -53,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
         note(f"--n {samples} has no effect: the study says how many")
     while True:
         contents, ended = _contents(folders, samples, options.watch)
-        write_page(contents, out)
+        write_page(contents, out, force=options.force)
         if ended or not options.watch:
             break
         time.sleep(SECONDS)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xhat.commands.no_effect import UNTAUGHT, UNTOLD
-from xhat.commands.parsing import add_use, new_parser
+from xhat.commands.parsing import add_force, add_use, new_parser
 from xhat.commands.real_images import conditions_of, real_images
 from xhat.commands.terminal import note, progress_bar
 from xhat.data.shape import DataShape
@@ -42,15 +42,17 @@ def run(argv: Sequence[str]) -> int:
         "--label", type=str | None, default=None, help="draw this class alone, by its label or name in the data"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    add_force(parser)
     options = parser.read(argv)
     changes = {key: options[key] for key in ("sampler", "steps", "guidance") if options[key] is not None}
-    return _sample(options.run, Path(options.out), options.n, changes, options.seed, options.label)
+    return _sample(options.run, Path(options.out), options.n, changes, options.seed, options.label, force=options.force)
 
 
-def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, label: str | None) -> int:
+def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, label: str | None, *, force: bool) -> int:
     from xhat.config.build import build_sampling
     from xhat.evaluation.pictures import drawn, grid_columns, save_grid
     from xhat.files.atomic import write_bytes
+    from xhat.files.ours import require_free
     from xhat.runs.load import load
     from xhat.sampling.generate import generate
 
@@ -60,6 +62,9 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, la
         raise UsageError(f"--n must be at least 1, got {n}")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
+    picture = out.with_suffix(".png")
+    require_free(out, force=force)
+    require_free(picture, force=force, ours=True)
     trained = load(run_)
     number = None if label is None else class_number(label, trained.shape)
     told = conditions_of(trained, real_images(trained, None).distribution, n) if trained.shape.conditions else None
@@ -96,12 +101,16 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, la
         arrays |= _labels_of(labels.numpy(), trained.shape)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    write_bytes(out, buffer.getvalue())
+    if shape.is_picture:  # first: with the array in its place, all is there
+        save_grid(drawn(images[:SHOWN], shape), picture, grid_columns(shape.classes if number is None else None), force=force)
+    try:
+        write_bytes(out, buffer.getvalue(), replace=force)
+    except FileExistsError:
+        require_free(out)
+        raise
     if not shape.is_picture:
         print(f"{n} samples {shape.sample} in {out}")
         return 0
-    picture = out.with_suffix(".png")
-    save_grid(drawn(images[:SHOWN], shape), picture, grid_columns(shape.classes if number is None else None))
     what = "images" if shape.is_eight_bit else "samples"
     print(f"{n} {what} in {out}, {'all' if n <= SHOWN else f'the first {SHOWN}'} of them to look at in {picture}")
     return 0

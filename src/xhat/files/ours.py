@@ -41,7 +41,7 @@ def require_free(path: Path, *, force: bool = False, ours: bool = False) -> None
     if force or not (path.exists() or path.is_symlink()):
         return
     if not (ours and path.is_file() and is_ours(path)):
-        raise UsageError(f"{path} exists already: choose another name, move it away, or add --force to replace it")
+        raise UsageError(f"{path} exists already: name another file, move it away, or add --force to replace it")
 
 
 def write_ours(path: Path, data: bytes, *, force: bool = False) -> None:
