@@ -57,7 +57,8 @@ def _read(data: str, size: int | None, split: Split) -> Images:
         raise DataError("data is empty: give mnist, a folder of images, an IDX file, .npz or .npy")
     if data == "mnist":
         return _square(mnist(split), size)
-    path = Path(data).expanduser()
+    path = Path(data)
+    path = path if path.exists() or not data.startswith("~") else path.expanduser()
     if not path.exists():
         source = " or bring it, with --use, if it is a data source of yours:" if data.endswith(")") else ":"
         raise DataNotFoundError(
