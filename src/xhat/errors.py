@@ -17,6 +17,10 @@ class YamlError(ConfigError):
     """A file, or a value, that is no YAML or holds a key twice."""
 
 
+class TooLargeError(YamlError):
+    """A text whose values would take more stack or memory than anybody means."""
+
+
 class DuplicateKeyError(YamlError):
     """A key that stands twice in one mapping."""
 
@@ -31,6 +35,10 @@ class DataNotFoundError(DataError):
 
 class RunError(XhatError):
     """A run folder, a weights file or a checkpoint that cannot be used as asked."""
+
+
+class BudgetError(XhatError):
+    """Something of a size that there is no room for."""
 
 
 class DamagedError(RunError):

@@ -11,7 +11,10 @@ from xhat.config.config import Config, TermConfig
 from xhat.config.parsing import Parser, nearest
 from xhat.config.use import use
 from xhat.config.yaml_files import parse_yaml
-from xhat.errors import DuplicateKeyError, UsageError, YamlError
+from xhat.errors import DuplicateKeyError, TooLargeError, UsageError, YamlError
+
+LONGEST = 1000
+"""Letters of an argument that is looked at only where it looks like a mapping."""
 
 
 class CommandParser(Parser):
@@ -31,7 +34,7 @@ class CommandParser(Parser):
             UsageError or YamlError: anything that does not fit.
         """
         for argument in argv:
-            _require_single_keys(argument)
+            _require_sound(argument)
         with self.in_one_line(UsageError):
             options = self.parse_args(list(argv), namespace=self.recipe)
         use(options.get("use") or ())
@@ -55,13 +58,13 @@ class CommandParser(Parser):
         return nearest(f"--{name.lstrip('-').split('=')[0]}", options, f"see {self.prog} --help")
 
 
-def _require_single_keys(argument: str) -> None:
-    """Refuse --terms '{a: 1, a: 2}'; an option given twice is an override, and fine."""
+def _require_sound(argument: str) -> None:
+    """Refuse --terms '{a: 1, a: 2}', and what is too large to be read; an option given twice is an override, and fine."""
     value = argument.partition("=")[2] if argument.startswith("--") else argument
-    if value.lstrip().startswith("{"):
+    if value.lstrip().startswith(("{", "[")) or "\n" in value or len(value) > LONGEST:
         try:
-            parse_yaml(value, shlex.quote(argument))
-        except DuplicateKeyError:
+            parse_yaml(value, " ".join(shlex.quote(argument).split())[:80])
+        except (DuplicateKeyError, TooLargeError):
             raise
         except YamlError:  # a name like another
             return

@@ -2,10 +2,12 @@
 
 from collections import ChainMap
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
+from xhat.budgets import require_memory
 from xhat.config.config import Config
 from xhat.config.expressions import evaluate
 from xhat.config.make import make
@@ -54,6 +56,7 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
         "size": shape.size,
         "classes": shape.classes,
     }
+    _require_room(config.network, context)
     net = make("network", config.network, NETWORKS, nn.Module, context)
     ours = type(net).__module__.startswith("xhat.")  # elsewhere `channels` may mean anything
     if ours and getattr(net, "channels", shape.channels) != shape.channels:
@@ -74,6 +77,21 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _require_room(text: str, context: dict[str, Any]) -> None:
+    """Refuse a network of ours whose weights are larger than all memory, before any of them is there.
+
+    Raises:
+        BudgetError: it is.
+    """
+    name = text.partition("(")[0].strip()
+    if name not in NETWORKS or not NETWORKS[name].__module__.startswith("xhat.networks."):
+        return
+    with torch.device("meta"):
+        net = make("network", text, NETWORKS, nn.Module, context)
+    count = sum(p.numel() for p in net.parameters())
+    require_memory(4 * count, f"network: {text} has {count:,} parameters", "choose a smaller one")
 
 
 def build_objective(config: Config, denoiser: Denoiser) -> Objective:

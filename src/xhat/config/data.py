@@ -10,6 +10,7 @@ from torch import Tensor
 from xhat.config.config import Config
 from xhat.config.make import make
 from xhat.config.origins import origin
+from xhat.config.syntax import parse_expression
 from xhat.data.images import Images
 from xhat.data.load import load_shape
 from xhat.data.null import WithNull
@@ -48,8 +49,8 @@ class Data:
 def is_source(text: str) -> bool:
     """Whether a config's `data` names a registered source, rather than a path."""
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
+        tree = parse_expression(text)
+    except ConfigError:
         return False
     name = tree.func if isinstance(tree, ast.Call) else tree
     return isinstance(name, ast.Name) and name.id in DATA

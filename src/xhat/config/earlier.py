@@ -4,6 +4,9 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
+from xhat.config.syntax import parse_expression
+from xhat.errors import ConfigError
+
 PARAMETERS = {
     "denoising": ("space", "weighting", "norm"),
     "increment": ("weighting",),
@@ -29,8 +32,8 @@ def _term(term: Any) -> Any:
     if not isinstance(term, Mapping) or not isinstance(term.get("loss"), str):
         return term
     try:
-        tree = ast.parse(term["loss"].strip(), mode="eval")
-    except (SyntaxError, ValueError):
+        tree = parse_expression(term["loss"])
+    except ConfigError:
         return term  # whoever builds it says what is wrong
     before = ast.dump(tree)
     tree = _Upgrade().visit(tree)

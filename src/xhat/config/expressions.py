@@ -10,9 +10,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
+from xhat.config.syntax import parse_expression
 from xhat.errors import ConfigError, first_line
 
 Names = Mapping[str, Any]
+LARGEST = 1_000_000
+"""Of the whole numbers in an expression: steps, layers, entries of a table."""
 
 
 def evaluate(text: str, names: Names, context: Mapping[str, Any] | None = None) -> Any:
@@ -27,10 +30,7 @@ def evaluate(text: str, names: Names, context: Mapping[str, Any] | None = None) 
     Raises:
         ConfigError: with the nearest names, or the signature.
     """
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
-        raise ConfigError(f'cannot read "{text}": write a name or a call such as min_snr(5)') from None
+    tree = parse_expression(text)
     return _value(tree, text, names, context or {})
 
 
@@ -116,6 +116,9 @@ def _check_type(name: str, key: str, value: Any, annotation: Any) -> None:
         inner = get_args(annotation)[0]
         if not isinstance(value, tuple) or not all(isinstance(v, inner) for v in value):
             raise ConfigError(f"{name}: {key} must be several {inner.__name__}s in brackets, such as (1, 2), got {value!r}")
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(n, int) and abs(n) > LARGEST for n in numbers) and annotation in (int, int | None, tuple[int, ...]):
+        raise ConfigError(f"{name}: {key} must be at most {LARGEST:,}, got {value}")
     allowed = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}.get(annotation)
     if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and annotation is not bool)):
         raise ConfigError(f"{name}: {key} must be a {annotation.__name__}, got {value!r}")

@@ -52,7 +52,7 @@ class SamplingConfig:
     """
 
     sampler: str = "ddim"
-    steps: int = within(50, 1, 2**31)
+    steps: int = within(50, 1, 1_000_000)
     guidance: float = within(1.0, -FINITE)
     spacing: str = "uniform"
 

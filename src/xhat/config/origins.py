@@ -9,7 +9,9 @@ from typing import Any
 from xhat import registry
 from xhat.config.changes import flat
 from xhat.config.config import Config
+from xhat.config.syntax import parse_expression
 from xhat.config.use import UsedFile, used_files
+from xhat.errors import ConfigError
 from xhat.registry import Registry
 
 OF_KEYS: dict[str, Registry] = {
@@ -70,7 +72,7 @@ def _kinds_of_key(key: str) -> tuple[str, ...]:
 def _names(text: str, kinds: tuple[str, ...]) -> set[tuple[str, str]]:
     """(kind, name) of all that an expression may name."""
     try:
-        named = {node.id for node in ast.walk(ast.parse(text.strip(), mode="eval")) if isinstance(node, ast.Name)}
-    except (SyntaxError, ValueError):
+        named = {node.id for node in ast.walk(parse_expression(text)) if isinstance(node, ast.Name)}
+    except ConfigError:
         return set()
     return {(kind, name) for kind in kinds for name in named}

@@ -5,12 +5,16 @@ loss. Merge keys (`<<: *base`), whose values are meant to be overridden, stay wh
 """
 
 import re
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from xhat.errors import DuplicateKeyError, YamlError
+from xhat.errors import DuplicateKeyError, TooLargeError, YamlError
+
+LARGEST, DEEPEST, MOST_VALUES = 1_000_000, 50, 20_000
+"""Letters of a text, nesting, and values: more than any config or study has."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,17 +50,53 @@ def parse_yaml(text: str, where: str) -> Any:
         DuplicateKeyError: a mapping in it holds a key twice; with the key and its lines.
     """
     try:
+        _require_small(text)
         return yaml.load(text, _Loader)
-    except DuplicateKeyError as error:
-        raise DuplicateKeyError(f"{where}: {error}") from None
-    except yaml.YAMLError as error:
+    except (DuplicateKeyError, TooLargeError) as error:
+        raise type(error)(f"{where}: {error}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # a date of the 32nd is a ValueError
         raise YamlError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _require_small(text: str) -> None:
+    """Refuse what would take its reader's stack or memory: nesting, and values that stand for each other many times over.
+
+    Raises:
+        TooLargeError: of such a text.
+    """
+    if len(text) > LARGEST:
+        raise TooLargeError(f"it is larger than {LARGEST:,} letters")
+    opened = list(accumulate({"[": 1, "{": 1, "]": -1, "}": -1}.get(letter, 0) for letter in text))
+    if max(opened, default=0) > DEEPEST:  # YAML's own scanner takes quadratic time for them
+        raise TooLargeError(f"its brackets are nested more than {DEEPEST} deep")
+    depth, nodes, anchors, open_anchors = 0, 0, dict[str, int](), list[tuple[str | None, int]]()
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in (anchor for anchor, _ in open_anchors):
+                raise TooLargeError(f"*{event.anchor} stands for itself, without end")
+            nodes += anchors.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.NodeEvent):
+            nodes += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_anchors.append((event.anchor, nodes))
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_anchors.pop()
+            if anchor is not None:
+                anchors[anchor] = nodes - before + 1
+            depth -= 1
+        if depth > DEEPEST:
+            raise TooLargeError(f"it is nested more than {DEEPEST} deep")
+        if nodes > MOST_VALUES:
+            raise TooLargeError(f"it holds more than {MOST_VALUES:,} values, those that stand for others counted each time")
 
 
 def read_yaml(path: Path) -> Any:
     """The values of a YAML file; errors as `parse_yaml`."""
+    with path.open("rb") as file:
+        data = file.read(4 * LARGEST + 1)  # of letters of four bytes; a device, or a wrong file, may have no end
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        return parse_yaml(data.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise YamlError(f"{path} is not YAML: {error}") from None
 

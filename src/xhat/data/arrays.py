@@ -1,22 +1,27 @@
 """NumPy files of images: .npy and .npz."""
 
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from xhat.budgets import GIB, require_memory
 from xhat.data.images import Found, Images
 from xhat.data.labels import UnclearLabelsError, class_values, missing_classes, numbered
 from xhat.data.scale import EIGHT_BITS, Range, how_to_save, scale_of, to_pixels
 from xhat.data.wording import counted
-from xhat.errors import DataError
+from xhat.errors import BudgetError, DataError
 
 Arrays = Mapping[str, np.ndarray]
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
 PARTS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
+MOST_PACKED, MOST_RATIO = 2 * GIB, 100
+"""An .npz that is larger than the one, unpacked, and packed so many times, is no data set that somebody saved."""
 _NEED = "an .npz with an array labels beside images would give labels"
 
 
@@ -63,10 +68,48 @@ def load_array(path: Path, split: Literal["train", "test"] = "train") -> Images:
 
 def _read(path: Path) -> Arrays:
     try:
+        _require_room(path)
         loaded = np.load(path, allow_pickle=False)
         return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+    except OSError as error:
+        if error.errno is not None:  # of the file system, and not of what the file holds
+            raise
+        raise DataError(f"{path} cannot be read as a NumPy file: it is damaged or cut short") from None
+    except BudgetError:
+        raise
+    except (ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, zlib.error, zipfile.BadZipFile):
         raise DataError(f"{path} cannot be read as a NumPy file: it is damaged, cut short or holds Python objects") from None
+
+
+def _require_room(path: Path) -> None:
+    """Refuse files that unpack, or say that they do, to more than there is room for, before they do.
+
+    Raises:
+        BudgetError: they do.
+        ValueError or EOFError: a header is none, or announces another size than the file has.
+    """
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            _require_announced(file, path.stat().st_size)
+        return
+    with zipfile.ZipFile(path) as packed:
+        members = packed.infolist()
+        size = sum(member.file_size for member in members)
+        require_memory(2 * size, f"{path} holds {len(members)} arrays", "keep fewer or smaller ones in it")
+        if size > MOST_PACKED and size > MOST_RATIO * path.stat().st_size:
+            raise BudgetError(f"{path} unpacks to {size / GIB:,.1f} GiB, {MOST_RATIO} times its size: save it with np.savez")
+        for member in members:
+            with packed.open(member) as file:
+                _require_announced(file, member.file_size)
+
+
+def _require_announced(file: Any, size: int) -> None:
+    """Refuse a .npy whose header announces another size than it has: memory would be taken for it."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ValueError("it is cut short")
 
 
 def _training(path: Path, arrays: Arrays) -> tuple[str, Literal["", "train", "test"]]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from xhat.budgets import require_memory
 from xhat.data.files import list_images
 from xhat.data.images import Found, Images
 from xhat.data.picture import FileError, Head, read_head, read_pixels, read_range
@@ -40,6 +41,8 @@ def load_folder(root: Path, size: int | None = None) -> Images:
         ranges, unread = _each(pool, read_range, deep)
         scale = _scale(ranges)
         side = size or default_side([min(page.size) for head in heads for page in head.pages] or [LARGEST_DEFAULT])
+        count = sum(len(head.pages) for head in heads)
+        require_memory(count * 3 * side**2, f"{count:,} images of {side}x{side}", "choose a smaller image_size")
         whole = {head.path for head in heads} - {error.path for error in unread}
         arrays, damaged = _each(pool, partial(read_pixels, side=side, scale=scale), [h for h in heads if h.path in whole])
     _refuse(root, [*failed, *unread, *damaged], len(listing.paths))

@@ -1,15 +1,18 @@
 """IDX files (MNIST's format), plain or gzipped, and the MNIST embedded in the package."""
 
 import gzip
+import math
 import zlib
 from dataclasses import replace
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 
+from xhat.budgets import require_memory
 from xhat.data.images import Found, Images
 from xhat.data.labels import class_values, missing_classes, numbered
 from xhat.errors import DataError
@@ -27,19 +30,33 @@ def read_idx(path: _Readable, name: str) -> np.ndarray:
     Raises:
         DataError: not IDX, of another type than uint8, or cut short.
     """
-    raw = path.read_bytes()
     try:
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        head, body = _unpacked(path.read_bytes(), name)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise DataError(f"{name} is a gzip file cut short or damaged: copy it again") from None
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != 8 or not 1 <= raw[3] <= 4:
-        raise DataError(f"{name} is not an IDX file of unsigned bytes")
-    axes = raw[3]
-    shape = tuple(int(n) for n in np.frombuffer(raw[4 : 4 + 4 * axes], ">u4"))
-    body = np.frombuffer(raw, np.uint8, offset=min(4 + 4 * axes, len(raw)))
-    if len(shape) < axes or body.size != int(np.prod(shape)):
-        raise DataError(f"{name} is cut short: its header announces {int(np.prod(shape))} values, it holds {body.size}")
-    return body.reshape(shape).copy()
+    count = math.prod(head)
+    if body.size != count:
+        held = f"{body.size:,}" if body.size < count else f"more than {count:,}"
+        raise DataError(f"{name} is cut short, or of another size: its header announces {count:,} values, it holds {held}")
+    return body.reshape(head).copy()
+
+
+def _unpacked(raw: bytes, name: str) -> tuple[tuple[int, ...], np.ndarray]:
+    """The lengths that the header announces, and the values; of a gzip file no more than announced are unpacked, and one."""
+    packed = raw[:2] == b"\x1f\x8b"
+    with gzip.open(BytesIO(raw)) if packed else BytesIO(raw) as file:
+        start = file.read(4)
+        if len(start) < 4 or start[:2] != b"\0\0" or start[2] != 8 or not 1 <= start[3] <= 4:
+            raise DataError(f"{name} is not an IDX file of unsigned bytes")
+        lengths = file.read(4 * start[3])
+        if len(lengths) < 4 * start[3]:
+            raise DataError(f"{name} is cut short: its header announces {start[3]} axes")
+        head = tuple(int(n) for n in np.frombuffer(lengths, ">u4"))
+        size = math.prod(head)
+        require_memory(2 * size, f"{name} announces {size:,} values", "copy it again, or give a smaller file")
+        if not packed and size > len(raw):
+            return head, np.frombuffer(file.read(), np.uint8)
+        return head, np.frombuffer(file.read(size + 1), np.uint8)
 
 
 def load_idx(path: Path) -> Images:

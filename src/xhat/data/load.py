@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from xhat.budgets import require_memory
 from xhat.data.arrays import load_array
 from xhat.data.files import readable_suffixes
 from xhat.data.folder import load_folder
@@ -78,7 +79,10 @@ def _square(images: Images, size: int | None) -> Images:
     side = size or min(height, width)
     if (height, width) == (side, side):
         return images
-    grey = images.pixels.shape[1] == 1
+    channels = images.pixels.shape[1]
+    size_in_memory = len(images) * channels * side**2
+    require_memory(size_in_memory, f"{len(images):,} images of {side}x{side}", "choose a smaller image_size")
+    grey = channels == 1
     frames = (p[0] if grey else p.transpose(1, 2, 0) for p in images.pixels.numpy())
     fitted = np.stack([fit(Image.fromarray(np.ascontiguousarray(f)), side, grey) for f in frames])
     small = (

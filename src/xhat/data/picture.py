@@ -11,6 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from xhat.data.scale import Range, to_pixels
 from xhat.errors import DataError
 
+MOST_PIXELS = 100_000_000
+"""Of one image: decoded, and on a white ground, it takes a gigabyte."""
 _GREY = {"1", "L", "LA", "La"}
 
 
@@ -57,6 +59,8 @@ def read_head(path: Path) -> Head:
     with _open(path) as image:
         if image.mode == "LAB":
             raise FileError(path, "has the colour mode LAB, which is not read", "convert it to RGB")
+        if image.width * image.height > MOST_PIXELS:
+            raise FileError(path, f"has {image.width * image.height:,} pixels, more than {MOST_PIXELS:,}", "make it smaller")
         if image.format != "TIFF":
             frames = image.format not in ("MPO", "PSD") and bool(getattr(image, "is_animated", False))
             return Head(path, (_page(image, 0),), frames, 0)
@@ -133,5 +137,9 @@ def _open(path: Path) -> Iterator[Image.Image]:
         raise FileError(path, "is too large an image to be decoded safely", "make it smaller") from None
     except PermissionError as error:
         raise FileError(path, f"cannot be read ({error.strerror})", "allow reading it, or remove it") from None
+    except OSError as error:
+        if error.errno is not None:  # of the file system, and not of what the file holds
+            raise FileError(path, f"cannot be read ({error.strerror})", "see whether the disk is well") from None
+        raise FileError(path, "is cut short or damaged", "remove it or copy it again") from None
     except Exception:  # Pillow's decoders raise whatever a damaged file makes of their parsing
         raise FileError(path, "is cut short or damaged", "remove it or copy it again") from None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from xhat.budgets import require_at_most
 from xhat.diffusion.denoiser import Denoiser
 from xhat.objective.draw import Draw
 from xhat.registry import ESTIMATES
@@ -39,6 +40,7 @@ class _Chain:
             raise ValueError(f"{type(self).__name__} needs a sampler first, for example DDIM(), got {self.sampler!r}")
         if self.steps < 1:
             raise ValueError(f"{type(self).__name__} needs steps >= 1, got {self.steps}")
+        require_at_most(10_000, steps=self.steps)
         require(self.differentiate, self.steps)
         if self.differentiate == NoSteps():
             raise ValueError("a loss at the end of a chain needs a gradient: use Last(1) or AllSteps() in place of NoSteps()")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xhat.budgets import require_at_most
 from xhat.networks.layers import Embedding, float32_edge, rms_norm, to_body, zeroed
 from xhat.registry import NETWORKS
 
@@ -72,6 +73,8 @@ class DiT(nn.Module):
         heads: int = 3,
     ) -> None:
         super().__init__()
+        require_at_most(1000, depth=depth)
+        require_at_most(65_536, width=width, patch=patch)
         if size % patch:
             raise ValueError(f"this DiT needs images whose side is a multiple of its patch {patch}, not {size}: set image_size")
         if width % (4 * heads):

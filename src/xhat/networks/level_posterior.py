@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from xhat.budgets import require_at_most
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import X0
 from xhat.diffusion.time_inputs import log_sigma
@@ -57,6 +58,7 @@ class LevelPosterior(nn.Module):
         features: int = 16,
     ) -> None:
         super().__init__()
+        require_at_most(256, features=features)
         self.channels, self.classes, self.features = channels, classes, features
         self.body = UNet(7 * channels, features * channels, size, classes, widths, blocks, last=1)
         level = torch.arange(256)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xhat.budgets import require_at_most
 from xhat.networks.layers import Embedding, float32_edge, rms_norm, to_body, zeroed
 from xhat.registry import NETWORKS
 
@@ -65,6 +66,8 @@ class UNet(nn.Module):
         super().__init__()
         if len(widths) != len(blocks) or len(widths) < 1:
             raise ValueError(f"widths {widths} and blocks {blocks} must name the same levels")
+        require_at_most(1000, blocks=sum(blocks), levels=len(widths))
+        require_at_most(65_536, widths=max(widths), embedding=embedding, fold=fold, last=last)
         unit = fold * 2 ** (len(widths) - 1)
         if size is not None and size % unit:
             raise ValueError(f"this U-Net needs images whose side is a multiple of {unit}, not {size}: set image_size")

@@ -1,5 +1,6 @@
 """Samples of a trained denoiser as uint8 images."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xhat import rng
+from xhat.budgets import require_memory
 from xhat.data.images import to_uint8
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Condition, Denoiser
@@ -95,6 +97,8 @@ def generate(
         raise ValueError(f"the model is told {', '.join(lacking)}: give values in cond, for example those of some data")
     if label is not None and not 0 <= label < (shape.classes or 0):
         raise ValueError(f"label {label}: the model has {shape.classes or 'no'} classes")
+    size = 4 * n * math.prod(shape.sample)
+    require_memory(size, f"{n:,} samples {shape.sample}", "draw fewer at a time, with different seeds")
     labels = _labels(shape, 0, n, label)
     done = []
     for first in range(0, n, batch):

@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor
 
+from xhat.budgets import require_at_most
 from xhat.diffusion.schedules import Schedule
 from xhat.registry import SPACINGS
+
+MOST_STEPS = 1_000_000
 
 
 def uniform_times(schedule: Schedule, steps: int) -> Tensor:
@@ -13,6 +16,7 @@ def uniform_times(schedule: Schedule, steps: int) -> Tensor:
     Raises:
         ValueError: more steps than a discrete schedule has.
     """
+    require_at_most(MOST_STEPS, steps=steps)
     if steps < 1 or (schedule.steps is not None and steps > schedule.steps):
         raise ValueError(f"cannot take {steps} steps: choose 1..{schedule.steps or 'any number'}")
     return schedule.on_grid(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
@@ -24,6 +28,7 @@ def rollout_times(schedule: Schedule, t: Tensor, steps: int) -> Tensor:
     On a discrete schedule rounded to its grid, and never between t_min and 0, where no network was trained: an image that
     starts fewer grid points than `steps` above the data rests in some of them.
     """
+    require_at_most(MOST_STEPS, steps=steps)
     if steps < 1:
         raise ValueError(f"cannot take {steps} steps: choose 1 or more")
     parts = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=t.device).unsqueeze(1)
@@ -38,6 +43,7 @@ def karras_times(schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma
     Karras et al. 2022, eq. 5. The levels are kept within the schedule's own. The last time is the schedule's `t_clean`, which
     is below 0 where t = 0 still has noise: -inf on `VE`.
     """
+    require_at_most(MOST_STEPS, steps=steps)
     if steps < 1:
         raise ValueError(f"cannot take {steps} steps: choose 1 or more")
     reach = torch.tensor([1.0, schedule.t_min], dtype=torch.float64, device=schedule.device)

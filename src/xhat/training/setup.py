@@ -1,5 +1,6 @@
 """Objects, ready to be trained on this process; what cannot be trained is refused here, before anything is written."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from xhat.budgets import require_memory
 from xhat.config.build import build_sampling
 from xhat.config.config import Config
 from xhat.config.options import Options
@@ -120,6 +122,8 @@ def set_up(
     budget, shape = Budget.of(options), shape_of(source)
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     device, rows = accelerator.device, _rows(options, accelerator.num_processes)
+    size = 4 * rows * math.prod(shape.sample)
+    require_memory(size, f"{rows:,} samples {shape.sample} at a time", "lower batch_size, or raise accumulate")
     _require_parameters(objective)
     objective.to(device).train()
     feed = Feed(source, shape, device)

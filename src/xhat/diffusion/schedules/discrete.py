@@ -6,10 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xhat.budgets import require_at_most
 from xhat.diffusion.schedules.base import Schedule, float_dtype
 from xhat.registry import SCHEDULES
 
 __all__ = ["Discrete"]
+MOST_STEPS = 1_000_000
+"""Of a table that is made: eight of float64 are 64 MB."""
 
 
 class Discrete(Schedule):
@@ -53,11 +56,13 @@ class Discrete(Schedule):
     @classmethod
     def linear_beta(cls, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> "Discrete":
         """DDPM's linear betas (Ho et al. 2020, section 4)."""
+        require_at_most(MOST_STEPS, steps=steps)
         return cls.from_betas(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
 
     @classmethod
     def cosine_beta(cls, steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> "Discrete":
         """Improved DDPM's cosine betas (Nichol & Dhariwal 2021, eq. 17)."""
+        require_at_most(MOST_STEPS, steps=steps)
         u = torch.arange(steps + 1, dtype=torch.float64) / steps
         f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
         return cls.from_betas((1 - f[1:] / f[:-1]).clamp(max=beta_max))

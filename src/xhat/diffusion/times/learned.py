@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xhat.budgets import require_at_most
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.times.base import TimeSampler
 from xhat.registry import TIMES
@@ -38,6 +39,7 @@ class Binned(TimeSampler):
             raise ValueError(f"the uniform share must be in (0, 1], got {uniform}")
         if bins < 1:
             raise ValueError(f"a density over bins needs at least 1 bin, got {bins}")
+        require_at_most(100_000, bins=bins)
         self.uniform, self.bins = uniform, bins
 
     @abstractmethod
@@ -126,6 +128,7 @@ class LossSecondMoment(Binned):
 
     def __init__(self, history: int = 10, uniform: float = 0.001, bins: int = 128) -> None:
         super().__init__(uniform, bins)
+        require_at_most(1000, history=history)
         self.history = history
         self.register_buffer("losses", torch.zeros(0, history, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
