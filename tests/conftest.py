@@ -31,6 +31,7 @@ settings.load_profile("xhat")
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--soak", action="store_true", help="take every point, kill and damage instead of a few: make soak, hours")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -15,6 +15,7 @@ from xhat.commands.tables import new_table, number_column, show_table, text_colu
 from xhat.commands.terminal import console, note, print_json, say
 from xhat.errors import UsageError
 from xhat.evaluation.denoising import LEVELS
+from xhat.files.atomic import read_bytes
 from xhat.report.comparable import require_comparable, require_penalties
 from xhat.report.measured import How, measured
 from xhat.report.of_study import report_study, study_how
@@ -91,7 +92,7 @@ def _require_ours(study: Study, out: Path) -> None:
         UsageError: names the first of them.
     """
     known = out / STUDY_FILE
-    data = known.read_bytes() if known.is_file() else b""
+    data = read_bytes(known) if known.is_file() else b""
     if data and b"xhat" not in data and b'"changes"' not in data:
         raise UsageError(f"{known} was not written by xhat: choose another --out, or move it away")
     if known.exists():

@@ -23,7 +23,7 @@ from xhat.config.options import Options
 from xhat.config.presets import preset_names
 from xhat.config.yaml_files import read_mapping
 from xhat.errors import ConfigError, UsageError, XhatError
-from xhat.files.atomic import write_bytes
+from xhat.files.atomic import read_bytes, write_bytes
 
 CHECKSUM = "# written by xhat, sha256 "
 Kind = TypeVar("Kind", bound=Options)
@@ -176,7 +176,7 @@ def write_config(config: Config, path: Path) -> None:
     """
     text = yaml.safe_dump(to_values(config), sort_keys=False, allow_unicode=True).encode()
     text += f"{CHECKSUM}{hashlib.sha256(text).hexdigest()}\n".encode()
-    if not path.exists() or path.read_bytes() != text:
+    if not path.exists() or read_bytes(path) != text:
         write_bytes(path, text)
 
 
@@ -186,7 +186,7 @@ def was_edited(path: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    above, mark, checksum = path.read_bytes().rpartition(CHECKSUM.encode())
+    above, mark, checksum = read_bytes(path).rpartition(CHECKSUM.encode())
     return bool(mark) and hashlib.sha256(above).hexdigest().encode() != checksum.strip()
 
 

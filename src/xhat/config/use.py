@@ -12,6 +12,7 @@ from types import TracebackType
 
 import xhat.config.names  # noqa: F401  # xhat's own parts are registered before anybody else's
 from xhat.errors import UsageError, with_kind
+from xhat.files.atomic import read_bytes
 from xhat.registry import FAMILIES
 
 
@@ -68,7 +69,7 @@ def _run(path: Path) -> UsedFile:
     name, before = f"xhat_use_{path.stem}", [family.names() for family in FAMILIES]
     if name in sys.modules:
         raise UsageError(f"--use {path}: another file of this name is in use: rename one of them")
-    source, known = path.read_bytes(), set(sys.modules)
+    source, known = read_bytes(path), set(sys.modules)
     try:
         _execute(path, name)
         parts = frozenset(_registered() - _names(before))

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from xhat.errors import DuplicateKeyError, TooLargeError, YamlError
+from xhat.files.atomic import read_bytes
 
 LARGEST, DEEPEST, MOST_VALUES = 1_000_000, 50, 20_000
 """Letters of a text, nesting, and values: more than any config or study has."""
@@ -93,8 +94,7 @@ def _require_small(text: str) -> None:
 
 def read_yaml(path: Path) -> Any:
     """The values of a YAML file; errors as `parse_yaml`."""
-    with path.open("rb") as file:
-        data = file.read(4 * LARGEST + 1)  # of letters of four bytes; a device, or a wrong file, may have no end
+    data = read_bytes(path, 4 * LARGEST + 1)  # of letters of four bytes; a device, or a wrong file, may have no end
     try:
         return parse_yaml(data.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:

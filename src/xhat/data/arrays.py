@@ -16,6 +16,7 @@ from xhat.data.labels import UnclearLabelsError, class_values, missing_classes, 
 from xhat.data.scale import EIGHT_BITS, Range, how_to_save, scale_of, to_pixels
 from xhat.data.wording import counted
 from xhat.errors import BudgetError, DataError
+from xhat.files.atomic import naming
 
 Arrays = Mapping[str, np.ndarray]
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
@@ -68,9 +69,10 @@ def load_array(path: Path, split: Literal["train", "test"] = "train") -> Images:
 
 def _read(path: Path) -> Arrays:
     try:
-        _require_room(path)
-        loaded = np.load(path, allow_pickle=False)
-        return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+        with naming(path):
+            _require_room(path)
+            loaded = np.load(path, allow_pickle=False)
+            return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
     except OSError as error:
         if error.errno is not None:  # of the file system, and not of what the file holds
             raise

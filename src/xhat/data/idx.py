@@ -16,6 +16,7 @@ from xhat.budgets import require_memory
 from xhat.data.images import Found, Images
 from xhat.data.labels import class_values, missing_classes, numbered
 from xhat.errors import DataError
+from xhat.files.atomic import naming
 
 Split = Literal["train", "test"]
 
@@ -31,7 +32,8 @@ def read_idx(path: _Readable, name: str) -> np.ndarray:
         DataError: not IDX, of another type than uint8, or cut short.
     """
     try:
-        head, body = _unpacked(path.read_bytes(), name)
+        with naming(Path(name)):
+            head, body = _unpacked(path.read_bytes(), name)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise DataError(f"{name} is a gzip file cut short or damaged: copy it again") from None
     count = math.prod(head)

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from xhat.files.locks import NO_LOCKS, lock
@@ -16,6 +17,31 @@ NO_LINKS = (*NO_LOCKS, errno.EPERM, errno.EMLINK)
 NO_SYNC = (*NO_LOCKS, errno.EINVAL, errno.EBADF)
 """What a file system answers that cannot make the name of a file durable."""
 ATTEMPTS = 1000
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let what the system says of a file name it: reading and writing an open one do not.
+
+    Raises:
+        OSError: `path` is its filename.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def read_bytes(path: Path, most: int = -1) -> bytes:
+    """The bytes of a file, or its first.
+
+    Raises:
+        OSError: it cannot be read; `path` is its filename.
+    """
+    with naming(path), path.open("rb") as file:
+        return file.read(most)
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview, replace: bool = True) -> None:
@@ -30,7 +56,7 @@ def write_bytes(path: Path, *parts: bytes | memoryview, replace: bool = True) ->
         FileExistsError: it is there, and may not.
         OSError: it cannot be written; `path` is its filename, and what was there still is.
     """
-    try:
+    with naming(path):
         sweep(path.parent)
         beside, file = _partial(path.parent)
         try:
@@ -49,8 +75,6 @@ def write_bytes(path: Path, *parts: bytes | memoryview, replace: bool = True) ->
             if file >= 0:
                 os.close(file)
         _sync(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def append_bytes(path: Path, data: bytes) -> None:
@@ -59,14 +83,12 @@ def append_bytes(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; `path` is its filename.
     """
-    try:
+    with naming(path):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         try:
             _write(file, data)
         finally:
             os.close(file)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def sync(path: Path) -> None:
@@ -75,16 +97,12 @@ def sync(path: Path) -> None:
     Raises:
         OSError: `path` is its filename.
     """
-    try:
+    with contextlib.suppress(FileNotFoundError), naming(path):
         file = os.open(path, os.O_RDWR)
         try:
             os.fsync(file)
         finally:
             os.close(file)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def sweep(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from xhat.errors import UsageError
-from xhat.files.atomic import write_bytes
+from xhat.files.atomic import read_bytes, write_bytes
 
 SOFTWARE = {"Software": "xhat"}
 """The text that a PNG of ours holds."""
@@ -19,8 +19,7 @@ def is_ours(path: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        head = file.read(HEAD)
+    head = read_bytes(path, HEAD)
     return any(sign in head for sign in SIGNS)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from xhat.errors import DamagedError
-from xhat.files.atomic import write_bytes
+from xhat.files.atomic import naming, write_bytes
 from xhat.files.seal import FORMAT, KEY, OPEN, require_sealed, sealed
 
 LENGTH = struct.Struct("<Q")
@@ -36,7 +36,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         DamagedError: it is no such file, or another than was written.
         OSError: it cannot be read, whatever is in it.
     """
-    with path.open("rb") as file:  # what a damaged header announces is not allocated
+    with naming(path), path.open("rb") as file:  # what a damaged header announces is not allocated
         _require_size(file.read(LENGTH.size), path.stat().st_size)
         file.seek(0)
         data = file.read()

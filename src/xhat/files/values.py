@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from xhat.errors import DamagedError
-from xhat.files.atomic import write_bytes
+from xhat.files.atomic import read_bytes, write_bytes
 from xhat.files.seal import FORMAT, KEY, OPEN, require_sealed, sealed
 
 HEAD = f'{{"format": "{FORMAT}", "{KEY}": "{OPEN}"'
@@ -37,8 +37,7 @@ def read_values(path: Path, kind: Any) -> Any:
         DamagedError: it holds something else than was written.
         OSError: it cannot be read, whatever is in it.
     """
-    with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
+    data = read_bytes(path, MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise DamagedError(f"it is larger than {MOST_BYTES / 2**20:g} MiB")
     values = plain_values(data)

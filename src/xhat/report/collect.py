@@ -11,6 +11,7 @@ from typing import Any
 from xhat.config.changes import flat
 from xhat.config.config import Config
 from xhat.config.options import BUDGETS, ON_THE_WAY
+from xhat.files.atomic import read_bytes
 from xhat.report.contents import Column, Contents, Entry, Floor, Line, Mark, Number, Picture
 from xhat.report.measured import FOLDER, How, Measured
 from xhat.runs.environment import read_environment
@@ -203,7 +204,7 @@ def _floors(groups: Sequence[Group]) -> tuple[dict[str, Floor], dict[str, str]]:
 
 def _picture(g: Group, name: str, what: str) -> Picture | None:
     path = next((f / FOLDER / name for f in g.folders if (f / FOLDER / name).exists()), None)
-    return None if path is None else Picture(path.read_bytes(), f"{what} {g.name}")
+    return None if path is None else Picture(read_bytes(path), f"{what} {g.name}")
 
 
 def as_text(config: Config) -> dict[str, str]:

@@ -24,6 +24,7 @@ from xhat.evaluation.likelihood import bound, choose_first
 from xhat.evaluation.penalties import mean_penalties
 from xhat.evaluation.quality import Features
 from xhat.evaluation.reference import RealImages, own_images
+from xhat.files.atomic import read_bytes
 from xhat.files.values import read_values, write_values
 from xhat.report.contents import Line
 from xhat.runs.load import TrainedRun
@@ -98,7 +99,7 @@ def measured(run: Path, how: How) -> Measured:
     Raises:
         RunError: there are no weights.
     """
-    key = f"{FORMAT} {hashlib.blake2b((run / WEIGHTS).read_bytes() if (run / WEIGHTS).exists() else b'').hexdigest()[:16]}"
+    key = f"{FORMAT} {hashlib.blake2b(read_bytes(run / WEIGHTS) if (run / WEIGHTS).exists() else b'').hexdigest()[:16]}"
     path = run / FOLDER / "measured.json"
     try:
         stored: _Stored = read_values(path, _Stored)

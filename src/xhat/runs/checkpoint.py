@@ -37,9 +37,14 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
     tree = _encode(state, "", tensors)
     path = run / f"checkpoint-{step:08d}.safetensors"
     write_tensors(path, tensors, {"step": str(step), "tree": json.dumps(tree)})
+    drop_old(run)
+    return path
+
+
+def drop_old(run: Path) -> None:
+    """Remove all but the last two checkpoints."""
     for old in checkpoints(run)[KEEP:]:
         old.unlink()
-    return path
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[Path]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xhat.errors import DamagedError
-from xhat.files.atomic import append_bytes, sync, write_bytes
+from xhat.files.atomic import append_bytes, read_bytes, sync, write_bytes
 from xhat.files.values import of_type, plain_values
 
 METRICS = "metrics.jsonl"
@@ -79,7 +79,7 @@ def restore_metrics(run: Path, step: int, mark: Mark | None) -> Mark:
         mark: that the checkpoint has; None if it is of before there were any.
     """
     path = run / METRICS
-    data = path.read_bytes() if path.exists() else b""
+    data = read_bytes(path) if path.exists() else b""
     if mark is not None and Mark().after(data[: mark.size]) == mark:
         kept = data[: mark.size]
     else:
@@ -99,7 +99,7 @@ def read_metrics(run: Path) -> list[Mapping[str, Any]]:
         OSError: they cannot be read.
     """
     path = run / METRICS
-    return [row for _, row in _rows(path.read_bytes(), path)] if path.exists() else []
+    return [row for _, row in _rows(read_bytes(path), path)] if path.exists() else []
 
 
 def _rows(data: bytes, path: Path) -> list[tuple[bytes, Mapping[str, Any]]]:

@@ -12,7 +12,7 @@ from xhat.errors import RunError, SharedError, UsageError
 from xhat.evaluation.pictures import drawn, grid_columns, save_grid, save_losses
 from xhat.files.atomic import sweep
 from xhat.files.ours import is_ours
-from xhat.runs.checkpoint import checkpoints
+from xhat.runs.checkpoint import checkpoints, drop_old
 from xhat.runs.metrics import read_metrics
 from xhat.runs.weights import WEIGHTS, read_weights, save_weights
 from xhat.tensors import evaluating
@@ -61,6 +61,7 @@ def complete(setup: Setup, run: Path, *, ended: bool) -> None:
     if not setup.accelerator.is_main_process:
         return
     sweep(run / SAMPLES)
+    drop_old(run)
     if not setup.state.step:
         return
     named = None if setup.config is None else setup.config.data

@@ -1,0 +1,167 @@
+"""Run with faults.c preloaded: a command fails, or is killed, at chosen points; then it is repeated, and what it left compared.
+
+A job on stdin, results on stdout, both JSON. Each command is run in a fork of this process, which has imported all there is.
+"""
+
+import contextlib
+import ctypes
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import matplotlib.figure  # noqa: F401
+import numpy as np
+import torch
+
+import xhat.commands.evaluate
+import xhat.commands.report
+import xhat.commands.sample
+import xhat.commands.train
+import xhat.training.train  # noqa: F401
+from xhat.cli import main
+from xhat.errors import XhatError
+from xhat.evaluation import quality  # noqa: F401
+from xhat.runs.checkpoint import newest_checkpoint
+from xhat.runs.metrics import read_metrics
+from xhat.runs.weights import WEIGHTS, read_weights
+from xhat.tensors import bytes_of
+
+torch.set_num_threads(1)
+KINDS = ("create", "open", "write", "sync", "rename", "unlink", "link", "mkdir", "read")
+LONGEST = 120
+faults = ctypes.CDLL(os.environ["LD_PRELOAD"])
+faults.fault_seen.restype = ctypes.c_long
+faults.fault_arm.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_long, ctypes.c_int)
+
+
+def run(command: list[str], below: Path, kind: int = -1, at: int = -1, fault: int = 0) -> dict:
+    """A command in a fork: its exit code, or minus the signal; what it said; how many calls of each kind there were."""
+    place = Path(f"{below}-said")
+    child = os.fork()
+    if child == 0:
+        out, err = io.StringIO(), io.StringIO()
+        code, counts = 99, []
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                faults.fault_arm(str(below).encode(), kind, at, fault)
+                code = main(command)
+        except BaseException:
+            err.write(traceback.format_exc())
+        finally:
+            counts = [faults.fault_seen(k) for k in range(len(KINDS))]
+            faults.fault_arm(b"", -1, -1, 0)
+            said = {"code": code, "out": out.getvalue(), "err": err.getvalue(), "counts": counts}
+            place.write_text(json.dumps(said))
+            os._exit(0)
+    start = time.monotonic()
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        if time.monotonic() - start > LONGEST:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return {"code": "hangs", "out": "", "err": "", "counts": []}
+        time.sleep(0.005)
+    if os.WIFSIGNALED(status):
+        return {"code": -os.WTERMSIG(status), "out": "", "err": "", "counts": []}
+    return json.loads(place.read_text())
+
+
+def plain(value: object) -> object:
+    """A state without what tells the time, as something that can be compared."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, tuple(value.shape), bytes(bytes_of(value))
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items() if k not in ("seconds", "mark")}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def left(work: Path) -> dict[str, object]:
+    """All that a command left below a folder, by name, without what tells the time."""
+    found: dict[str, object] = {}
+    for path in sorted(work.rglob("*")):
+        name = str(path.relative_to(work))
+        if path.is_dir():
+            found[name] = "folder"
+        elif path.name.startswith("checkpoint-") and path.suffix == ".safetensors":
+            found[name] = plain(newest_checkpoint(path.parent)[0].state)
+        elif path.name == WEIGHTS:
+            found[name] = (read_weights(path).step, plain(read_weights(path).tensors))
+        elif path.name == "metrics.jsonl":
+            timed = ("seconds", "images_per_second")
+            found[name] = [{k: v for k, v in row.items() if k not in timed} for row in read_metrics(path.parent)]
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                found[name] = {key: arrays[key].tobytes() for key in arrays.files}
+        elif path.name in ("measured.json", "environment.json"):
+            found[name] = path.name
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+def repeated(job: dict, work: Path) -> dict:
+    """The command again, or what it says to do instead."""
+    again = run(job["command"], work)
+    if again["code"] == 2 and "add --resume" in again["err"]:
+        again = run(job["resume"], work)
+    return again
+
+
+def tried(job: dict, work: Path, whole: dict, point: list) -> list[str]:
+    """What is wrong with a point: nothing, if all is well."""
+    kind, at, fault = point
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(job["template"], work)
+    before = newest_checkpoint(work / "run")[0] if (work / "run").exists() else None
+    first = run(job["command"], work, KINDS.index(kind), at, fault)
+    wrong = []
+    if fault > 0:
+        lines = [line for line in first["err"].splitlines() if line.startswith("xhat ")]
+        if first["code"] not in (0, 2):
+            wrong.append(f"exit code {first['code']}: {first['err'][-300:]}")
+        elif first["code"] == 2 and not (len(lines) == 1 and str(work) in lines[0]):
+            wrong.append(f"not one line that names the file: {first['err'][-300:]}")
+    elif first["code"] not in (-9, 0):
+        wrong.append(f"not killed: {first['code']} {first['err'][-300:]}")
+    try:
+        now = newest_checkpoint(work / "run")[0] if (work / "run").exists() else None
+        if before is not None and (now is None or now.step < before.step):
+            wrong.append("the previous state is lost")
+    except (XhatError, OSError) as error:
+        wrong.append(f"the previous state does not load: {error}")
+    again = first if first["code"] == 0 else repeated(job, work)
+    if again["code"] != 0:
+        wrong.append(f"does not complete: {again['code']} {again['err'][-300:]}")
+    elif job["compare_out"] and again["out"] != whole["out"]:
+        wrong.append("what it prints differs")
+    found = left(work)
+    names = sorted(found.keys() ^ whole["left"].keys())
+    differ = [name for name in found if name in whole["left"] and found[name] != whole["left"][name]]
+    if names or differ:
+        wrong.append(f"left behind or missing: {names}; differ: {differ}")
+    return wrong
+
+
+def served(job: dict) -> dict:
+    """The calls that a whole run makes, and what is wrong with each point."""
+    work = Path(job["work"])
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(job["template"], work)
+    done = run(job["command"], work)
+    assert done["code"] == 0, done
+    whole = {"out": done["out"], "left": left(work)}
+    wrong = {str(point): found for point in job["points"] if (found := tried(job, work, whole, point))}
+    return {"counts": dict(zip(KINDS, done["counts"], strict=True)), "wrong": wrong}
+
+
+print(json.dumps(served(json.loads(sys.stdin.read()))))
