@@ -6,7 +6,7 @@ RUN := runs/demo
 KATEX := $(VENV)/katex
 KATEX_VERSION := 0.16.22
 
-.PHONY: demo test check docs dist constraints audit clean
+.PHONY: demo test soak check docs dist constraints audit clean
 
 demo: $(VENV)/.installed
 	rm -rf $(RUN)
@@ -21,6 +21,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+soak: $(VENV)/.installed-dev  # every point, kill, damage and random input instead of a few: hours
+	$(BIN)/python -m pytest -n 2 --dist load --soak --slow --timeout 0 tests/soak
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -70,6 +70,10 @@ class Config(Options, Model):
     """A training run: what it trains, on what, and how."""
 
 
+LATER_KEYS: dict[str, Any] = {"held_out": 0.0, "track": None}
+"""Keys that configs of earlier versions do not have, and what they mean there: those runs were trained on all images."""
+
+
 def to_values(config: Config) -> dict[str, Any]:
     """The config as YAML and JSON hold it: mappings, lists and plain values."""
     values: dict[str, Any] = _with_sequences(asdict(config), list)
@@ -82,8 +86,7 @@ def from_values(values: dict[str, Any]) -> Config:
     Raises:
         DamagedError: a key is missing or unknown, or a value of another type or out of range.
     """
-    of_before = {"held_out": 0.0, "track": None}  # a run of before there were these was trained on all images
-    whole = {**of_before, **values}
+    whole = {**LATER_KEYS, **values}
     config: Config = of_type(whole, Config)
     if to_values(config) != _with_sequences(whole, list):
         raise DamagedError("it names keys that there are not, or leaves some out")

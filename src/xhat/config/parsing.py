@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import jsonargparse
 import numpy as np
 import yaml
 
-from xhat.config.config import Config, TermConfig, to_values
+from xhat.config.config import LATER_KEYS, Config, TermConfig, to_values
 from xhat.config.earlier import upgraded
 from xhat.config.options import Options
 from xhat.config.presets import preset_names
@@ -79,6 +79,8 @@ def _require_known(values: Mapping[str, Any], section: Any, prefix: str = "") ->
             hint = nearest(str(key), known, f"known: {', '.join(known)}", prefix)
             raise ConfigError(f'unknown config key "{prefix}{key}": {hint}')
         inner = known[key]
+        if value is None and type(None) not in get_args(get_type_hints(type(section))[key]):
+            raise ConfigError(f"{prefix}{key} is empty: give it a value, or leave it out")
         if is_dataclass(inner):
             _require_known(_mapping(value, f"{prefix}{key}", inner), inner, f"{prefix}{key}.")
         elif isinstance(inner, dict):
@@ -186,8 +188,12 @@ def was_edited(path: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    above, mark, checksum = read_bytes(path).rpartition(CHECKSUM.encode())
-    return bool(mark) and hashlib.sha256(above).hexdigest().encode() != checksum.strip()
+    data = read_bytes(path)
+    above, mark, checksum = data.rpartition(CHECKSUM.encode())
+    if not mark:  # as in one of an earlier version, which has no comment, and is whole
+        lacking = {f.name for f in fields(Config)} - read_mapping(path).keys() - set(LATER_KEYS)
+        return b"#" in data or not data.endswith(b"\n") or bool(lacking)
+    return f"{hashlib.sha256(above).hexdigest()}\n".encode() != checksum
 
 
 def recipe_path(recipe: str) -> Path:

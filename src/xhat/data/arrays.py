@@ -1,5 +1,6 @@
 """NumPy files of images: .npy and .npz."""
 
+import errno
 import math
 import zipfile
 import zlib
@@ -74,7 +75,10 @@ def _read(path: Path) -> Arrays:
             loaded = np.load(path, allow_pickle=False)
             return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
     except OSError as error:
-        if error.errno is not None:  # of the file system, and not of what the file holds
+        if error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # of the file system, and not of what the file holds: places before its start
             raise
         raise DataError(f"{path} cannot be read as a NumPy file: it is damaged or cut short") from None
     except BudgetError:

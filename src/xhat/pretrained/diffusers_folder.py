@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Discrete
 from xhat.diffusion.targets import Target
 from xhat.diffusion.variances import FORWARD, LEARNED, POSTERIOR, Variance
-from xhat.errors import RunError
+from xhat.errors import RunError, first_line
 from xhat.files.tensors import read_tensors
 from xhat.networks.wrappers import unwrapped
 from xhat.pretrained.diffusers_unet import TARGETS, DiffusersUNet, build_scheduler, import_diffusers, known, parse
@@ -145,8 +145,8 @@ def _read_pipeline(folder: str | Path) -> Pipeline:
         target = known("prediction_type", prediction_type, TARGETS)
         # samplers without noise of their own have no variance_type; a network of C outputs then has the posterior's
         name, variance = known("variance_type", scheduler.config.get("variance_type") or "fixed_small", VARIANCES)
-    except ValueError as error:
-        raise RunError(f"{path / 'scheduler'}: {error}") from None
+    except Exception as error:  # as above
+        raise RunError(f"{path / 'scheduler'}: {first_line(error)}") from None
     channels, outputs = unet.get("in_channels", 3), unet.get("out_channels", 3)
     if outputs != channels * variance.outputs:
         raise RunError(
@@ -167,7 +167,7 @@ def _read_network(folder: str | Path, pipeline: Pipeline, classes: int | None) -
     try:  # by diffusers' own reader, which knows the names of older checkpoints
         with _unwrapped(file) as path:
             unet, info = read(str(path), **options)
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # diffusers raises whatever a config makes of its constructors
         if isinstance(error, OSError) and error.errno is not None:  # of the file system, and not of what the file holds
             raise
         raise RunError(f"{file} is damaged, or does not fit the config.json beside it: copy both anew") from None

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from xhat.config.yaml_files import read_yaml
-from xhat.errors import UsageError
+from xhat.errors import DamagedError, UsageError
+from xhat.files.values import of_type
 from xhat.studies.study import Study
 
 KINDS: dict[str, type] = {"common": dict, "penalties": dict, "seeds": list, "samples": int, "base": str, "title": str}
@@ -24,7 +25,10 @@ def read_study(path: Path) -> Study:
     values = _known(read_yaml(path), path)
     if "penalties" in values:
         values["penalties"] = {str(name): str(text) for name, text in values["penalties"].items()}
-    study = Study(**{"title": path.stem, **values, "changes": _changes(values["changes"], path)})
+    try:
+        study: Study = of_type({"title": path.stem, **values, "changes": _changes(values["changes"], path)}, Study)
+    except DamagedError as error:
+        raise UsageError(f"{path}: {error}") from None
     for message in (_of_numbers(study), _of_seeds(study), _of_names(study)):
         if message:
             raise UsageError(f"{path}: {message}")
