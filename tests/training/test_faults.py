@@ -1,0 +1,182 @@
+"""What goes wrong while training ends all processes with one message, keeps what was good, and says what to change."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import TINY, process, xhat
+from xhat.files.tensors import read_tensors
+from xhat.runs.checkpoint import newest_checkpoint
+from xhat.runs.metrics import read_metrics
+from xhat.runs.weights import WEIGHTS, read_weights
+
+OPTIONS = (*TINY, "--precision", "float32", "--optimizer.muon_lr", 0, "--checkpoint_every", 2)
+PARTS = """
+import os
+import signal
+
+import torch
+import xhat
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+@xhat.register
+def breaks(images, draw):
+    found = images.flatten(1).mean(1) ** 2
+    if draw.step == 3 and RANK == 1:
+        {on_one_rank}
+    if draw.step == 3:
+        {everywhere}
+    return found
+
+
+@xhat.register
+class Dropping(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.inner, self.drop = torch.nn.Conv2d(channels, channels, 3, padding=1), torch.nn.Dropout(0.5)
+
+    def forward(self, z, t, label=None):
+        return self.drop(self.inner(z))
+"""
+
+
+@pytest.fixture
+def train(tmp_path, digits):
+    """The arguments of a training whose penalty does something at step 3."""
+
+    def arguments(run, on_one_rank="pass", everywhere="pass", *more):
+        own = tmp_path / "parts.py"
+        own.write_text(PARTS.format(on_one_rank=on_one_rank, everywhere=everywhere))
+        term = ("--terms.own.loss", "image_loss(breaks)", "--use", own)
+        return ("train", "mnist", "--data", digits, "--run", run, "--max_steps", 8, *OPTIONS, *term, *more)
+
+    return arguments
+
+
+def two(*arguments):
+    """Two processes of one training, without a launcher that ends one for the other; what both of them said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    jobs = [process(*arguments, **place, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    said = [job.communicate(timeout=180)[1] for job in jobs]
+    return [job.returncode for job in jobs], said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "bad", ["found = found * torch.nan", "found = found + torch.inf", "found = (found - found.detach()).sqrt()"]
+)
+def test_a_term_that_is_not_finite_on_one_process_ends_both_with_one_message(bad, train, tmp_path):
+    codes, said = two(*train(tmp_path / "run", bad))
+    assert codes == [2, 2], said
+    lines = [line for text in said for line in text.splitlines() if line.startswith("xhat train: ")]
+    assert len(lines) == 1, said
+    what = "the gradient of term" if "sqrt" in bad else "term"
+    assert re.match(rf'xhat train: {what} "own" \(at logsnr .*\) is not finite at step 3: checkpoint-00000002', lines[0]), lines
+    assert "its batch is kept in not-finite-00000003-process-1.safetensors" in lines[0]
+    assert read_tensors(tmp_path / "run" / "not-finite-00000003-process-1.safetensors")[0]["term"] == "own"
+    assert newest_checkpoint(tmp_path / "run")[0].step == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["os._exit(7)", "os.kill(os.getpid(), signal.SIGKILL)", "raise KeyError('x')"])
+def test_a_process_that_dies_ends_the_other_with_a_message(end, train, tmp_path):
+    start = time.monotonic()
+    codes, said = two(*train(tmp_path / "run", end))
+    assert codes[0] == 2, said
+    assert "xhat train: another process of this training has ended, at step 3" in said[0]
+    assert "Traceback" not in said[0]
+    assert time.monotonic() - start < 120
+    assert newest_checkpoint(tmp_path / "run")[0].step == 2
+
+
+NO_MEMORY = [
+    "torch.OutOfMemoryError('CUDA out of memory')",
+    "RuntimeError('[enforce fail] can\\'t allocate memory')",
+    "MemoryError()",
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_no_memory_names_what_to_change(error, train, tmp_path, capsys):
+    run = tmp_path / "run"
+    code, _, err = xhat(*train(run, everywhere=f"raise {error}"), capsys=capsys)
+    assert code == 2
+    assert "out of memory at step 3, with 16 samples at a time: set accumulate to 2, the same batch of 16 in more parts" in err
+    assert newest_checkpoint(run)[0].step == 2
+    own = tmp_path / "parts.py"
+    own.write_text(PARTS.format(on_one_rank="pass", everywhere="pass"))
+    assert xhat("train", "--run", run, "--resume", "--accumulate", 2, "--use", own)[0] == 0
+    assert read_weights(run).step == 8
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_with_the_same_training(train, tmp_path, capsys):
+    """Stopped between two rows of the log, so that their sums are shared out, too."""
+    more = ("--log_every", 3, "--checkpoint_every", 4)
+    assert xhat(*train(tmp_path / "one", "pass", "pass", *more))[0] == 0
+    codes, said = two(*train(tmp_path / "two", "pass", "pass", *more))
+    assert codes == [0, 0], said
+    (tmp_path / "two" / "checkpoint-00000008.safetensors").unlink()
+    capsys.readouterr()
+    resumed = ("train", "--run", tmp_path / "two", "--resume", "--max_steps", 8, "--use", tmp_path / "parts.py")
+    code, _, err = xhat(*resumed, capsys=capsys)
+    assert code == 0
+    assert (
+        "trained on 2 processes · accumulate 1 so far, now on 1 process · accumulate 1: the same data, times and noise" in err
+    )
+    rows = [read_metrics(tmp_path / name) for name in ("one", "two")]
+    assert [row["step"] for row in rows[0]] == [3, 6, 8]
+    last = {row["step"]: row for row in rows[1]}
+    for row in rows[0]:
+        assert last[row["step"]]["loss"] == pytest.approx(row["loss"], rel=1e-4)
+        assert last[row["step"]]["levels"]["denoise"] == pytest.approx(row["levels"]["denoise"], rel=1e-4)
+
+
+def test_dropout_is_refused_on_another_number_of_parts(train, tmp_path, capsys):
+    run, net = tmp_path / "run", ("--network", "dropping")
+    assert xhat(*train(run, "pass", "pass", *net, "--max_steps", 2))[0] == 0
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    resumed = ("train", "--run", run, "--resume", "--max_steps", 4, "--use", tmp_path / "parts.py")
+    code, _, err = xhat(*resumed, "--accumulate", 2, capsys=capsys)
+    assert code == 2
+    assert "the network has dropout" in err, err
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    assert xhat(*resumed)[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_the_processes_of_a_launcher(number, train, tmp_path):
+    """To all of them at once, as a terminal and a cluster send it, and by the launcher again."""
+    run = tmp_path / "run"
+    arguments = train(run, "pass", "pass", "--max_steps", 100_000)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xhat", "--")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(
+        [sys.executable, *torchrun, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (run / WEIGHTS).exists():
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.1)
+    os.killpg(job.pid, number)
+    out, err = job.communicate(timeout=60)
+    assert "stopped and saved at step" in out, err
+    step = newest_checkpoint(run)[0].step
+    assert read_weights(run).step == step
+    assert xhat("train", "--run", run, "--resume", "--max_steps", step + 1, "--use", tmp_path / "parts.py")[0] == 0
