@@ -1,5 +1,6 @@
 """The command line: xhat train | sample | evaluate | inspect | compare | report | gradients."""
 
+import contextlib
 import difflib
 import os
 import sys
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["PYTHONSAFEPATH"] = "1"  # nor do the processes that libraries start import from the current folder
     try:
         try:
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            return _run(list(sys.argv[1:] if argv is None else argv), alone=argv is None)
         finally:  # also after --help, which ends by SystemExit
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOBODY_READS
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], *, alone: bool) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -57,17 +58,19 @@ def _run(arguments: list[str]) -> int:
         return 2
     with warnings.catch_warnings():  # what an earlier command of this process has said is said again
         warnings.showwarning = lambda message, *where: note(str(message))
-        return _guarded(name, rest)
+        return _guarded(name, rest, alone=alone)
 
 
-def _guarded(name: str, rest: list[str]) -> int:
-    """The command's exit code, its errors said."""
-    from xhat.commands.signals import Ended, ended_by_signals
+def _guarded(name: str, rest: list[str], *, alone: bool) -> int:
+    """The command's exit code, its errors said; `alone` where the process has nothing else to do."""
+    from xhat.commands.signals import Ended, ended_at_once, ended_by_signals
     from xhat.commands.terminal import say
 
     try:
+        with ended_at_once() if alone else contextlib.nullcontext():
+            command = _command(name)
         with ended_by_signals():
-            return _command(name)(rest)
+            return command(rest)
     except KeyboardInterrupt:
         return 130
     except Ended as ended:

@@ -12,7 +12,7 @@ import pytest
 
 from helpers import TINY, process, xhat
 from xhat.files.tensors import read_tensors
-from xhat.runs.checkpoint import newest_checkpoint
+from xhat.runs.checkpoint import checkpoints, newest_checkpoint
 from xhat.runs.metrics import read_metrics
 from xhat.runs.weights import WEIGHTS, read_weights
 
@@ -180,3 +180,20 @@ def test_signals_reach_the_processes_of_a_launcher(number, train, tmp_path):
     step = newest_checkpoint(run)[0].step
     assert read_weights(run).step == step
     assert xhat("train", "--run", run, "--resume", "--max_steps", step + 1, "--use", tmp_path / "parts.py")[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_start_up_leaves_nothing(number, digits, tmp_path):
+    """At moments from the first line of Python to the first step."""
+    for tenths in (4, 8, 15, 25, 40):
+        run = tmp_path / str(tenths)
+        job = process("train", "mnist", "--data", digits, "--run", run, "--max_steps", 100_000, *TINY)
+        time.sleep(tenths / 10)
+        job.send_signal(number)
+        _, err = job.communicate(timeout=60)
+        assert job.returncode in (128 + number, -number), (tenths, job.returncode, err)  # a shell shows them alike
+        assert "Traceback" not in err, (tenths, err)
+        assert not run.exists() or checkpoints(run), f"{tenths}: a run that has begun is saved, else there is none"
+        if run.exists():
+            assert not list(run.rglob(".*")), "nothing half written"

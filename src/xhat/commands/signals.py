@@ -3,10 +3,14 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+from xhat.training import stop
+from xhat.training.stop import HEARD
+
+UNTOUCHED = (signal.SIG_DFL, signal.default_int_handler)
+"""Handlers that nobody has chosen; a signal that is ignored, as nohup does with SIGHUP, stays so."""
 
 
 class Ended(BaseException):
@@ -22,15 +26,34 @@ class Ended(BaseException):
 
 
 @contextlib.contextmanager
+def ended_at_once() -> Iterator[None]:
+    """Let signals end the process without a word, as long as there is nothing to remove: while modules are imported.
+
+    What a handler raised there might be swallowed, for there are modules that catch all.
+    """
+    with _handled(signal.SIG_DFL):
+        yield
+
+
+@contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Raise `Ended` on these signals, unless somebody else handles or ignores them, or this is not the main thread."""
-    here = threading.current_thread() is threading.main_thread()
-    heard = [number for number in ENDING if here and signal.getsignal(number) == signal.SIG_DFL]
+    """Raise `Ended` on signals. A training that begins after one, which somebody has swallowed, ends after its first step."""
 
     def end(number: int, frame: FrameType | None) -> None:
+        stop.heard_before = number
         raise Ended(number)
 
-    before = {number: signal.signal(number, end) for number in heard}
+    stop.heard_before = 0
+    with _handled(end):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(how: signal.Handlers | Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Signals whose handler nobody has chosen have this one; none in a thread that is not the main one."""
+    here = threading.current_thread() is threading.main_thread()
+    heard = [number for number in HEARD if here and signal.getsignal(number) in UNTOUCHED]
+    before = {number: signal.signal(number, how) for number in heard}
     try:
         yield
     finally:

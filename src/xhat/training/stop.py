@@ -9,6 +9,9 @@ AGAIN = 1.0
 """Seconds after which another Ctrl-C is a second one: a launcher passes the first on to processes that have it already."""
 HEARD = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+heard_before = 0
+"""A signal that ended a command before its training began, if somebody has swallowed what that raised."""
+
 
 class Stop:
     """Ctrl-C, SIGTERM and SIGHUP set `asked`, and the loop ends after the step under way; a second Ctrl-C ends it at once.
@@ -21,7 +24,7 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.asked, self._since = 0, 0.0
+        self.asked, self._since = heard_before, 0.0
         here = threading.current_thread() is threading.main_thread()
         heard = [s for s in HEARD if here and signal.getsignal(s) != signal.SIG_IGN]
         self._before = {s: signal.signal(s, self._ask) for s in heard}
