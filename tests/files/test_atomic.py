@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from xhat.files import atomic
+from xhat.files import atomic, locks
 from xhat.files.atomic import PARTIAL, append_bytes, sweep, write_bytes
 
 WRITE = """
@@ -146,7 +146,7 @@ def test_a_file_system_without_locks_or_names_to_sync_costs_nothing(tmp_path, mo
         real(file)
 
     monkeypatch.setattr(os, "fsync", no_folders)
-    monkeypatch.setattr(atomic, "lock", lambda _: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
+    monkeypatch.setattr(locks, "lock", lambda _: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
     write_bytes(tmp_path / "file", b"1")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

@@ -1,5 +1,6 @@
 """Signals ask a run to stop; a run in a thread hears none."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -7,6 +8,7 @@ import threading
 import pytest
 
 from helpers import TINY, xhat
+from xhat.commands.signals import Ended, ended_by_signals
 from xhat.training.stop import Stop
 
 
@@ -37,3 +39,20 @@ def test_training_from_a_thread(tmp_path, digits):
     thread.join()
     assert codes == [0]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_that_ended_a_command_does_not_end_a_later_training():
+    with pytest.raises(Ended), ended_by_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+    stop = Stop()
+    stop.restore()
+    assert not stop.asked
+
+
+def test_a_training_after_a_signal_that_somebody_swallowed_ends_after_its_first_step():
+    with ended_by_signals():
+        with contextlib.suppress(Ended):
+            os.kill(os.getpid(), signal.SIGTERM)
+        stop = Stop()
+        stop.restore()
+        assert stop.asked == signal.SIGTERM

@@ -43,9 +43,11 @@ def ended_by_signals() -> Iterator[None]:
         stop.heard_before = number
         raise Ended(number)
 
-    stop.heard_before = 0
-    with _handled(end):
-        yield
+    try:
+        with _handled(end):
+            yield
+    finally:
+        stop.heard_before = 0  # it is the command's alone, and not that of a training which follows in this process
 
 
 @contextlib.contextmanager

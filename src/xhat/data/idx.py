@@ -45,8 +45,7 @@ def read_idx(path: _Readable, name: str) -> np.ndarray:
 
 def _unpacked(raw: bytes, name: str) -> tuple[tuple[int, ...], np.ndarray]:
     """The lengths that the header announces, and the values; of a gzip file no more than announced are unpacked, and one."""
-    packed = raw[:2] == b"\x1f\x8b"
-    with gzip.open(BytesIO(raw)) if packed else BytesIO(raw) as file:
+    with gzip.open(BytesIO(raw)) if raw[:2] == b"\x1f\x8b" else BytesIO(raw) as file:
         start = file.read(4)
         if len(start) < 4 or start[:2] != b"\0\0" or start[2] != 8 or not 1 <= start[3] <= 4:
             raise DataError(f"{name} is not an IDX file of unsigned bytes")
@@ -56,8 +55,6 @@ def _unpacked(raw: bytes, name: str) -> tuple[tuple[int, ...], np.ndarray]:
         head = tuple(int(n) for n in np.frombuffer(lengths, ">u4"))
         size = math.prod(head)
         require_memory(2 * size, f"{name} announces {size:,} values", "copy it again, or give a smaller file")
-        if not packed and size > len(raw):
-            return head, np.frombuffer(file.read(), np.uint8)
         return head, np.frombuffer(file.read(size + 1), np.uint8)
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from xhat.files.locks import NO_LOCKS, lock
+from xhat.files.locks import NO_LOCKS, lock, lock_if_possible
 
 PARTIAL = re.compile(r"\.xhat-[0-9a-f]{16}\.partial")
 NO_LINKS = (*NO_LOCKS, errno.EPERM, errno.EMLINK)
@@ -131,7 +131,7 @@ def _partial(folder: Path) -> tuple[Path, int]:
         file = os.open(path, flags, 0o666)
         try:
             with contextlib.suppress(BlockingIOError):  # whoever sweeps has it, and removes it
-                _lock_if_there_are_locks(file)
+                lock_if_possible(file)
                 if os.fstat(file).st_nlink:
                     return path, file
         except BaseException:
@@ -141,16 +141,6 @@ def _partial(folder: Path) -> tuple[Path, int]:
             raise
         os.close(file)
     raise OSError(errno.EAGAIN, "other processes remove what is written there", str(folder))
-
-
-def _lock_if_there_are_locks(file: int) -> None:
-    try:
-        lock(file)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
 
 
 def _write(file: int, data: bytes | memoryview) -> None:

@@ -32,3 +32,20 @@ else:
             OSError: with an error number among `NO_LOCKS`, where there are no locks.
         """
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def lock_if_possible(file: int) -> bool:
+    """As `lock`; whether the file system has locks at all.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    try:
+        lock(file)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True

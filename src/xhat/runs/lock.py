@@ -11,7 +11,7 @@ import torch
 
 from xhat.distributed import from_main, main_process, processes
 from xhat.errors import SharedError
-from xhat.files.locks import NO_LOCKS, lock
+from xhat.files.locks import lock_if_possible
 
 LOCK_FILE, ATTEMPTS = ".lock", 1000
 
@@ -85,13 +85,7 @@ def _release(file: int, path: Path) -> None:
 
 
 def _lock(file: int) -> None:
-    try:
-        lock(file)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
+    if not lock_if_possible(file):
         warnings.warn("this file system has no locks: nothing keeps a second process out of the folder", stacklevel=2)
 
 

@@ -87,5 +87,5 @@ def read_weights(run: str | Path) -> Weights:
         values = upgraded(of_type(plain_values(metadata["config"]), dict[str, Any])) if "config" in metadata else None
         return Weights(path, values, shape, int(metadata["step"]), tensors, used)
     except (DamagedError, KeyError, ValueError) as error:
-        why = error if isinstance(error, DamagedError) else f"it has no {error}"
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise RunError(f"{path} is damaged or not written by xhat ({why}): {WAY_OUT}") from None
