@@ -159,3 +159,22 @@ def test_names_are_no_patterns(tmp_path, name):
     (folder / ".xhat-notes.partial").touch()
     write_bytes(folder / name, b"1")
     assert {p.name for p in folder.iterdir()} == {name, ".xhat-notes.partial"}
+
+
+@pytest.mark.parametrize("call", ["unlink", "open", "fsync"])
+def test_a_new_file_that_may_not_last_is_taken_back(tmp_path, monkeypatch, call):
+    """Or a repeated command, which must replace no file, would take it for somebody else's."""
+    real, seen = getattr(os, call), []
+
+    def fails_once_it_is_there(*arguments, **named):
+        if (tmp_path / "new").exists() and not seen:
+            seen.append(call)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(os, call, fails_once_it_is_there)
+    with pytest.raises(OSError, match="new"):
+        write_bytes(tmp_path / "new", b"1", replace=False)
+    monkeypatch.undo()
+    assert seen == [call]
+    assert list(tmp_path.iterdir()) == []

@@ -15,9 +15,11 @@ import time
 import traceback
 from pathlib import Path
 
-import matplotlib.figure  # noqa: F401
+import matplotlib.backends.backend_agg
+import matplotlib.figure
 import numpy as np
 import torch
+import torch._dynamo  # an optimizer's first step imports it
 
 import xhat.commands.evaluate
 import xhat.commands.report
@@ -124,32 +126,44 @@ def tried(job: dict, work: Path, whole: dict, point: list) -> list[str]:
     shutil.copytree(job["template"], work)
     before = newest_checkpoint(work / "run")[0] if (work / "run").exists() else None
     first = run(job["command"], work, KINDS.index(kind), at, fault)
+    killed, done = first["code"] == -signal.SIGKILL, first["code"] == 0
     wrong = []
-    if fault > 0:
-        lines = [line for line in first["err"].splitlines() if line.startswith("xhat ")]
-        if first["code"] not in (0, 2):
-            wrong.append(f"exit code {first['code']}: {first['err'][-300:]}")
-        elif first["code"] == 2 and not (len(lines) == 1 and str(work) in lines[0]):
-            wrong.append(f"not one line that names the file: {first['err'][-300:]}")
-    elif first["code"] not in (-9, 0):
-        wrong.append(f"not killed: {first['code']} {first['err'][-300:]}")
+    if killed != (fault <= 0) and not done:
+        wrong.append(f"exit code {first['code']}: {first['err'][-300:]}")
+    elif not killed and not done and not (first["code"] == 2 and names_it(first["err"], work)):
+        wrong.append(f"exit code {first['code']}, not one line that names the file: {first['err'][-300:]}")
     try:
         now = newest_checkpoint(work / "run")[0] if (work / "run").exists() else None
         if before is not None and (now is None or now.step < before.step):
             wrong.append("the previous state is lost")
     except (XhatError, OSError) as error:
         wrong.append(f"the previous state does not load: {error}")
-    again = first if first["code"] == 0 else repeated(job, work)
+    if done and all_is_there(job, first, work, whole):
+        return wrong
+    if done and str(work) not in first["err"]:  # a measurement is not lost with its picture, but a line says so
+        wrong.append("done, but not all is there, and no line names what is not")
+    again = repeated(job, work)
+    if killed and again["code"] == 2 and "exists already" in again["err"] and left(work) == whole["left"]:
+        return wrong  # killed after the last write: nothing was left to do
     if again["code"] != 0:
         wrong.append(f"does not complete: {again['code']} {again['err'][-300:]}")
-    elif job["compare_out"] and again["out"] != whole["out"]:
-        wrong.append("what it prints differs")
-    found = left(work)
-    names = sorted(found.keys() ^ whole["left"].keys())
-    differ = [name for name in found if name in whole["left"] and found[name] != whole["left"][name]]
-    if names or differ:
-        wrong.append(f"left behind or missing: {names}; differ: {differ}")
+    elif not all_is_there(job, again, work, whole):
+        found = left(work)
+        names = sorted(found.keys() ^ whole["left"].keys())
+        differ = [name for name in found if name in whole["left"] and found[name] != whole["left"][name]]
+        wrong.append(f"left behind or missing: {names}; differ: {differ}; prints {again['out'][:300]!r}")
     return wrong
+
+
+def names_it(err: str, work: Path) -> bool:
+    """Whether a failed command says one line, with the name of the file."""
+    lines = [line for line in err.splitlines() if line.startswith("xhat ")]
+    return len(lines) == 1 and str(work) in lines[0]
+
+
+def all_is_there(job: dict, ended: dict, work: Path, whole: dict) -> bool:
+    """Whether a command left, and printed, what a whole one does."""
+    return left(work) == whole["left"] and (ended["out"] == whole["out"] or not job["compare_out"])
 
 
 def served(job: dict) -> dict:
@@ -164,4 +178,6 @@ def served(job: dict) -> dict:
     return {"counts": dict(zip(KINDS, done["counts"], strict=True)), "wrong": wrong}
 
 
+with io.BytesIO() as picture:  # fonts are looked up once
+    matplotlib.figure.Figure(layout="constrained").add_subplot().figure.savefig(picture)
 print(json.dumps(served(json.loads(sys.stdin.read()))))

@@ -79,7 +79,8 @@ def jobs(tmp_path_factory, digits):
 
 def served(shim, job, work, points):
     """What points.py found."""
-    environment = {**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    places = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1", "PYTHONPATH": places}
     asked = json.dumps({**job, "work": str(work), "points": points})
     command = [sys.executable, HERE / "points.py"]
     done = subprocess.run(command, input=asked, capture_output=True, text=True, env=environment)

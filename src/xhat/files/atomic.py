@@ -54,7 +54,8 @@ def write_bytes(path: Path, *parts: bytes | memoryview, replace: bool = True) ->
 
     Raises:
         FileExistsError: it is there, and may not.
-        OSError: it cannot be written; `path` is its filename, and what was there still is.
+        OSError: it cannot be written; `path` is its filename, and what was there still is. Where the folder alone could not be
+            made durable, the new one is there instead, unless it must not have replaced any.
     """
     with naming(path):
         sweep(path.parent)
@@ -66,7 +67,10 @@ def write_bytes(path: Path, *parts: bytes | memoryview, replace: bool = True) ->
             if sys.platform == "win32":  # where an open file cannot be renamed
                 os.close(file)
                 file = -1
-            _put(beside, path, replace)
+            if replace:
+                beside.replace(path)
+            else:
+                _put_new(beside, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 beside.unlink()
@@ -74,7 +78,8 @@ def write_bytes(path: Path, *parts: bytes | memoryview, replace: bool = True) ->
         finally:
             if file >= 0:
                 os.close(file)
-        _sync(path.parent)
+        with _taken_back(path, OSError) if not replace else contextlib.nullcontext():
+            _sync(path.parent)
 
 
 def append_bytes(path: Path, data: bytes) -> None:
@@ -149,11 +154,8 @@ def _write(file: int, data: bytes | memoryview) -> None:
         left = left[os.write(file, left) :]
 
 
-def _put(beside: Path, path: Path, replace: bool) -> None:
-    """Give a file its name."""
-    if replace:
-        beside.replace(path)
-        return
+def _put_new(beside: Path, path: Path) -> None:
+    """Give a file its name, which no other has."""
     try:
         os.link(beside, path)
     except OSError as error:
@@ -163,7 +165,19 @@ def _put(beside: Path, path: Path, replace: bool) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         beside.replace(path)
     else:
-        beside.unlink()
+        with _taken_back(path, BaseException):
+            beside.unlink()
+
+
+@contextlib.contextmanager
+def _taken_back(path: Path, error: type[BaseException]) -> Iterator[None]:
+    """Remove a new file when what makes it last fails: a repeated command would take it for somebody else's."""
+    try:
+        yield
+    except error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
 
 
 def _sync(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from xhat.errors import UsageError
-from xhat.files.atomic import read_bytes, write_bytes
+from xhat.files.atomic import read_bytes, sweep, write_bytes
 
 SOFTWARE = {"Software": "xhat"}
 """The text that a PNG of ours holds."""
@@ -37,6 +37,7 @@ def require_free(path: Path, *, force: bool = False, ours: bool = False) -> None
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file")
+    sweep(path.parent)  # of what a kill left: where the file is refused, no write follows that would do it
     if force or not (path.exists() or path.is_symlink()):
         return
     if not (ours and path.is_file() and is_ours(path)):
