@@ -182,3 +182,18 @@ def test_importing_the_package_imports_nothing_heavy():
     code = f"import sys, xhat; print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=SOURCE.parent)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("network", ["unet", "dit"])
+def test_a_network_is_made_without_the_compiler(network):
+    """Its weights are counted on "meta" first, where arithmetic on tensors would load it: seconds, for each command."""
+    code = (
+        "import sys\n"
+        "from xhat.config.build import build_denoiser\n"
+        "from xhat.config.config import Config\n"
+        "from xhat.data.shape import DataShape\n"
+        f"build_denoiser(Config(network={network!r}), DataShape(1, 28, None))\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,13 +1,14 @@
 """A small diffusion transformer (Peebles & Xie 2023) with the usual refinements: RMS norm, normalized queries and keys."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xhat.budgets import require_at_most
-from xhat.networks.layers import Embedding, float32_edge, rms_norm, to_body, zeroed
+from xhat.networks.layers import Embedding, fixed, float32_edge, rms_norm, to_body, zeroed
 from xhat.registry import NETWORKS
 
 
@@ -82,7 +83,7 @@ class DiT(nn.Module):
         self.channels, self.classes, self.patch, self.side = channels, classes, patch, size // patch
         self.embedding = Embedding(width, classes)
         self.first = nn.Linear(channels * patch**2, width)
-        self.register_buffer("positions", sine_positions(self.side, width), persistent=False)
+        self.register_buffer("positions", fixed(partial(sine_positions, self.side, width)), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.last = zeroed(nn.Linear(width, (outputs or channels) * patch**2))

@@ -1,6 +1,7 @@
 """What both networks share: the conditioning vector, the norm, and the rule that the edges stay float32."""
 
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,14 @@ from xhat.tensors import PreciseModule
 M = TypeVar("M", bound=nn.Module)
 
 
+def fixed(table: Callable[[], Tensor]) -> Tensor:
+    """What a buffer holds, computed on the CPU wherever the network is made: on "meta", arithmetic would load the compiler."""
+    device = torch.get_default_device()
+    with torch.device("cpu"):
+        made = table()
+    return made.to(device)
+
+
 class Fourier(PreciseModule):
     """sin and cos of t at 16 frequencies from 1 to 100, (B,) -> (B, 32), float32: a cast network keeps them exact."""
 
@@ -19,7 +28,8 @@ class Fourier(PreciseModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(100.0), 16)), persistent=False)
+        frequencies = fixed(lambda: torch.exp(torch.linspace(0, math.log(100.0), 16)))
+        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         angles = t.unsqueeze(1) * self.frequencies

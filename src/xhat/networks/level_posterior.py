@@ -1,7 +1,7 @@
 """A network that knows its pixels are 8-bit: it predicts a prior over the 256 levels, and Bayes' rule does the rest."""
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from xhat.budgets import require_at_most
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import X0
 from xhat.diffusion.time_inputs import log_sigma
-from xhat.networks.layers import float32_edge
+from xhat.networks.layers import fixed, float32_edge
 from xhat.networks.unet import UNet
 from xhat.registry import NETWORKS
 
@@ -61,11 +61,8 @@ class LevelPosterior(nn.Module):
         require_at_most(256, features=features)
         self.channels, self.classes, self.features = channels, classes, features
         self.body = UNet(7 * channels, features * channels, size, classes, widths, blocks, last=1)
-        level = torch.arange(256)
-        self.register_buffer("values", level / 127.5 - 1, persistent=False)
-        waves = [2 * torch.cos(math.pi * j * level / 255) for j in range(1, features - 1)]
-        ends = [3.0 * (level == 0), 3.0 * (level == 255)]
-        self.weight = nn.Parameter(torch.stack([*ends, *waves][:features], dim=1).contiguous())
+        self.register_buffer("values", fixed(lambda: torch.arange(256) / 127.5 - 1), persistent=False)
+        self.weight = nn.Parameter(fixed(partial(_smooth_in_levels, features)))
         self.bias = nn.Parameter(torch.zeros(256))
         _keep_out_of_graphs()
 
@@ -90,6 +87,14 @@ class LevelPosterior(nn.Module):
 
 
 @cache
+def _smooth_in_levels(features: int) -> Tensor:
+    """(256, features) weights to start with: both end levels, and waves over the levels."""
+    level = torch.arange(256)
+    waves = [2 * torch.cos(math.pi * j * level / 255) for j in range(1, features - 1)]
+    ends = [3.0 * (level == 0), 3.0 * (level == 255)]
+    return torch.stack([*ends, *waves][:features], dim=1).contiguous()
+
+
 def _keep_out_of_graphs() -> None:
     """Let torch.compile leave the softmax over 256 levels alone: fused, it takes three times as long as its matrix products.
 
