@@ -9,6 +9,8 @@ from xhat.errors import BudgetError
 CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where containers say how much memory they have."""
 GIB = 2**30
+MOST_STEPS = 1_000_000
+"""Of a schedule, of a chain, of a bound: eight tables of so many numbers are 64 MB."""
 
 
 @lru_cache(maxsize=1)

@@ -159,12 +159,12 @@ class Train(module._Processes):
     """Stands for the processes: notes the commands, and leaves what training leaves of the config it was given."""
 
     def __init__(self, code=0):
-        super().__init__()
+        super().__init__(held=None)
         self.code, self.commands = code, []
 
     def run(self, command, log, threads):
         self.commands.append(command)
-        recipe, folder = Path(command[4]), Path(command[6])
+        recipe, folder = Path(command[5]), Path(command[7])
         folder.mkdir(exist_ok=True)
         write_config(read_config(recipe), folder / "config.yaml")
         (folder / "ema.safetensors").write_text("")
@@ -175,7 +175,7 @@ class Train(module._Processes):
 def test_a_run_is_trained_from_its_whole_config_and_no_options(tmp_path):
     config, folder, processes = Config(seed=3, max_steps=5), tmp_path / "a" / "seed-3", Train()
     assert module._train(config, folder, 1, processes) is None
-    assert processes.commands[0][3:] == ["train", str(tmp_path / "a" / "seed-3.yaml"), "--run", str(folder)]
+    assert processes.commands[0][4:] == ["train", str(tmp_path / "a" / "seed-3.yaml"), "--run", str(folder)]
     assert read_config(tmp_path / "a" / "seed-3.yaml") == config
     assert module._train(config, folder, 1, processes) is None  # it is finished
     assert len(processes.commands) == 1

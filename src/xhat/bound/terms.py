@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xhat.bound.decoders import Decoder, NetworkDecoder, SoftmaxDecoder, default_decoder
+from xhat.budgets import MOST_STEPS
 from xhat.diffusion.denoiser import Denoiser, Prediction
 from xhat.diffusion.gaussians import Gaussian, kl, transition
 from xhat.diffusion.schedules import Schedule
@@ -20,7 +21,6 @@ from xhat.diffusion.weightings import elbo
 from xhat.tensors import image_sum, over_images
 
 DEFAULT_STEPS = 1000
-MOST_STEPS = 1_000_000
 
 
 def bits_per_dim(nats: Tensor, x0: Tensor) -> Tensor:

@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor
 
-from xhat.budgets import require_at_most
+from xhat.budgets import MOST_STEPS, require_at_most
 from xhat.diffusion.schedules import Schedule
 from xhat.registry import SPACINGS
-
-MOST_STEPS = 1_000_000
 
 
 def uniform_times(schedule: Schedule, steps: int) -> Tensor:

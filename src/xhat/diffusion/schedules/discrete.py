@@ -6,13 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xhat.budgets import require_at_most
+from xhat.budgets import MOST_STEPS, require_at_most
 from xhat.diffusion.schedules.base import Schedule, float_dtype
 from xhat.registry import SCHEDULES
 
 __all__ = ["Discrete"]
-MOST_STEPS = 1_000_000
-"""Of a table that is made: eight of float64 are 64 MB."""
 
 
 class Discrete(Schedule):
