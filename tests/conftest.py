@@ -6,22 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from beartype import BeartypeConf, beartype
-from beartype.roar import BeartypeDecorHintException
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-
-def checked(function):
-    """beartype, an int being a float; functions whose hints it cannot check (Self, plain protocols) stay as they are."""
-    try:
-        return beartype(function, conf=BeartypeConf(is_pep484_tower=True))
-    except BeartypeDecorHintException:
-        return function
-
-
 sys.path.insert(0, str(Path(__file__).parent))  # helpers and oracles, from every folder
-install_import_hook("xhat", f"{__name__}.checked")  # before xhat is imported: signatures are checked in every test
+install_import_hook("xhat", "checked.checked")  # before xhat is imported: signatures are checked in every test
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other, on busy cores for most of the time
 

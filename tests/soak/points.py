@@ -1,4 +1,5 @@
-"""Run with faults.c preloaded: a command fails, or is killed, at chosen points; then it is repeated, and what it left compared.
+"""Run with faults.c preloaded: a command fails, or is killed, at chosen points or moments; then it is repeated, and what it
+left is compared. Or two commands run at once in one folder.
 
 A job on stdin, results on stdout, both JSON. Each command is run in a fork of this process, which has imported all there is.
 """
@@ -13,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.backends.backend_agg
@@ -37,14 +39,21 @@ from xhat.tensors import bytes_of
 torch.set_num_threads(1)
 KINDS = ("create", "open", "write", "sync", "rename", "unlink", "link", "mkdir", "read")
 LONGEST = 120
+MOMENT = "moment"
+"""A kind of point: killed once so much of the time has passed that a whole run takes."""
 faults = ctypes.CDLL(os.environ["LD_PRELOAD"])
 faults.fault_seen.restype = ctypes.c_long
 faults.fault_arm.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_long, ctypes.c_int)
 
 
-def run(command: list[str], below: Path, kind: int = -1, at: int = -1, fault: int = 0) -> dict:
-    """A command in a fork: its exit code, or minus the signal; what it said; how many calls of each kind there were."""
-    place = Path(f"{below}-said")
+def run(command: list[str], below: Path, kind: int = -1, at: int = -1, fault: int = 0, seconds: float = LONGEST) -> dict:
+    """A command in a fork: how it ended; it is killed after so many seconds."""
+    return ended(*started(command, below, Path(f"{below}-said"), kind, at, fault), seconds)
+
+
+def started(command: list[str], below: Path, said: Path, kind: int = -1, at: int = -1, fault: int = 0) -> tuple[int, Path]:
+    """The process of a command, and the file where it writes what it said; calls below a folder count."""
+    said.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         out, err = io.StringIO(), io.StringIO()
@@ -58,22 +67,26 @@ def run(command: list[str], below: Path, kind: int = -1, at: int = -1, fault: in
         finally:
             counts = [faults.fault_seen(k) for k in range(len(KINDS))]
             faults.fault_arm(b"", -1, -1, 0)
-            said = {"code": code, "out": out.getvalue(), "err": err.getvalue(), "counts": counts}
-            place.write_text(json.dumps(said))
+            said.write_text(json.dumps({"code": code, "out": out.getvalue(), "err": err.getvalue(), "counts": counts}))
             os._exit(0)
+    return child, said
+
+
+def ended(child: int, said: Path, seconds: float = LONGEST) -> dict:
+    """Its exit code, or minus the signal; what it said; how many calls of each kind there were; the seconds it took."""
     start = time.monotonic()
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        if time.monotonic() - start > LONGEST:
+    while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if time.monotonic() - start > seconds:
             os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return {"code": "hangs", "out": "", "err": "", "counts": []}
-        time.sleep(0.005)
+            if seconds >= LONGEST:
+                os.waitpid(child, 0)
+                return {"code": "hangs", "out": "", "err": "", "counts": []}
+        time.sleep(0.002)
+    _, status = os.waitpid(child, 0)
+    took = {"seconds": time.monotonic() - start}
     if os.WIFSIGNALED(status):
-        return {"code": -os.WTERMSIG(status), "out": "", "err": "", "counts": []}
-    return json.loads(place.read_text())
+        return {"code": -os.WTERMSIG(status), "out": "", "err": "", "counts": [], **took}
+    return {**json.loads(said.read_text()), **took}
 
 
 def plain(value: object) -> object:
@@ -87,8 +100,8 @@ def plain(value: object) -> object:
     return value
 
 
-def left(work: Path) -> dict[str, object]:
-    """All that a command left below a folder, by name, without what tells the time."""
+def left(work: Path, timed: Sequence[str] = ()) -> dict[str, object]:
+    """All that a command left below a folder, by name, without what tells the time: of files so called, that they are there."""
     found: dict[str, object] = {}
     for path in sorted(work.rglob("*")):
         name = str(path.relative_to(work))
@@ -99,12 +112,12 @@ def left(work: Path) -> dict[str, object]:
         elif path.name == WEIGHTS:
             found[name] = (read_weights(path).step, plain(read_weights(path).tensors))
         elif path.name == "metrics.jsonl":
-            timed = ("seconds", "images_per_second")
-            found[name] = [{k: v for k, v in row.items() if k not in timed} for row in read_metrics(path.parent)]
+            of_time = ("seconds", "images_per_second")
+            found[name] = [{k: v for k, v in row.items() if k not in of_time} for row in read_metrics(path.parent)]
         elif path.suffix == ".npz":
             with np.load(path) as arrays:
                 found[name] = {key: arrays[key].tobytes() for key in arrays.files}
-        elif path.name in ("measured.json", "environment.json"):
+        elif path.name in ("measured.json", "environment.json") or path.name in timed:
             found[name] = path.name
         else:
             found[name] = path.read_bytes()
@@ -114,6 +127,8 @@ def left(work: Path) -> dict[str, object]:
 def repeated(job: dict, work: Path) -> dict:
     """The command again, or what it says to do instead."""
     again = run(job["command"], work)
+    while again["code"] == 2 and "another process is" in again["err"]:  # children of what was killed, which save and end
+        again = run(job["command"], work)
     if again["code"] == 2 and "add --resume" in again["err"]:
         again = run(job["resume"], work)
     return again
@@ -125,7 +140,10 @@ def tried(job: dict, work: Path, whole: dict, point: list) -> list[str]:
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(job["template"], work)
     before = newest_checkpoint(work / "run")[0] if (work / "run").exists() else None
-    first = run(job["command"], work, KINDS.index(kind), at, fault)
+    if kind == MOMENT:
+        first = run(job["command"], work, seconds=at * whole["seconds"])
+    else:
+        first = run(job["command"], work, KINDS.index(kind), at, fault)
     killed, done = first["code"] == -signal.SIGKILL, first["code"] == 0
     wrong = []
     if killed != (fault <= 0) and not done:
@@ -143,12 +161,12 @@ def tried(job: dict, work: Path, whole: dict, point: list) -> list[str]:
     if done and str(work) not in first["err"]:  # a measurement is not lost with its picture, but a line says so
         wrong.append("done, but not all is there, and no line names what is not")
     again = repeated(job, work)
-    if killed and again["code"] == 2 and "exists already" in again["err"] and left(work) == whole["left"]:
+    if killed and again["code"] == 2 and "exists already" in again["err"] and all_is_left(job, work, whole):
         return wrong  # killed after the last write: nothing was left to do
     if again["code"] != 0:
         wrong.append(f"does not complete: {again['code']} {again['err'][-300:]}")
     elif not all_is_there(job, again, work, whole):
-        found = left(work)
+        found = left(work, job["timed"])
         names = sorted(found.keys() ^ whole["left"].keys())
         differ = [name for name in found if name in whole["left"] and found[name] != whole["left"][name]]
         wrong.append(f"left behind or missing: {names}; differ: {differ}; prints {again['out'][:300]!r}")
@@ -163,17 +181,33 @@ def names_it(err: str, work: Path) -> bool:
 
 def all_is_there(job: dict, ended: dict, work: Path, whole: dict) -> bool:
     """Whether a command left, and printed, what a whole one does."""
-    return left(work) == whole["left"] and (ended["out"] == whole["out"] or not job["compare_out"])
+    return all_is_left(job, work, whole) and (ended["out"] == whole["out"] or not job["compare_out"])
+
+
+def all_is_left(job: dict, work: Path, whole: dict) -> bool:
+    return left(work, job["timed"]) == whole["left"]
+
+
+def together(job: dict, work: Path) -> list[dict]:
+    """Two commands at once: how each ended, and whether what they left can be read."""
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(job["template"], work)
+    both = [started(command, work, Path(f"{work}-said-{i}")) for i, command in enumerate(job["together"])]
+    found = [ended(*one) for one in both]
+    left(work)  # every reader of ours reads what is there
+    return found
 
 
 def served(job: dict) -> dict:
-    """The calls that a whole run makes, and what is wrong with each point."""
+    """The calls that a whole run makes, and what is wrong with each point; or how two commands at once ended."""
     work = Path(job["work"])
+    if "together" in job:
+        return {"ended": together(job, work), "left": sorted(str(path.relative_to(work)) for path in work.rglob("*"))}
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(job["template"], work)
     done = run(job["command"], work)
     assert done["code"] == 0, done
-    whole = {"out": done["out"], "left": left(work)}
+    whole = {"out": done["out"], "seconds": done["seconds"], "left": left(work, job["timed"])}
     wrong = {str(point): found for point in job["points"] if (found := tried(job, work, whole, point))}
     return {"counts": dict(zip(KINDS, done["counts"], strict=True)), "wrong": wrong}
 
