@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -98,6 +99,21 @@ def test_a_file_system_without_locks_costs_a_note(tmp_path, monkeypatch):
     monkeypatch.setattr(locks.fcntl, "flock", none)
     with pytest.warns(UserWarning, match="has no locks"), reserved(tmp_path / "run", "training in", "--run"):
         pass
+
+
+def test_a_lock_file_that_cannot_be_removed_is_named_and_keeps_nobody_out(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with (
+        pytest.warns(UserWarning, match=r"/run/\.lock stays: Input/output error"),
+        reserved(tmp_path / "run", "training in", "--run"),
+    ):
+        monkeypatch.setattr(os, "unlink", broken)
+    monkeypatch.undo()
+    with reserved(tmp_path / "run", "training in", "--run"):
+        pass
+    assert not (tmp_path / "run" / LOCK_FILE).exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):

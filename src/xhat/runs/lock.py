@@ -76,12 +76,21 @@ def _locked(folder: Path) -> int:
 
 def _release(file: int, path: Path) -> None:
     """Removed while it is locked where that can be, so that nobody else's is."""
-    with contextlib.suppress(OSError):
-        path.unlink()
+    failure = _removed(path)
     os.close(file)
     if sys.platform == "win32":
-        with contextlib.suppress(OSError):
-            path.unlink()
+        failure = _removed(path)
+    if failure:
+        warnings.warn(f"{path} stays: {failure}; it keeps nobody out, and the next command removes it", stacklevel=2)
+
+
+def _removed(path: Path) -> str | None:
+    """What kept a file from being removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _lock(file: int) -> None:
