@@ -2,7 +2,10 @@
 
 
 class XhatError(ValueError):
-    """What a user can mend; commands print it and end with exit code 2."""
+    """What a user can mend; commands print it, in one line whatever the names in it are, and end with exit code 2."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class UsageError(XhatError):
@@ -47,6 +50,11 @@ class DamagedError(RunError):
 
 class SharedError(RunError):
     """What all processes of a training raise alike: the main one says it."""
+
+
+def one_line(text: str) -> str:
+    """A text with line breaks and other signs that cannot be printed as Python writes them: `\\n`, `\\x1b`."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -154,3 +154,13 @@ def test_broken_data_is_named(tmp_path, kind, word):
         load(broken(tmp_path, kind))
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("end", [b"(", b"{'descr': ", b"\x00", b"]" * 99, b"'" * 3])
+def test_a_header_that_numpy_cannot_parse(tmp_path, end):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((4, 8, 8), np.uint8))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"}", end + b"}"[len(end) :])[: len(data)])
+    with pytest.raises(DataError, match=r"a\.npy cannot be read as a NumPy file"):
+        load(str(path))

@@ -420,6 +420,7 @@ def damage(folder, what):
         ({"variance_type": "learned_range"}, ("unet maps 3 to 3 channels", "2 outputs per image channel")),
         ({"beta_schedule": "nonsense"}, ("nonsense",)),
         ({"num_train_timesteps": "many"}, ("DDPMScheduler",)),
+        ({"clip_sample": True, "clip_sample_range": {"a": 1}}, ("clip_sample_range must be a number, got {'a': 1}",)),
     ],
     ids=str,
 )

@@ -145,6 +145,8 @@ def _read_pipeline(folder: str | Path) -> Pipeline:
         target = known("prediction_type", prediction_type, TARGETS)
         # samplers without noise of their own have no variance_type; a network of C outputs then has the posterior's
         name, variance = known("variance_type", scheduler.config.get("variance_type") or "fixed_small", VARIANCES)
+        if not isinstance(reach := scheduler.config.get("clip_sample_range", 1.0), int | float):
+            raise RunError(f"clip_sample_range must be a number, got {reach!r}")
     except Exception as error:  # as above
         raise RunError(f"{path / 'scheduler'}: {first_line(error)}") from None
     channels, outputs = unet.get("in_channels", 3), unet.get("out_channels", 3)
