@@ -89,13 +89,13 @@ def _guarded(name: str, rest: list[str], *, alone: bool) -> int:
 def _said(error: BaseException) -> tuple[int, str]:
     """The exit code of an error, and one line about it; that of an error of xhat's own says how to see more."""
     from xhat.distributed import main_process
-    from xhat.errors import SharedError, XhatError, first_line, one_line, out_of_memory, with_kind
+    from xhat.errors import SharedError, XhatError, first_line, out_of_memory, with_kind
 
     if isinstance(error, XhatError):
         return 2, "" if isinstance(error, SharedError) and not main_process() else str(error)
     if isinstance(error, OSError) and error.errno is not None:
         where = f" {error.filename}" if error.filename else ""
-        return 2, one_line(f"cannot read or write{where}: {error.strerror or error}")
+        return 2, f"cannot read or write{where}: {error.strerror or error}"
     if out_of_memory(error):
         return 2, f"there is not enough memory ({first_line(error)[:120]}): choose smaller numbers, see --help"
     place = _of_parts(error)

@@ -114,3 +114,13 @@ def test_no_number_is_cut_at_40_columns(command, tiny_run, tmp_path, capsys, mon
         found[width] = set(re.findall(r"(?<![\w.])-?\d+\.\d+(?:e-?\d+)?(?![\w.])", out))
     assert found[400] <= found[80] | found[40]
     assert found[400] - found[40] == set()
+
+
+def test_a_line_about_a_file_is_one_line_whatever_its_name_is(tmp_path, capsys):
+    """A missing file, a note: no name breaks the line, or colours the terminal."""
+    name = "a\nb\x1b[31m.yaml"
+    code, _, err = xhat("train", tmp_path / name, "--run", tmp_path / "r", capsys=capsys)
+    assert (code, err.count("\n"), "\x1b" in err) == (2, 1, False)
+    assert r"a\nb\x1b[31m.yaml does not exist" in err
+    note(f"{name} stays")
+    assert capsys.readouterr().err == "xhat: note: a\\nb\\x1b[31m.yaml stays\n"

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
+from xhat.errors import one_line
 from xhat.files.values import for_json
 
 SIGNS = {"±": "+-", "²": "^2", "³": "^3", "·": "*", "½": "1/2", "–": "-", "‖": "|", "∝": "~", "█": "#", "▉": "#", "▊": "#"}
@@ -64,9 +65,9 @@ def progress_bar() -> Progress:
 
 
 def say(message: str) -> None:
-    """One line on stderr; whoever read it may be gone, and the command goes on."""
+    """One line on stderr, whatever names are in it; whoever read it may be gone, and the command goes on."""
     try:
-        print(message, file=sys.stderr, flush=True)
+        print(one_line(message), file=sys.stderr, flush=True)
     except OSError:
         discard(sys.stderr)
 
