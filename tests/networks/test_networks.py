@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from xhat.networks.dit import DiT, sine_positions
+from xhat.networks.level_posterior import LevelPosterior
 from xhat.networks.unet import UNet
 
 SMALL = {
@@ -112,3 +113,11 @@ def test_the_network_compiles_without_graph_breaks(kind):
     network = make(kind, classes=3)
     explained = torch._dynamo.explain(network)(torch.randn(2, 1, 28, 28), torch.rand(2), torch.tensor([0, 1]))
     assert explained.graph_break_count == 0
+
+
+@pytest.mark.parametrize("kind", [UNet, DiT, LevelPosterior])
+def test_two_networks_share_no_memory(kind):
+    """A table that is made once and kept would be one weight of both."""
+    made = [kind(size=8) for _ in range(2)]
+    places = [{x.untyped_storage().data_ptr() for x in (*net.parameters(), *net.buffers())} for net in made]
+    assert places[0].isdisjoint(places[1])

@@ -78,7 +78,7 @@ def write_bytes(path: Path, *parts: bytes | memoryview, replace: bool = True) ->
         finally:
             if file >= 0:
                 os.close(file)
-        with _taken_back(path, OSError) if not replace else contextlib.nullcontext():
+        with contextlib.nullcontext() if replace else _taken_back(path):
             _sync(path.parent)
 
 
@@ -165,16 +165,16 @@ def _put_new(beside: Path, path: Path) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         beside.replace(path)
     else:
-        with _taken_back(path, BaseException):
+        with _taken_back(path):
             beside.unlink()
 
 
 @contextlib.contextmanager
-def _taken_back(path: Path, error: type[BaseException]) -> Iterator[None]:
+def _taken_back(path: Path) -> Iterator[None]:
     """Remove a new file when what makes it last fails: a repeated command would take it for somebody else's."""
     try:
         yield
-    except error:
+    except BaseException:
         with contextlib.suppress(OSError):
             path.unlink()
         raise

@@ -86,7 +86,6 @@ class LevelPosterior(nn.Module):
         return mean.reshape(latent.shape)
 
 
-@cache
 def _smooth_in_levels(features: int) -> Tensor:
     """(256, features) weights to start with: both end levels, and waves over the levels."""
     level = torch.arange(256)
@@ -95,6 +94,7 @@ def _smooth_in_levels(features: int) -> Tensor:
     return torch.stack([*ends, *waves][:features], dim=1).contiguous()
 
 
+@cache
 def _keep_out_of_graphs() -> None:
     """Let torch.compile leave the softmax over 256 levels alone: fused, it takes three times as long as its matrix products.
 
