@@ -179,9 +179,9 @@ def names_it(err: str, work: Path) -> bool:
     return len(lines) == 1 and str(work) in lines[0]
 
 
-def all_is_there(job: dict, ended: dict, work: Path, whole: dict) -> bool:
+def all_is_there(job: dict, end: dict, work: Path, whole: dict) -> bool:
     """Whether a command left, and printed, what a whole one does."""
-    return all_is_left(job, work, whole) and (ended["out"] == whole["out"] or not job["compare_out"])
+    return all_is_left(job, work, whole) and (end["out"] == whole["out"] or not job["compare_out"])
 
 
 def all_is_left(job: dict, work: Path, whole: dict) -> bool:
