@@ -164,3 +164,10 @@ def test_a_header_that_numpy_cannot_parse(tmp_path, end):
     path.write_bytes(data.replace(b"}", end + b"}"[len(end) :])[: len(data)])
     with pytest.raises(DataError, match=r"a\.npy cannot be read as a NumPy file"):
         load(str(path))
+
+
+def test_no_memory_is_not_called_damage(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.zeros((4, 8, 8), np.uint8))
+    monkeypatch.setattr(np, "load", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        load(str(tmp_path / "a.npy"))

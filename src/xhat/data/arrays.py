@@ -80,7 +80,7 @@ def _read(path: Path) -> Arrays:
         ):  # of the file system, and not of what the file holds: places before its start
             raise
         raise DataError(f"{path} cannot be read as a NumPy file: it is damaged or cut short") from None
-    except BudgetError:
+    except (BudgetError, MemoryError):  # nor does a lack of memory say anything of what the file holds
         raise
     except Exception:  # NumPy and zipfile raise whatever a damaged header makes of their parsers
         raise DataError(f"{path} cannot be read as a NumPy file: it is damaged, cut short or holds Python objects") from None
