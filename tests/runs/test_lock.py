@@ -68,6 +68,13 @@ def test_train_and_compare_are_refused_in_one_line_and_leave_the_folder_alone(ti
     assert not (tmp_path / "out").exists()
 
 
+def test_a_start_that_will_be_refused_keeps_nobody_out(tiny_run, digits, capsys):
+    """For the moment it took to say so, it kept a resume of the same run out."""
+    with reserved(tiny_run, "busy in", "--run"):
+        code, _, err = xhat("train", "mnist", "--run", tiny_run, "--data", digits, *TINY, capsys=capsys)
+        assert (code, "holds a run already: add --resume" in err) == (2, True)
+
+
 def test_many_starts_on_one_new_folder_are_one_run(tmp_path):
     """Each in a thread with its own open file; whoever comes first has it, also while folders and files come and go."""
     run, inside, most, refused = tmp_path / "deep" / "run", [], [], []

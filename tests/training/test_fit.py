@@ -21,6 +21,7 @@ from xhat.config.options import OptimizerConfig
 from xhat.config.parsing import options_of
 from xhat.data import Batch, WithNull, from_tensors
 from xhat.errors import ConfigError, DataError, RunError
+from xhat.runs.lock import reserved
 from xhat.runs.metrics import read_metrics
 
 NETWORK = "unet(widths=(8, 8), blocks=(1, 1), embedding=16)"
@@ -322,7 +323,8 @@ def test_a_folder_holds_one_run(tmp_path, capsys):
     own = {"max_steps": 3, **QUICK}
     x0 = torch.randn(64, 3)
     xhat.fit(objective(3), x0, tmp_path / "run", **own)
-    with pytest.raises(RunError, match="holds a run already: add resume=True to go on with it"):
+    busy = reserved(tmp_path / "run", "busy in", "run")  # a start that will be refused keeps nobody out
+    with busy, pytest.raises(RunError, match="holds a run already: add resume=True to go on with it"):
         xhat.fit(objective(3), x0, tmp_path / "run", **own)
     other = objective(3, terms={"denoise": xhat.Term(xhat.Denoising(xhat.X0))})
     with pytest.raises(RunError, match=r"term denoise: 1 · Denoising\(v\) there, 1 · Denoising\(x0\) here"):

@@ -89,6 +89,8 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"{folder} is a file: --run names a folder")
     if (folder / OBJECTS).exists():
         raise UsageError(f"{folder} holds a run of xhat.fit: resume it in Python, or choose another --run")
+    if asked.before is None:
+        require_new(folder, "--resume")  # before it is reserved: who will be refused keeps nobody else out
     with reserved(folder, "training in", "--run"):
         return _train(asked)
 

@@ -97,6 +97,7 @@ def fit(
     source = as_source(data)
     measured = getattr(source, "held_out", None) if held_out is None else as_source(held_out, held_out=0.0)
     folder, own = Path(run), Objects(how, objective.described())  # as it is before a checkpoint's values are in it
+    _require_new_or_resumed(folder, resume=resume)  # before it is reserved: who will be refused keeps nobody else out
     with reserved(folder, "training in", "run"):
         checkpoint, before, damaged = _where(folder, own, resume=resume)
         setup = set_up(objective, source, how, held_out=measured, checkpoint=checkpoint, about={"objects": own.values()})
@@ -122,10 +123,8 @@ def _where(folder: Path, own: Objects, *, resume: bool) -> tuple[Checkpoint | No
     Raises:
         RunError: there is a run, and it is not to go on, or not as this one.
     """
-    if (folder / CONFIG_FILE).exists():
-        raise RunError(f"{folder} holds a run of xhat train: choose another folder, or resume it with xhat train --resume")
+    _require_new_or_resumed(folder, resume=resume)
     if not resume:
-        require_new(folder, "resume=True")
         return None, None, []
     checkpoint, damaged = newest_checkpoint(folder)
     before = read_objects(folder) or (None if checkpoint is None else objects_in(checkpoint))
@@ -137,6 +136,13 @@ def _where(folder: Path, own: Objects, *, resume: bool) -> tuple[Checkpoint | No
         raise RunError(f"{folder} holds a run of other objects or options ({what}): name another, or go on with its own")
     sweep(folder)
     return checkpoint, before.options, damaged
+
+
+def _require_new_or_resumed(folder: Path, *, resume: bool) -> None:
+    if (folder / CONFIG_FILE).exists():
+        raise RunError(f"{folder} holds a run of xhat train: choose another folder, or resume it with xhat train --resume")
+    if not resume:
+        require_new(folder, "resume=True")
 
 
 def _fitted(setup: Setup, folder: Path, *, finished: bool) -> Fitted:
