@@ -108,9 +108,3 @@ def served(shim, places):
         return json.loads(done.stdout)
 
     return serve
-
-
-@pytest.fixture(scope="session")
-def long_form(request):
-    """Whether what takes minutes is wanted."""
-    return bool(os.environ.get("CI")) or request.config.getoption("--slow") or request.config.getoption("--soak")

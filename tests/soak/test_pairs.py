@@ -37,10 +37,12 @@ def ends_of(served, template, commands, pair):
     return found["ended"], found["left"]
 
 
-@pytest.mark.parametrize("pair", list(combinations_with_replacement(ON_A_RUN, 2)), ids=" and ".join)
-def test_on_a_run(pair, places, served, commands, long_form):
-    if pair not in EVERYDAY and not long_form:
-        pytest.skip("takes minutes: run with --slow (CI runs it)")
+def as_case(pair):
+    return pytest.param(pair, id=" and ".join(pair), marks=() if pair in EVERYDAY else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("pair", [as_case(pair) for pair in combinations_with_replacement(ON_A_RUN, 2)])
+def test_on_a_run(pair, places, served, commands):
     ends, _ = ends_of(served, places / "whole", commands, pair)
     by_name = list(zip(pair, ends, strict=True))
     for name, end in by_name:

@@ -23,6 +23,8 @@ FAULTS = {
 }
 KILLS = {"create": (KILLED,), "write": (KILLED, KILLED_HALF_WAY), "sync": (KILLED,), "rename": (KILLED,)}
 KILLS |= {"unlink": (KILLED,), "link": (KILLED,), "mkdir": (KILLED,)}
+COMMANDS = ("train", "resume", "sample", "bound", "report", "gradients")
+EVERYDAY = ("resume-killed", "sample-failing")
 MOMENTS = {"train": 350, "resume": 350, "sample": 90, "bound": 60, "report": 90, "gradients": 30, "compare": 30}
 
 
@@ -35,12 +37,12 @@ def chosen(counts, faults, every, rng):
                 yield [kind, at, number]
 
 
-@pytest.mark.parametrize("faults", [KILLS, FAULTS], ids=["killed", "failing"])
-@pytest.mark.parametrize("name", ["train", "resume", "sample", "bound", "report", "gradients"])
-def test_every_point(name, faults, served, jobs, long_form, request):
-    everyday = (name, faults) in (("resume", KILLS), ("sample", FAULTS))
-    if not everyday and not long_form:
-        pytest.skip("takes minutes: run with --slow (CI runs it)")
+CASES = {f"{name}-{kind}": (name, faults) for name in COMMANDS for kind, faults in (("killed", KILLS), ("failing", FAULTS))}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=() if case in EVERYDAY else pytest.mark.slow) for case in CASES])
+def test_every_point(case, served, jobs, request):
+    name, faults = CASES[case]
     counts = served({**jobs[name], "points": []})["counts"]
     points = list(chosen(counts, faults, request.config.getoption("--soak"), random.Random(name)))
     found = served({**jobs[name], "points": points})["wrong"]
