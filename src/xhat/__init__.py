@@ -2,8 +2,8 @@
 """xhat trains diffusion models on the loss you mean.
 
 The nouns of the core path are here; the families are in namespaces: `schedules`, `targets`, `variances`, `weightings`,
-`times`, `time_inputs`, `gaussians`; `gates`, `multipliers`; `samplers`, `spacings`, `differentiate`; `norms`, `penalties`;
-`bound`; `data`.
+`times`, `time_inputs`, `gaussians`; `gates`, `multipliers`; `samplers`, `spacings`, `differentiate`, `guidance`; `norms`,
+`penalties`; `bound`; `data`.
 """
 
 import sys
@@ -58,10 +58,12 @@ if TYPE_CHECKING:
     from xhat.objective.gates import every
     from xhat.objective.objective import Objective
     from xhat.objective.terms import Loss, Term
-    from xhat.pretrained.diffusers_folder import load_diffusers
+    from xhat.pipelines.diffusers_folder import load_diffusers
+    from xhat.pipelines.from_diffusers import from_diffusers
     from xhat.rng import Shard
     from xhat.runs.load import load
     from xhat.sampling import differentiate as differentiate
+    from xhat.sampling import guidance as guidance
     from xhat.sampling import samplers as samplers
     from xhat.sampling import spacings as spacings
     from xhat.sampling.differentiate import Last, RandomLast, ReFL, Surrogate
@@ -79,6 +81,7 @@ FAMILIES = {
     "differentiate": "xhat.sampling.differentiate",
     "gates": "xhat.objective.gates",
     "gaussians": "xhat.diffusion.gaussians",
+    "guidance": "xhat.sampling.guidance",
     "multipliers": "xhat.objective.multipliers",
     "norms": "xhat.losses.norms",
     "penalties": "xhat.losses.penalties",
@@ -109,6 +112,7 @@ NAMES = {
     "fit": "xhat.training.fit",
     "Flow": "xhat.diffusion.schedules",
     "FLOW": "xhat.diffusion.targets",
+    "from_diffusers": "xhat.pipelines.from_diffusers",
     "FullChain": "xhat.losses.chains",
     "generate": "xhat.sampling.generate",
     "gradient_profile": "xhat.analysis.gradients",
@@ -120,7 +124,7 @@ NAMES = {
     "Last": "xhat.sampling.differentiate",
     "LearnedUncertainty": "xhat.losses.uncertainty",
     "load": "xhat.runs.load",
-    "load_diffusers": "xhat.pretrained.diffusers_folder",
+    "load_diffusers": "xhat.pipelines.diffusers_folder",
     "Loss": "xhat.objective.terms",
     "masked": "xhat.losses.where",
     "masked_mean": "xhat.losses.where",
@@ -184,6 +188,7 @@ __all__ = [
     "fit",
     "FLOW",
     "Flow",
+    "from_diffusers",
     "FullChain",
     "generate",
     "gradient_profile",

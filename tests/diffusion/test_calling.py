@@ -58,7 +58,9 @@ def test_what_is_no_tensor_is_named_with_the_way_out(form):
 
 def test_other_names_are_told_by_name():
     denoiser, z, t = Denoiser(Other(), Cosine(), V), torch.zeros(2, *SHAPE), torch.full((2,), 0.5)
-    with pytest.raises(ValueError, match=r"net\(z, t, label=label\).*\(sample, timestep, class_labels\): wrap it"):
+    with pytest.raises(
+        ValueError, match=r"net\(z, t, label=label\).*\(sample, timestep, class_labels\): give class_labels in cond, or wrap it"
+    ):
         denoiser(z, t, {"label": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"'class_labels'"):
         denoiser(z, t)

@@ -208,7 +208,7 @@ def of_study(rng, folder, configs):
 
 
 def of_diffusers(rng, folder, configs):
-    from xhat.pretrained.diffusers_folder import load_diffusers
+    from xhat.pipelines.diffusers_folder import load_diffusers
 
     good = folder.parent / "pipeline"
     if not good.exists():

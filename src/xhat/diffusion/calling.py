@@ -56,15 +56,21 @@ def call_network(net: nn.Module, z: Tensor, time: Tensor, cond: Mapping[str, Any
     return out
 
 
+_ANY = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+
+
 def _refusal(net: nn.Module, z: Tensor, time: Tensor, cond: Mapping[str, Any]) -> str | None:
     signature = inspect.signature(unwrapped(net).forward)
     try:
         signature.bind(z, time, **cond)
     except TypeError as error:
         call = ", ".join(["z", "t", *(f"{name}={name}" for name in cond)])
+        needs = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in _ANY][2:]
+        lacks = [name for name in needs if name not in cond]
+        told = f"give {', '.join(lacks)} in cond, or " if lacks else ""
         return (
-            f"{_name(net)} cannot be called as net({call}): {error}; it takes ({', '.join(signature.parameters)}): wrap it in "
-            "a module whose forward(z, t, **cond) hands them on by its own names"
+            f"{_name(net)} cannot be called as net({call}): {error}; it takes ({', '.join(signature.parameters)}): {told}wrap "
+            "it in a module whose forward(z, t, **cond) hands them on by its own names"
         )
     return None
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from xhat.diffusion.time_inputs import OverTime, diffusers_index, time_itself
 from xhat.diffusion.variances import POSTERIOR, Variance
 from xhat.tensors import over_images
 
-Condition = Mapping[str, Tensor]
+Condition = Mapping[str, Any]
+"""Keyword arguments of the network: tensors with a row a sample, as a rule; tuples and mappings of them, flags, numbers."""
 
 
 class Prediction:
@@ -32,7 +34,7 @@ class Prediction:
     def __init__(self, denoiser: "Denoiser", z: Tensor, t: Tensor, raw: Tensor, logits: Tensor | None) -> None:
         self._denoiser, self.z, self.t, self.raw, self.variance_logits = denoiser, z, t, raw, logits
 
-    def rows(self, index: Tensor) -> "Prediction":
+    def rows(self, index: Tensor | slice) -> "Prediction":
         """The prediction for some of the images."""
         logits = None if self.variance_logits is None else self.variance_logits[index]
         return Prediction(self._denoiser, self.z[index], self.t[index], self.raw[index], logits)
@@ -80,6 +82,7 @@ class Denoiser(nn.Module):
         variance: of the reverse step, POSTERIOR, FORWARD, FIXED_LARGE or LEARNED.
         time_input: what the network sees of t; by default what the network names as its `time_input`, else t itself.
         scale_input: factor on z (B,); by default the network's own `scale_input`, the target's (EDM's c_in), else 1.
+        null: what stands for a condition that is not told, by its name, as guidance needs it; see `Guided`.
 
     Raises:
         ValueError: the target cannot be inverted at an end of the schedule's trained times, or the network predicts another
@@ -95,6 +98,7 @@ class Denoiser(nn.Module):
         variance: Variance = POSTERIOR,
         time_input: OverTime | None = None,
         scale_input: OverTime | None = None,
+        null: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         inside = unwrapped(net)
@@ -105,6 +109,7 @@ class Denoiser(nn.Module):
         own_time: OverTime = getattr(inside, "time_input", diffusers_index if is_diffusers(net) else time_itself)
         own_scale: OverTime | None = getattr(inside, "scale_input", target.scale_input)
         self.time_input, self.scale_input = time_input or own_time, scale_input or own_scale
+        self.null = None if null is None else dict(null)
         _refuse_singular_ends(schedule, target, self.time_input)
 
     def forward(

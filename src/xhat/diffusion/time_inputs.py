@@ -1,6 +1,7 @@
 """What a network is shown of the time."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -32,3 +33,18 @@ def diffusers_index(schedule: Schedule, t: Tensor) -> Tensor:
             "with time_input what the network is given"
         )
     return (t * schedule.steps).round() - 1
+
+
+@TIME_INPUTS.register
+@dataclass(frozen=True)
+class flow_timestep:
+    """The timestep of diffusers' flow-matching models: steps · sigma(t), not rounded.
+
+    Args:
+        steps: the scheduler's num_train_timesteps.
+    """
+
+    steps: int = 1000
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return self.steps * schedule.sigma(t)

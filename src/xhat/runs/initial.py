@@ -28,7 +28,7 @@ def values_of(path: str | Path) -> dict[str, Any]:
         RunError: nothing that can be started from.
     """
     if is_diffusers(Path(path)):
-        from xhat.pretrained.diffusers_folder import describe
+        from xhat.pipelines.diffusers_folder import describe
 
         return dict(describe(path))
     return dict(read_weights(path).config_values())
@@ -56,7 +56,7 @@ def load_into(denoiser: Denoiser, path: str | Path, shape: DataShape) -> None:
     """
     weights: dict[str, Tensor]
     if is_diffusers(Path(path)):
-        from xhat.pretrained.diffusers_folder import weights as read
+        from xhat.pipelines.diffusers_folder import weights as read
 
         weights = read(path, shape.classes)
     else:

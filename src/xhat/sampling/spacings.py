@@ -1,5 +1,7 @@
 """The times of a chain's steps: equally spaced, from each image's own, at EDM's noise levels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -50,6 +52,25 @@ def karras_times(schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma
     sigma = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64)) ** rho
     times = schedule.t_of(-2 * sigma.log().to(schedule.device)).detach().cpu().clamp(0, 1)
     return torch.cat([times, times.new_tensor([schedule.t_clean])])
+
+
+def scheduler_times(schedule: Schedule, scheduler: Any) -> Tensor:
+    """(n + 1,) times of the steps that a scheduler of diffusers takes after its `set_timesteps`, float64.
+
+    They are where its own loop calls the network, and then where its last step ends: at the data, or at the first step of the
+    table where `set_alpha_to_one` is False.
+
+    Args:
+        schedule: as `from_diffusers` has it.
+        scheduler: of diffusers, with its steps set.
+    """
+    if schedule.steps is not None:
+        times = (torch.as_tensor(scheduler.timesteps).cpu().to(torch.float64) + 1) / schedule.steps
+        end = float(scheduler.config.get("set_alpha_to_one", True) is False) / schedule.steps
+        return torch.cat([times, times.new_tensor([end])])
+    sigma = torch.as_tensor(scheduler.sigmas).cpu().to(torch.float64)
+    times = schedule.t_of(2 * (torch.log1p(-sigma) - sigma.log()))
+    return torch.where(sigma > 0, times, 0)
 
 
 SPACINGS.add("uniform_times", uniform_times, "uniform")

@@ -8,7 +8,6 @@ import contextlib
 import json
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,23 +20,14 @@ from torch import Tensor
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Discrete
 from xhat.diffusion.targets import Target
-from xhat.diffusion.variances import FORWARD, LEARNED, POSTERIOR, Variance
+from xhat.diffusion.variances import Variance
 from xhat.errors import RunError, first_line
 from xhat.files.tensors import read_tensors
 from xhat.networks.wrappers import unwrapped
-from xhat.pretrained.diffusers_unet import TARGETS, DiffusersUNet, build_scheduler, import_diffusers, known, parse
+from xhat.pipelines.diffusers_unet import DiffusersUNet
+from xhat.pipelines.schedulers import TARGETS, VARIANCES, build_scheduler, import_diffusers, known, parse, warn_of_clipping
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-VARIANCES: dict[str, tuple[str, Variance]] = {
-    "fixed_small": ("posterior", POSTERIOR),
-    "fixed_small_log": ("posterior", POSTERIOR),
-    "fixed_large": ("forward", FORWARD),
-    "learned_range": ("learned", LEARNED),
-}
-
-
-OTHER_STEPS = {"timestep_spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": True, "use_karras_sigmas": False}
-"""Settings of a scheduler's own steps, and the values with which they are those of `uniform_times`: from T down to the data."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +63,7 @@ def load_diffusers(folder: str | Path, target: Target | None = None, *, classes:
             f"the loss instead, denoising(space={target.name})"
         )
     net = _read_network(folder, pipeline, classes)
-    _warn_of_clipping(pipeline)
+    warn_of_clipping(build_scheduler(json.loads(pipeline.scheduler)))
     try:
         return Denoiser(net, pipeline.schedule, pipeline.target, variance=pipeline.variance).eval()
     except ValueError as error:
@@ -89,7 +79,7 @@ def describe(folder: str | Path) -> dict[str, str]:
         RunError: as for `load_diffusers`, but for the weights, which are not read.
     """
     p = _read_pipeline(folder)
-    _warn_of_clipping(p)
+    warn_of_clipping(build_scheduler(json.loads(p.scheduler)))
     network = f"diffusers_unet({p.unet!r}, {p.prediction_type!r})"
     schedule = f"diffusers_schedule({p.scheduler!r})"
     return {"network": network, "schedule": schedule, "target": p.target.name, "variance": p.variance_name}
@@ -107,23 +97,6 @@ def weights(folder: str | Path, classes: int | None = None) -> dict[str, Tensor]
     """
     state = _read_network(folder, _read_pipeline(folder), classes).state_dict()
     return {f"net.{name}": value for name, value in state.items()}
-
-
-def _warn_of_clipping(pipeline: Pipeline) -> None:
-    """Say which parts of the scheduler's own sampling xhat's samplers leave out, where it clips what the network says of x0."""
-    own = json.loads(pipeline.scheduler)
-    scheduler = build_scheduler(own).config
-    by = [key for key in ("thresholding", "clip_sample") if scheduler.get(key)]
-    if not by:
-        return
-    within = "a quantile of its pixels" if by[0] == "thresholding" else f"±{scheduler.get('clip_sample_range', 1.0):g}"
-    others = [f"{key} {scheduler[key]}" for key, ours in OTHER_STEPS.items() if scheduler.get(key, ours) != ours]
-    more = f"; nor are its steps xhat's ({', '.join(others)})" if others else ""
-    warnings.warn(
-        f"the checkpoint's scheduler has {by[0]}: it keeps x0_hat within {within} in each step of sampling, xhat's samplers do "
-        f"not clip, and the largest pixel may lie far outside before it is cut to 8 bits{more}",
-        stacklevel=3,
-    )
 
 
 def _read_pipeline(folder: str | Path) -> Pipeline:

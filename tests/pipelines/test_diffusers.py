@@ -17,8 +17,8 @@ from xhat.config.expressions import evaluate
 from xhat.data.shape import DataShape
 from xhat.diffusion.variances import FORWARD, LEARNED, POSTERIOR
 from xhat.errors import ConfigError, RunError
-from xhat.pretrained.diffusers_folder import describe, load_diffusers, weights
-from xhat.pretrained.diffusers_unet import DiffusersUNet, diffusers_schedule, diffusers_unet
+from xhat.pipelines.diffusers_folder import describe, load_diffusers, weights
+from xhat.pipelines.diffusers_unet import DiffusersUNet, diffusers_schedule, diffusers_unet
 from xhat.registry import TARGETS, VARIANCES
 from xhat.runs.load import load
 from xhat.runs.weights import save_weights

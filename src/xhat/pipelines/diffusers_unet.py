@@ -1,22 +1,20 @@
-"""Networks of other libraries: diffusers' UNet2DModel as a network of ours, and its schedulers' tables, from their configs.
+"""Parts that a config can name: diffusers' UNet2DModel as a network of ours, and its schedulers' tables, from their configs.
 
 Checkpoints on disk are read by `diffusers_folder.py`. diffusers is imported when it is asked for: `pip install diffusers`.
 """
 
-import json
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xhat.diffusion.schedules import Discrete
-from xhat.diffusion.targets import NOISE, X0, Target, V
+from xhat.diffusion.targets import Target
 from xhat.diffusion.time_inputs import diffusers_index
 from xhat.errors import RunError
 from xhat.networks.layers import float32_edge
+from xhat.pipelines.schedulers import TARGETS, build, build_scheduler, import_diffusers, known, parse
 from xhat.registry import NETWORKS, SCHEDULES
-
-TARGETS = {"epsilon": NOISE, "v_prediction": V, "sample": X0}
 
 
 class Float32Conv(nn.Conv2d):
@@ -98,7 +96,7 @@ def diffusers_unet(
     """
     config = parse(config_json, "config_json")
     target = None if prediction_type is None else known("prediction_type", prediction_type, TARGETS)
-    net = DiffusersUNet(_build(import_diffusers().UNet2DModel, config), target, classes)
+    net = DiffusersUNet(build(import_diffusers().UNet2DModel, config), target, classes)
     unit = 2 ** (len(net.unet.config.block_out_channels) - 1)
     if channels is not None and channels != net.channels:
         raise RunError(f"this UNet2DModel takes images of {net.channels} channels, the data have {channels}")
@@ -131,51 +129,7 @@ def _add_null_class(unet: Any, classes: int | None) -> int | None:
     return int(own)
 
 
-def build_scheduler(config: dict[str, Any]) -> Any:
-    """The diffusers scheduler of a scheduler_config.json, by its own _class_name."""
-    diffusers, name = import_diffusers(), str(config.get("_class_name"))
-    kind = getattr(diffusers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        raise RunError(f"_class_name {name} is no scheduler of diffusers {diffusers.__version__}")
-    return _build(kind, config)
-
-
-def _build(kind: Any, config: dict[str, Any]) -> Any:
-    try:
-        return kind.from_config(config)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise RunError(f"no {kind.__name__} can be built from its config: {reason}") from None
-
-
-def known(key: str, value: Any, names: dict[str, Any]) -> Any:
-    """names[value], or an error that lists the names."""
-    if str(value) not in names:
-        raise RunError(f"{key} {value} has no counterpart in xhat; known: {', '.join(names)}")
-    return names[value]
-
-
-def parse(text: str, where: str) -> dict[str, Any]:
-    """A config from its text; `where` is its name in the error."""
-    try:
-        values = json.loads(text)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise RunError(f"{where} is no JSON object: it must be the text of a diffusers config")
-    return values
-
-
 def _side(sample_size: Any) -> int | None:
     """The side of square images; None where the checkpoint does not say."""
     sides = {sample_size} if isinstance(sample_size, int) else set(sample_size or ())
     return sides.pop() if len(sides) == 1 else None
-
-
-def import_diffusers() -> Any:
-    """The library, or an error that says how to install it."""
-    try:
-        import diffusers
-    except ImportError:
-        raise RunError("diffusers is not installed: pip install diffusers") from None
-    return diffusers

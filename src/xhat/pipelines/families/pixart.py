@@ -1,0 +1,28 @@
+"""PixArtTransformer2DModel: PixArt-alpha and PixArt-Sigma (Chen et al. 2023, 2024)."""
+
+from torch import Tensor
+
+from xhat.pipelines.families.base import Family
+
+
+class PixArt(Family):
+    """A PixArtTransformer2DModel.
+
+    Conditions: text states `encoder_hidden_states` (B, L, D) and which of them count, `encoder_attention_mask` (B, L); of
+    models with `use_additional_conditions` the size in pixels, `resolution` (B, 2), and `aspect_ratio` (B, 1).
+    """
+
+    models = ("PixArtTransformer2DModel",)
+
+    def forward(
+        self,
+        z: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        resolution: Tensor | None = None,
+        aspect_ratio: Tensor | None = None,
+    ) -> Tensor:
+        size = {"resolution": resolution, "aspect_ratio": aspect_ratio}
+        text = {"encoder_hidden_states": encoder_hidden_states, "encoder_attention_mask": encoder_attention_mask}
+        return self.predict(z, timestep=timestep.long(), added_cond_kwargs=size, **text)

@@ -1,0 +1,15 @@
+"""SD3Transformer2DModel: Stable Diffusion 3 and 3.5 (Esser et al. 2024)."""
+
+from torch import Tensor
+
+from xhat.pipelines.families.base import Family
+
+
+class SD3(Family):
+    """An SD3Transformer2DModel; conditions: text states `encoder_hidden_states` (B, L, D), `pooled_projections` (B, D)."""
+
+    models = ("SD3Transformer2DModel",)
+
+    def forward(self, z: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, pooled_projections: Tensor) -> Tensor:
+        text = {"encoder_hidden_states": encoder_hidden_states, "pooled_projections": pooled_projections}
+        return self.predict(z, timestep=timestep, **text)
