@@ -72,6 +72,7 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
             make("target", config.target, TARGETS, Target),
             variance=variance,
             time_input=None if config.time_input == "network" else make("time_input", config.time_input, TIME_INPUTS),
+            null=None if shape.classes is None else {"label": shape.classes},
         )
     except ConfigError:
         raise

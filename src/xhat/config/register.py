@@ -33,6 +33,7 @@ CALLED: dict[tuple[str, ...], Registry] = {
     ("error", "weight"): registry.NORMS,
     ("draw", "values"): registry.WHERE,
     ("denoiser", "draw"): registry.ESTIMATES,
+    ("predict", "told", "untold"): registry.GUIDANCE,
     ("schedule", "steps"): registry.SPACINGS,
     ("schedule", "t"): registry.TIME_INPUTS,
 }
@@ -78,6 +79,7 @@ NAMED: dict[str, Registry] = {
     "time_input": registry.TIME_INPUTS,
     "variance": registry.VARIANCES,
     "differentiate": registry.GRADIENTS,
+    "guidance": registry.GUIDANCE,
     "features": registry.FEATURES,
 }
 

@@ -24,8 +24,26 @@ class Batch(NamedTuple):
     extra: Extra | None = None
 
 
-def rows_of(value: Any, index: Tensor) -> Any:
-    """Rows number `index` (n,) of anything that has rows."""
+def has_parts(value: Any) -> bool:
+    """Whether it is made of several values that have rows: a mapping, a tuple of tensors such as a ControlNet's residuals."""
+    within = isinstance(value, tuple) and all(isinstance(part, Tensor | np.ndarray) or has_parts(part) for part in value)
+    return isinstance(value, Mapping) or within
+
+
+def has_rows(value: Any, rows: int) -> bool:
+    """Whether it has so many rows, or is made of parts that may: no flag, no number, no embedding for all."""
+    listed = isinstance(value, list | tuple) or (isinstance(value, Tensor | np.ndarray) and value.ndim > 0)
+    return has_parts(value) or (listed and len(value) == rows)
+
+
+def rows_of(value: Any, index: Tensor, rows: int) -> Any:
+    """Rows number `index` (n,) of anything that has so many rows, or of all its parts; what has none stays as it is."""
+    if not has_rows(value, rows):
+        return value
+    if isinstance(value, Mapping):
+        return chosen_rows(value, index, rows)
+    if has_parts(value):
+        return tuple(rows_of(part, index, rows) for part in value)
     if isinstance(value, Tensor):
         return value[index.to(value.device)]
     if isinstance(value, np.ndarray):
@@ -33,9 +51,9 @@ def rows_of(value: Any, index: Tensor) -> Any:
     return [value[row] for row in index.tolist()]
 
 
-def chosen_rows(values: Mapping[str, Any] | None, index: Tensor) -> dict[str, Any] | None:
+def chosen_rows(values: Mapping[str, Any] | None, index: Tensor, rows: int) -> dict[str, Any] | None:
     """`rows_of` each of several values; None stays None."""
-    return None if values is None else {name: rows_of(value, index) for name, value in values.items()}
+    return None if values is None else {name: rows_of(value, index, rows) for name, value in values.items()}
 
 
 def require_rows(values: Any, rows: int, what: str) -> None:
@@ -53,6 +71,10 @@ def require_rows(values: Any, rows: int, what: str) -> None:
         kind = type(values).__name__
         raise ValueError(f'{what} is a {kind}: give a mapping of names, such as {{"label": labels}}')
     for name, value in (values or {}).items():
+        if has_parts(value):
+            parts = value if isinstance(value, Mapping) else {str(i): part for i, part in enumerate(value)}
+            require_rows(parts, rows, f'{what}["{name}"]')
+            continue
         try:
             found = len(value)
         except TypeError:

@@ -67,7 +67,7 @@ def from_tensors(
         classes = int(label.max()) + 1
 
     def at(index: Tensor) -> Batch:
-        return Batch(values[index], chosen_rows(told, index), chosen_rows(extra, index))
+        return Batch(values[index], *(chosen_rows(those, index, len(values)) for those in (told, extra)))
 
     shape = DataShape.of(
         tuple(values.shape[1:]),

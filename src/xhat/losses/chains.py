@@ -9,6 +9,7 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.objective.draw import Draw
 from xhat.registry import ESTIMATES
 from xhat.sampling.differentiate import Differentiation, Last, NoSteps, require
+from xhat.sampling.guidance import Guidance
 from xhat.sampling.sample import sample
 from xhat.sampling.samplers import DDIM, Sampler
 from xhat.sampling.spacings import rollout_times, uniform_times
@@ -23,15 +24,18 @@ class _Chain:
         steps: network calls (twice as many for Heun).
         differentiate: how gradients pass: Last(K), AllSteps(), RandomLast(K), Surrogate(K) or ReFL(K).
         checkpoint: recompute each step in the backward pass, so that memory is one call's whatever `steps`.
+        guidance: scale of classifier-free guidance in each step, by the denoiser's own `null`, with a gradient through both
+            branches; or a `Guidance` that says otherwise. None is none.
 
     Raises:
-        ValueError: more steps differentiated than taken, or none.
+        ValueError: more steps differentiated than taken, or none; when called: guidance without a condition, or without `null`.
     """
 
     sampler: Sampler = field(default_factory=DDIM)
     steps: int = 10
     differentiate: Differentiation = Last(1)
     checkpoint: bool = True
+    guidance: float | Guidance | None = None
 
     calls_network = True
 
@@ -44,10 +48,16 @@ class _Chain:
         require(self.differentiate, self.steps)
         if self.differentiate == NoSteps():
             raise ValueError("a loss at the end of a chain needs a gradient: use Last(1) or AllSteps() in place of NoSteps()")
+        _ = self._how
+
+    @property
+    def _how(self) -> Guidance:
+        given = 1.0 if self.guidance is None else self.guidance
+        return given if isinstance(given, Guidance) else Guidance(given)
 
     def _run(self, denoiser: Denoiser, draw: Draw, start: Tensor, times: Tensor) -> Tensor:
         return sample(
-            denoiser,
+            self._how.of(denoiser),
             self.sampler,
             start,
             times,

@@ -55,8 +55,8 @@ class Draw:
             self,
             **own,
             prediction=self.prediction.rows(index),
-            cond=chosen_rows(self.cond, index),
-            extra=chosen_rows(self.extra, index),
+            cond=chosen_rows(self.cond, index, len(self.t)),
+            extra=chosen_rows(self.extra, index, len(self.t)),
             among=(whole, index if before is None else before[index]),
         )
 

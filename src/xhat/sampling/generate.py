@@ -167,7 +167,8 @@ class _Batch:
         cond: Condition | None = None,
     ) -> None:
         device = device_of(denoiser.net)
-        self.model = Guided(denoiser, guidance, shape.classes) if shape.classes else denoiser
+        null = denoiser.null or ({"label": shape.classes} if shape.classes else None)
+        self.model = Guided(denoiser, guidance, null) if null or shape.conditions else denoiser
         labels = _labels(shape, first, count, label)
         rows = torch.arange(first, first + count)
         told = {name: (cond or {})[name] for name in shape.conditions}

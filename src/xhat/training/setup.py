@@ -233,7 +233,7 @@ def _refuse_what_cannot_run(objective: Objective, feed: Feed, options: Options, 
     """
     first = feed.get(0, Shard(0, options.batch_size), rows)
     few = torch.arange(min(CHECKED, rows))
-    batch = Batch(first.x0[few], chosen_rows(first.cond, few), chosen_rows(first.extra, few))
+    batch = Batch(first.x0[few], *(chosen_rows(told, few, len(first.x0)) for told in (first.cond, first.extra)))
     try:
         draw = objective.draw(batch.x0, step=0, cond=batch.cond, extra=batch.extra, shard=Shard(0, len(few)))
     except ValueError as error:
