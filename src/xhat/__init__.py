@@ -44,9 +44,11 @@ if TYPE_CHECKING:
     from xhat.losses import norms as norms
     from xhat.losses import penalties as penalties
     from xhat.losses.chains import FullChain, Rollout
+    from xhat.losses.decode import Decode
     from xhat.losses.denoising import Denoising
     from xhat.losses.image import ImageLoss, OneStep
     from xhat.losses.increment import Increment
+    from xhat.losses.reference import OnOthers, ToReference, TrajectoryKL
     from xhat.losses.uncertainty import LearnedUncertainty
     from xhat.losses.variational import Hybrid, VariationalBound
     from xhat.losses.where import masked, masked_mean
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from xhat.objective.terms import Loss, Term
     from xhat.pipelines.diffusers_folder import load_diffusers
     from xhat.pipelines.from_diffusers import from_diffusers
+    from xhat.pipelines.pretrained import pretrained
     from xhat.rng import Shard
     from xhat.runs.load import load
     from xhat.sampling import differentiate as differentiate
@@ -100,6 +103,7 @@ NAMES = {
     "Cosine": "xhat.diffusion.schedules",
     "DDIM": "xhat.sampling.samplers",
     "DDPM": "xhat.sampling.samplers",
+    "Decode": "xhat.losses.decode",
     "decode": "xhat.diffusion.targets",
     "Denoiser": "xhat.diffusion.denoiser",
     "Denoising": "xhat.losses.denoising",
@@ -110,8 +114,8 @@ NAMES = {
     "estimate_bound": "xhat.bound",
     "every": "xhat.objective.gates",
     "fit": "xhat.training.fit",
-    "Flow": "xhat.diffusion.schedules",
     "FLOW": "xhat.diffusion.targets",
+    "Flow": "xhat.diffusion.schedules",
     "from_diffusers": "xhat.pipelines.from_diffusers",
     "FullChain": "xhat.losses.chains",
     "generate": "xhat.sampling.generate",
@@ -133,7 +137,9 @@ NAMES = {
     "Objective": "xhat.objective.objective",
     "ode_likelihood": "xhat.bound",
     "OneStep": "xhat.losses.image",
+    "OnOthers": "xhat.losses.reference",
     "Options": "xhat.config.options",
+    "pretrained": "xhat.pipelines.pretrained",
     "RandomLast": "xhat.sampling.differentiate",
     "ReFL": "xhat.sampling.differentiate",
     "register": "xhat.config.register",
@@ -145,6 +151,8 @@ NAMES = {
     "Target": "xhat.diffusion.targets",
     "Term": "xhat.objective.terms",
     "TimeSampler": "xhat.diffusion.times",
+    "ToReference": "xhat.losses.reference",
+    "TrajectoryKL": "xhat.losses.reference",
     "UNet": "xhat.networks.unet",
     "uniform_times": "xhat.sampling.spacings",
     "V": "xhat.diffusion.targets",
@@ -176,6 +184,7 @@ __all__ = [
     "Cosine",
     "DDIM",
     "DDPM",
+    "Decode",
     "decode",
     "Denoiser",
     "Denoising",
@@ -209,7 +218,9 @@ __all__ = [
     "Objective",
     "ode_likelihood",
     "OneStep",
+    "OnOthers",
     "Options",
+    "pretrained",
     "RandomLast",
     "ReFL",
     "register",
@@ -221,6 +232,8 @@ __all__ = [
     "Target",
     "Term",
     "TimeSampler",
+    "ToReference",
+    "TrajectoryKL",
     "UNet",
     "uniform_times",
     "V",

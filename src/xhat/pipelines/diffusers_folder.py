@@ -4,17 +4,11 @@ A checkpoint is a local folder as `DDPMPipeline.save_pretrained` writes it: mode
 unconditional or with class labels) and scheduler/.
 """
 
-import contextlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from xhat.diffusion.denoiser import Denoiser
@@ -22,9 +16,8 @@ from xhat.diffusion.schedules import Discrete
 from xhat.diffusion.targets import Target
 from xhat.diffusion.variances import Variance
 from xhat.errors import RunError, first_line
-from xhat.files.tensors import read_tensors
-from xhat.networks.wrappers import unwrapped
 from xhat.pipelines.diffusers_unet import DiffusersUNet
+from xhat.pipelines.reading import without_prefixes
 from xhat.pipelines.schedulers import TARGETS, VARIANCES, build_scheduler, import_diffusers, known, parse, warn_of_clipping
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -140,7 +133,7 @@ def _read_network(folder: str | Path, pipeline: Pipeline, classes: int | None) -
     read = import_diffusers().UNet2DModel.from_pretrained
     options = {"use_safetensors": True, "local_files_only": True, "disable_mmap": True, "output_loading_info": True}
     try:  # by diffusers' own reader, which knows the names of older checkpoints
-        with _unwrapped(file) as path:
+        with without_prefixes(file.parent) as path:
             unet, info = read(str(path), **options)
     except Exception as error:  # diffusers raises whatever a config makes of its constructors
         if isinstance(error, OSError) and error.errno is not None:  # of the file system, and not of what the file holds
@@ -153,22 +146,6 @@ def _read_network(folder: str | Path, pipeline: Pipeline, classes: int | None) -
         return DiffusersUNet(unet, pipeline.target, classes)
     except ValueError as error:
         raise RunError(f"{folder}: {error}") from None
-
-
-@contextlib.contextmanager
-def _unwrapped(file: Path) -> Iterator[Path]:
-    """The folder of a weights file, or a copy with the names that diffusers knows, where it was saved in wrappers."""
-    with safe_open(file, framework="pt") as held:
-        names: list[str] = held.keys()
-    bare = unwrapped(names)
-    if list(bare) == list(bare.values()):
-        yield file.parent
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        tensors = read_tensors(file)[1]
-        save_file({own: tensors[name] for name, own in bare.items()}, Path(folder) / WEIGHTS, metadata={"format": "pt"})
-        shutil.copy(file.parent / "config.json", folder)
-        yield Path(folder)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

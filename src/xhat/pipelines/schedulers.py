@@ -1,5 +1,6 @@
 """What a scheduler of diffusers says of a model: its noise schedule, its target, its reverse variance, its timesteps."""
 
+import importlib
 import json
 import math
 import warnings
@@ -137,8 +138,16 @@ def parse(text: str, where: str) -> dict[str, Any]:
 
 def import_diffusers() -> Any:
     """The library, or an error that says how to install it."""
+    return _imported("diffusers")
+
+
+def import_peft() -> Any:
+    """The library, or an error that says how to install it."""
+    return _imported("peft")
+
+
+def _imported(name: str) -> Any:
     try:
-        import diffusers
+        return importlib.import_module(name)
     except ImportError:
-        raise RunError("diffusers is not installed: pip install diffusers") from None
-    return diffusers
+        raise RunError(f'{name} is not installed: pip install {name}, or pip install "xhat[diffusers]"') from None

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from xhat.diffusion.calling import unwrapped
+from xhat.errors import RunError
 from xhat.pipelines.schedulers import Conventions
 
 PRECISE = ("timestep", "guidance", "img_ids", "txt_ids")
@@ -26,6 +27,8 @@ class Family(nn.Module):
     """
 
     models: ClassVar[tuple[str, ...]] = ()
+    adapted: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Ends of the names of the layers that a LoRA is put on: the attention's, as the official scripts have it."""
 
     def __init__(self, model: nn.Module, of: Conventions) -> None:
         super().__init__()
@@ -50,6 +53,25 @@ class Family(nn.Module):
     def channels_of(cls, config: Any) -> tuple[int, int]:
         """Channels of the latents, and those that the model returns."""
         return int(config.in_channels), int(config.out_channels or config.in_channels)
+
+    @classmethod
+    def texts(cls, pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
+        """Conditions of prompts by the pipeline's own text encoders, a row each.
+
+        Raises:
+            RunError: it is not told prompts.
+        """
+        raise RunError(f"a {type(pipeline).__name__} is not told prompts: leave them out")
+
+    @classmethod
+    def no_text(cls, pipeline: Any) -> dict[str, Tensor]:
+        """Conditions of one row that stand for no prompt in guidance, as the pipeline's own sampling has it."""
+        return cls.texts(pipeline, [""])
+
+    @classmethod
+    def sizes(cls, config: Any, rows: int, height: int, width: int) -> dict[str, Tensor]:
+        """Conditions beside the prompts, of images of this height and width in pixels."""
+        return {}
 
     @classmethod
     def tokens(cls, config: Any, height: int, width: int) -> int:

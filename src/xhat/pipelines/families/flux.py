@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from xhat.pipelines.families.base import Family
+from xhat.pipelines.families.sd3 import SD3
 
 
 class Flux(Family):
@@ -16,6 +17,18 @@ class Flux(Family):
     """
 
     models = ("FluxTransformer2DModel",)
+    adapted = (*SD3.adapted, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+    told = 3.5
+    """The guidance that FLUX.1's pipeline and training scripts tell a distilled model."""
+
+    @classmethod
+    def texts(cls, pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
+        states, pooled, _ = pipeline.encode_prompt(prompts, None, device=pipeline.device)
+        return {"encoder_hidden_states": states, "pooled_projections": pooled}
+
+    @classmethod
+    def sizes(cls, config: Any, rows: int, height: int, width: int) -> dict[str, Tensor]:
+        return {"guidance": torch.full((rows,), cls.told)} if config.guidance_embeds else {}
 
     @classmethod
     def channels_of(cls, config: Any) -> tuple[int, int]:

@@ -1,5 +1,8 @@
 """PixArtTransformer2DModel: PixArt-alpha and PixArt-Sigma (Chen et al. 2023, 2024)."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from xhat.pipelines.families.base import Family
@@ -13,6 +16,18 @@ class PixArt(Family):
     """
 
     models = ("PixArtTransformer2DModel",)
+
+    @classmethod
+    def texts(cls, pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
+        states, mask, _, _ = pipeline.encode_prompt(prompts, False, device=pipeline.device, clean_caption=False)
+        return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+
+    @classmethod
+    def sizes(cls, config: Any, rows: int, height: int, width: int) -> dict[str, Tensor]:
+        if not config.use_additional_conditions:
+            return {}
+        size = torch.tensor([[height, width]], dtype=torch.float32)
+        return {"resolution": size.expand(rows, -1), "aspect_ratio": torch.full((rows, 1), height / width)}
 
     def forward(
         self,

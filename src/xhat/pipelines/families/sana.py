@@ -1,5 +1,8 @@
 """SanaTransformer2DModel: Sana (Xie et al. 2024), flow matching on the latents of a deep autoencoder."""
 
+import inspect
+from typing import Any
+
 from torch import Tensor
 
 from xhat.pipelines.families.base import Family
@@ -8,11 +11,27 @@ from xhat.pipelines.families.base import Family
 class Sana(Family):
     """A SanaTransformer2DModel.
 
-    Conditions: text states `encoder_hidden_states` (B, L, D) and which of them count, `encoder_attention_mask` (B, L); of
-    models distilled from guidance the scale `guidance` (B,) that it is told.
+    Conditions: text states `encoder_hidden_states` (B, L, D) and which of them count, `encoder_attention_mask` (B, L).
     """
 
     models = ("SanaTransformer2DModel",)
+
+    @classmethod
+    def texts(cls, pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
+        """With the instruction to the language model that the pipeline puts before each prompt by default."""
+        before = inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default
+        return cls._encoded(pipeline, prompts, before)
+
+    @classmethod
+    def no_text(cls, pipeline: Any) -> dict[str, Tensor]:
+        return cls._encoded(pipeline, [""], None)
+
+    @staticmethod
+    def _encoded(pipeline: Any, prompts: list[str], before: list[str] | None) -> dict[str, Tensor]:
+        states, mask, _, _ = pipeline.encode_prompt(
+            prompts, False, device=pipeline.device, clean_caption=False, complex_human_instruction=before
+        )
+        return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 
     def forward(
         self,
@@ -20,7 +39,6 @@ class Sana(Family):
         timestep: Tensor,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
-        guidance: Tensor | None = None,
     ) -> Tensor:
         text = {"encoder_hidden_states": encoder_hidden_states, "encoder_attention_mask": encoder_attention_mask}
-        return self.predict(z, timestep=timestep * self.config.timestep_scale, guidance=guidance, **text)
+        return self.predict(z, timestep=timestep * self.config.timestep_scale, **text)
