@@ -10,6 +10,7 @@ from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
 from xhat.networks.wrappers import named_for
+from xhat.runs.given import NET, Given
 from xhat.runs.weights import read_weights
 
 MODEL = ("network", "schedule", "target", "variance", "time_input", "labels")
@@ -63,7 +64,10 @@ def load_into(denoiser: Denoiser, path: str | Path, shape: DataShape) -> None:
         found = read_weights(path)
         if found.shape != shape:
             raise RunError(f"the weights of {path} are for {_say(found.shape)}; the data have {_say(shape)}")
-        weights = named_for(denoiser.state_dict(), found.tensors, "net.")
+        weights = named_for(denoiser.state_dict(), found.tensors, NET)
+        given = Given.of(denoiser.net) if found.given else Given({})
+        given.require_same(found.given, weights, path)
+        weights = given.put_back(weights, denoiser.state_dict())
     try:
         missing, unexpected = denoiser.load_state_dict(weights, strict=False)
     except RuntimeError as error:

@@ -11,7 +11,6 @@ from xhat.config.config import Config, from_values
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import DamagedError, RunError
-from xhat.networks.wrappers import named_for
 from xhat.runs.used import require_used
 from xhat.runs.weights import WAY_OUT, Weights, read_weights
 from xhat.tensors import not_finite
@@ -74,7 +73,7 @@ def _built(found: Weights) -> TrainedRun:
         raise RunError(f"{found.path} is damaged or not written by xhat ({error}): {WAY_OUT}") from None
     denoiser = build_denoiser(config, found.shape)
     try:
-        denoiser.load_state_dict(named_for(denoiser.state_dict(), found.tensors, "net."))
+        found.fill(denoiser)
     except RuntimeError:
         raise RunError(f"{found.path} does not hold the weights of its own config: was it edited?") from None
     _require_finite(denoiser, found.path)
@@ -84,7 +83,7 @@ def _built(found: Weights) -> TrainedRun:
 
 def _filled(found: Weights, denoiser: Denoiser) -> TrainedObjects:
     try:
-        denoiser.load_state_dict(named_for(denoiser.state_dict(), found.tensors, "net."))
+        found.fill(denoiser)
     except RuntimeError as error:
         line = str(error).strip().splitlines()[-1].strip()
         raise RunError(f"{found.path} holds the weights of another denoiser: {line}") from None

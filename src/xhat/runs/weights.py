@@ -16,10 +16,12 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import DamagedError, RunError
 from xhat.files.tensors import read_tensors, write_tensors
 from xhat.files.values import of_type, plain_values
+from xhat.networks.wrappers import named_for
+from xhat.runs.given import NET, Given
 from xhat.runs.used import Used, values_of_used
 
 WEIGHTS = "ema.safetensors"
-KINDS: dict[str, Any] = {"shape": DataShape, "used": dict[str, Used]}
+KINDS: dict[str, Any] = {"shape": DataShape, "used": dict[str, Used], "given": dict[str, int]}
 WAY_OUT = "resume training with --resume, which writes it anew"
 
 
@@ -34,6 +36,7 @@ class Weights:
         step: steps trained.
         tensors: by name.
         used: the files of parts that the config needs, by name.
+        given: what is not in it, see `Given`.
     """
 
     path: Path
@@ -42,11 +45,24 @@ class Weights:
     step: int
     tensors: dict[str, Tensor]
     used: dict[str, Used]
+    given: dict[str, int]
 
     @property
     def data(self) -> str | None:
         """What the config calls the data; None without a config."""
         return None if self.values is None else self.values.get("data")
+
+    def fill(self, denoiser: Denoiser) -> None:
+        """Put the weights into a denoiser, whose network has what they were given.
+
+        Raises:
+            RunError: it has other frozen weights.
+            RuntimeError: it is another network.
+        """
+        own, given = denoiser.state_dict(), Given.of(denoiser.net) if self.given else Given({})
+        tensors = named_for(own, self.tensors, NET)
+        given.require_same(self.given, tensors, self.path)
+        denoiser.load_state_dict(given.put_back(tensors, own))
 
     def config_values(self) -> dict[str, Any]:
         """Those of the config.
@@ -62,12 +78,24 @@ class Weights:
         return self.values
 
 
-def save_weights(path: Path, denoiser: Denoiser, config: Config | None, shape: DataShape, step: int) -> None:
-    """Write the weights, with the resolved config as metadata, so that the file alone is enough to sample from."""
-    metadata = {"shape": json.dumps(asdict(shape)), "step": str(step)}
+def save_weights(
+    path: Path, denoiser: Denoiser, config: Config | None, shape: DataShape, step: int, given: Given | None = None
+) -> None:
+    """Write the weights, with the resolved config as metadata, so that the file alone is enough to sample from.
+
+    Args:
+        path: of the file.
+        denoiser: whose weights they are.
+        config: that it was built of; None of objects.
+        shape: of the data.
+        step: steps trained.
+        given: what of the network does not learn: the file knows it by its checksums, and whoever reads it has to bring it.
+    """
+    given = given or Given({})
+    metadata = {"shape": json.dumps(asdict(shape)), "step": str(step), "given": json.dumps(dict(given.sums))}
     if config is not None:
         metadata |= {"config": json.dumps(to_values(config)), "used": json.dumps(values_of_used(needed_by(config)))}
-    write_tensors(path, denoiser.state_dict(), metadata)
+    write_tensors(path, given.left_out(denoiser.state_dict()), metadata)
 
 
 def read_weights(run: str | Path) -> Weights:
@@ -83,9 +111,9 @@ def read_weights(run: str | Path) -> Weights:
         raise RunError(f"{path} does not exist: train first, for example xhat train mnist --run {shlex.quote(str(run))}")
     try:
         metadata, tensors = read_tensors(path)
-        shape, used = (of_type(plain_values(metadata.get(key, "{}")), kind) for key, kind in KINDS.items())
+        shape, used, given = (of_type(plain_values(metadata.get(key, "{}")), kind) for key, kind in KINDS.items())
         values = upgraded(of_type(plain_values(metadata["config"]), dict[str, Any])) if "config" in metadata else None
-        return Weights(path, values, shape, int(metadata["step"]), tensors, used)
+        return Weights(path, values, shape, int(metadata["step"]), tensors, used, given)
     except (DamagedError, KeyError, ValueError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise RunError(f"{path} is damaged or not written by xhat ({why}): {WAY_OUT}") from None

@@ -116,7 +116,8 @@ def _drawn(path: Path, draw: Callable[[], None]) -> bool:
 
 
 def _save_weights(setup: Setup, run: Path) -> None:
-    save_weights(run / WEIGHTS, setup.state.averaged(), setup.config, setup.shape, setup.state.step)
+    averaged, state = setup.state.averaged(), setup.state
+    save_weights(run / WEIGHTS, averaged, setup.config, setup.shape, state.step, state.given)
 
 
 def _path(setup: Setup, run: Path) -> Path:

@@ -1,5 +1,7 @@
 """The average of the weights that is sampled from."""
 
+import copy
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -28,13 +30,17 @@ def power_average(model: nn.Module, width: float) -> AveragedModel:
     The averaging length is a fixed share of the training so far, whatever its length: no half-life to choose, no warm-up.
 
     Args:
-        model: copied, and averaged by `update_parameters(model)`.
+        model: copied, and averaged by `update_parameters(model)`; frozen parameters are shared, not copied.
         width: standard deviation of the weight profile, as a share of the training; see `power_exponent`.
     """
     gamma = power_exponent(width)
 
     def update(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
-        torch._foreach_lerp_(averages, currents, 1 - (1 - 1 / (float(count) + 1)) ** (gamma + 1))
+        learn = [(a, c) for a, c in zip(averages, currents, strict=True) if a.data_ptr() != c.data_ptr()]
+        if learn:
+            own, new = ([*both] for both in zip(*learn, strict=True))
+            torch._foreach_lerp_(own, new, 1 - (1 - 1 / (float(count) + 1)) ** (gamma + 1))
 
-    average = AveragedModel(model, multi_avg_fn=update)  # type: ignore[arg-type]
+    average = AveragedModel(nn.Module(), multi_avg_fn=update)  # type: ignore[arg-type]
+    average.module = copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
     return average.requires_grad_(False)  # nothing trains it: DDP would wait for its gradients, an optimizer would decay it

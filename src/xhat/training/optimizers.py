@@ -74,14 +74,14 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
-    """AdamW for all parameters, or Muon for those that `hidden_matrices()` of a submodule lists and AdamW for the rest."""
+    """AdamW for all that learns, or Muon for what `hidden_matrices()` of a submodule lists and AdamW for the rest."""
     hidden: list[nn.Parameter] = []
     if config.muon_lr > 0:
         for module in model.modules():
             if isinstance(module, HasHiddenMatrices):
                 hidden += module.hidden_matrices()
     known = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if id(p) not in known]
+    rest = [p for p in model.parameters() if id(p) not in known and p.requires_grad]
     vectors = {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}  # biases, gains, learned scalars
     matrices = {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay}
     groups = [group for group in (matrices, vectors) if group["params"]]

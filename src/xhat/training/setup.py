@@ -25,6 +25,7 @@ from xhat.objective.draw import Draw
 from xhat.objective.objective import Objective
 from xhat.rng import Shard
 from xhat.runs.checkpoint import Checkpoint
+from xhat.runs.given import Given
 from xhat.sampling.guidance import Guided
 from xhat.training.budget import Budget
 from xhat.training.ema import power_average
@@ -132,6 +133,7 @@ def set_up(
     told = first_samples(feed, PICTURE_IMAGES).cond if shape.conditions and shape.is_picture else None
     average = power_average(objective.denoiser, options.ema).eval() if options.ema else None
     state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source))
+    state.given = Given.of(objective.denoiser.net)
     rates = LearningRate(state.optimizers, budget, options.optimizer.warmup_steps)  # at their peaks, which a checkpoint changes
     resumed = None
     if checkpoint is not None:

@@ -1,7 +1,7 @@
 """What a run has come to: all that a checkpoint holds, and all that a resume restores."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,11 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
 from xhat.objective.objective import Objective
 from xhat.runs.checkpoint import Checkpoint, save_checkpoint
+from xhat.runs.given import NET, Given
 from xhat.tensors import not_finite
+
+TRAINED, AVERAGED = f"denoiser.{NET}", f"module.{NET}"
+"""Where an objective and an average have the network."""
 
 
 @dataclass
@@ -31,6 +35,7 @@ class State:
         data: fingerprint of what they are trained on.
         step: steps done.
         seconds: trained so far.
+        given: of the network, what does not learn: no checkpoint has it.
     """
 
     objective: Objective
@@ -39,6 +44,7 @@ class State:
     data: str
     step: int = 0
     seconds: float = 0.0
+    given: Given = field(default_factory=lambda: Given({}))
 
     def averaged(self) -> Denoiser:
         """The denoiser to sample from: with the averaged weights, or the last ones where none are averaged."""
@@ -54,8 +60,9 @@ class State:
             more: what belongs to the run, and not to its training: see `Setup.about` and `Log.state`.
         """
         state = {
-            "objective": self.objective.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "objective": self.given.left_out(self.objective.state_dict(), TRAINED),
+            "average": None if self.average is None else self.given.left_out(self.average.state_dict(), AVERAGED),
+            "given": dict(self.given.sums),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "seconds": self.seconds,
             "data": self.data,
@@ -81,9 +88,11 @@ class State:
         if state["data"] != self.data:
             run = checkpoint.path.parent
             raise RunError(f"the data are not those that {run} was trained on: they changed, or --data names others")
+        self.given.require_same(state.get("given", {}), state["objective"], checkpoint.path, TRAINED)
         self.step, self.seconds = checkpoint.step, float(state["seconds"])
         try:
-            self.objective.load_state_dict(state["objective"])
+            own = self.objective.state_dict()
+            self.objective.load_state_dict(self.given.put_back(state["objective"], own, TRAINED))
         except RuntimeError as error:
             line = str(error).strip().splitlines()[-1].strip()
             run = checkpoint.path.parent
@@ -92,7 +101,8 @@ class State:
                 f"train anew from its weights, with --init {run} and another --run"
             ) from None
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            own = self.average.state_dict()
+            self.average.load_state_dict(self.given.put_back(state["average"], own, AVERAGED))
         if len(self.optimizers) != len(state["optimizers"]):
             raise RunError("optimizer.muon_lr was 0 and is not, or was not and is: a run goes on with the optimizers it has")
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
