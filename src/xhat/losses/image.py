@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
-from xhat.diffusion.weightings import Weighting, constant, density_part, high_snr, require_weighting
+from xhat.diffusion.weightings import Weighting, constant, density_part, high_snr, high_snr_latents, require_weighting
 from xhat.losses.penalties import DrawPenalty, Paired, Penalty
 from xhat.losses.penalties.base import of_images_alone, takes_draw
 from xhat.objective.draw import FAR, Draw
@@ -53,9 +53,11 @@ class ImageLoss(Loss):
             handed the draw, with `draw.cond` and `draw.extra`. A bare nn.Module is trained along with the denoiser;
             `frozen(module)` is not.
         image: how the image is estimated: OneStep(), Rollout(...) or FullChain(...).
-        weighting: where on the noise axis the penalty counts; by default `high_snr()`. A chain from pure noise has none.
-        decode: applied to the estimate first, for latent models whose penalty should see pixels; only to images whose weight
-            is not 0. It stays the caller's: not saved, moved, trained or put in training mode with this loss; freeze it.
+        weighting: where on the noise axis the penalty counts; by default `high_snr()` at the images' resolution, with `decode`
+            `high_snr_latents()`. A chain from pure noise has none.
+        decode: applied to the estimate first, for latent models whose penalty should see pixels: `Decode(vae)`, or any
+            function; only to images whose weight is not 0. It stays the caller's: not saved, trained or put in training mode
+            with this loss.
         expect: the range that clean images, decoded ones too, are to be in, within a factor of ten; None for fields and latents
             of any size. Checked once.
 
@@ -100,7 +102,7 @@ class ImageLoss(Loss):
                 "images, whose penalty says little of a sample's and pulls the mean away; leave weighting out for high_snr()",
                 stacklevel=2,
             )
-        self.weighting = high_snr() if weighting is None else weighting
+        self.weighting = (high_snr() if decode is None else high_snr_latents()) if weighting is None else weighting
         require_weighting(self.weighting)
         self._checked = expect is None
 
@@ -115,12 +117,21 @@ class ImageLoss(Loss):
         scale, image = self.scale(denoiser, draw), self.image(denoiser, draw)
         if self.decode is None:
             return scale * self.measure(image, draw)
-        rows = scale.nonzero().squeeze(1)  # decoding is dear, and most noise levels may not count
+        rows, each = self._decoded_rows(scale, draw)  # decoding is dear, and most noise levels may not count
         nothing = image.flatten(1)[:, :0].sum(1)  # 0, with a gradient of 0 even where the image is NaN
         if not len(rows):
             return nothing + sum(0 * p.sum() for p in self.parameters())  # of a trained penalty: DDP waits for them
-        values = scale[rows] * self.measure(image[rows], draw.rows(rows))
+        values = each * scale[rows] * self.measure(image[rows], draw.rows(rows))
         return nothing.to(values.dtype).index_put((rows,), values)
+
+    def _decoded_rows(self, scale: Tensor, draw: Draw) -> tuple[Tensor, float]:
+        """The images to decode, and how many each stands for."""
+        rows = scale.nonzero().squeeze(1)
+        most = getattr(self.decode, "most", None)
+        if most is None or len(rows) <= most:
+            return rows, 1.0
+        chosen = draw.uniform(len(rows), "decoded").argsort()[:most].sort().values
+        return rows[chosen.to(rows.device)], len(rows) / most
 
     def measure(self, image: Tensor, draw: Draw) -> Tensor:
         """The penalty of images, decoded first, (B,); the draw is theirs, for a penalty that sees more than images."""
@@ -152,7 +163,10 @@ class ImageLoss(Loss):
     def scale(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         if not self.at_drawn_time:
             return torch.ones_like(draw.t)
-        return self.weighting(denoiser.schedule.logsnr(draw.t), denoiser.schedule)
+        weighting = self.weighting
+        if isinstance(weighting, high_snr | high_snr_latents):
+            weighting = weighting.of_size(tuple(draw.x0.shape[1:]))
+        return weighting(denoiser.schedule.logsnr(draw.t), denoiser.schedule)
 
     def density_part(self, schedule: Schedule, t: Tensor) -> Tensor:
         return density_part(self.weighting, schedule, t)
