@@ -1,6 +1,6 @@
 """The denoiser: a network, a schedule, a target and a reverse variance, read as one function."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -66,6 +66,35 @@ class Prediction:
         if space == NOISE:
             return self.noise
         return space.of(self._denoiser.schedule, self.t, self.x0, self.noise)
+
+
+class Pending(Prediction):
+    """A prediction whose network call is made when it is first read.
+
+    Args:
+        denoiser: of the call.
+        z: noisy images (B, C, H, W).
+        t: their times (B,).
+        call: makes the prediction.
+    """
+
+    def __init__(self, denoiser: "Denoiser", z: Tensor, t: Tensor, call: Callable[[], Prediction]) -> None:
+        self._denoiser, self.z, self.t, self._call = denoiser, z, t, call
+
+    @cached_property
+    def _made(self) -> Prediction:
+        return self._call()
+
+    @property
+    def raw(self) -> Tensor:  # type: ignore[override]
+        return self._made.raw
+
+    @property
+    def variance_logits(self) -> Tensor | None:  # type: ignore[override]
+        return self._made.variance_logits
+
+    def rows(self, index: Tensor | slice) -> Prediction:
+        return Pending(self._denoiser, self.z[index], self.t[index], lambda: self._made.rows(index))
 
 
 class Denoiser(nn.Module):

@@ -118,7 +118,8 @@ class Balancer:
             whole = self._batch.collect(draw.step, torch.stack(rows), samples)
         if whole is None:
             return
-        times.update(denoiser.schedule, whole[0], whole[1])
+        if any(self.terms[name].loss.at_drawn_time for name in each):  # a chain from pure noise says nothing of the times
+            times.update(denoiser.schedule, whole[0], whole[1])
         for i, name in enumerate(observing):
             value, scale_sum = whole[2 + 2 * i : 4 + 2 * i].sum(1)
             # no image within the term's noise levels: nothing was learned; a NaN would stay for good

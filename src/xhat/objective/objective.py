@@ -1,11 +1,10 @@
 """The objective: a sum of per-image terms over one shared draw (x0, t, noise, z) and one network call."""
 
-import math
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, SupportsInt
+from typing import TYPE_CHECKING, NamedTuple, SupportsInt
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +12,19 @@ from torch import Tensor, nn
 from xhat import rng
 from xhat.data.batch import Extra, require_rows
 from xhat.diffusion.calling import unwrapped
-from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.diffusion.denoiser import Condition, Denoiser, Pending
 from xhat.diffusion.times import Stratified, TimeSampler
 from xhat.objective.balance import Balancer
 from xhat.objective.calls import Calls, whole_number
 from xhat.objective.describe import described
-from xhat.objective.draw import FAR, Draw
+from xhat.objective.draw import Draw
 from xhat.objective.effective_samples import warn_of_waste
 from xhat.objective.global_batch import whole_batch
 from xhat.objective.multipliers import Multiplier
+from xhat.objective.samples import look_at, no_samples, placeholder
 from xhat.objective.terms import Term
 from xhat.rng import Shard
-from xhat.tensors import over_images
+from xhat.tensors import device_of, over_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,13 +77,14 @@ class Objective(nn.Module):
 
     def forward(
         self,
-        x0: Tensor,
+        x0: Tensor | None = None,
         *,
         step: SupportsInt | None = None,
         cond: Condition | None = None,
         extra: Extra | None = None,
         generator: torch.Generator | None = None,
         shard: Shard | None = None,
+        shape: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
         """The loss of one batch.
 
@@ -97,25 +98,35 @@ class Objective(nn.Module):
           the step to give each batch noise levels of its own.
 
         Args:
-            x0: clean samples (B, ...), about -1 to 1: images (B, C, H, W), signals, volumes, vectors.
+            x0: clean samples (B, ...), about -1 to 1: images (B, C, H, W), signals, volumes, vectors. None where the terms that
+                count start from pure noise, as chains do: then `shape` says how many, and of what shape.
             step: the training step, which the draw is a function of.
             cond: keyword arguments of the network.
             extra: what terms and penalties see as `draw.extra`, and the network never: anything with a row for each sample.
             generator: draws times and noise from here instead of from (seed, step).
             shard: which samples of the global batch x0 holds, so that micro-batches are what one call on all of them is; by
                 default the batches of all ranks, in order, are the global batch.
+            shape: (B, ...) of the samples, where there is no x0.
 
         Returns:
             {"loss": the weighted sum, the one value with a graph; each term's name: its unweighted mean; "name.lambda" and what
             else a multiplier reports of its term}, for the terms that count at this step.
 
         Raises:
-            ValueError: a term that cannot be computed, by name; a step that is no whole number; an extra of other rows.
+            ValueError: a term that cannot be computed, by name; a step that is no whole number; an extra of other rows; neither
+                x0 nor a shape.
         """
+        x0, given = (x0, True) if x0 is not None else (placeholder(shape, device_of(self.denoiser.net)), False)
         step, shard, opens_step = self._place(x0, step, shard)
         gates = {name: float(term.when(self.seed, step)) for name, term in self.terms.items()}
         chains = any(gates[name] and term.loss.calls_network for name, term in self.terms.items())
-        draw = self.draw(x0, step=step, cond=cond, extra=extra, generator=generator, shard=shard, checkpoint=chains)
+        reads = next((name for name, term in self.terms.items() if gates[name] and term.loss.at_drawn_time), None)
+        if reads is not None and not given:
+            raise ValueError(
+                f'term "{reads}" is of clean samples: give x0, or leave the shape to terms that start from pure noise'
+            )
+        how = _Call(chains, made=reads is not None, given=given)
+        draw = self._draw(x0, step, cond, extra, generator, shard, how)
         each = {name: self.per_image(name, draw) for name, gate in gates.items() if gate}
         values = {name: value.mean() for name, value in each.items()}
         balance = self.balancer.balance(self.denoiser, values, gates, step, first=opens_step, measure=self.training)
@@ -125,7 +136,8 @@ class Objective(nn.Module):
         if self.training:
             self.balancer.learn(self.denoiser, self.times, draw, each, balance, shard.total)
         if not values:
-            total = 0 * draw.prediction.raw.sum()  # no gate is open: a gradient of zero, not none
+            # no gate is open: a gradient of zero, not none
+            total = sum((0 * p.sum() for p in self.denoiser.parameters() if p.requires_grad), start=x0.new_zeros(()))
         for name in gates.keys() - values.keys():
             # parameters of the term's own (a learned uncertainty) get a gradient of 0, which DDP waits for
             total = total + sum((0 * p.sum() for p in self.terms[name].loss.parameters()), start=x0.new_zeros(()))
@@ -148,10 +160,23 @@ class Objective(nn.Module):
 
         It counts nothing: the same step gives the same draw, that of the step's first micro-batch.
         """
-        if not self._looked:
-            self._look(x0)
-        require_rows(extra, len(x0), "extra")
         step, shard = whole_number(step), shard or whole_batch(x0.shape[0])
+        return self._draw(x0, step, cond, extra, generator, shard, _Call(checkpoint))
+
+    def _draw(
+        self,
+        x0: Tensor,
+        step: int,
+        cond: Condition | None,
+        extra: Extra | None,
+        generator: torch.Generator | None,
+        shard: Shard,
+        how: "_Call",
+    ) -> Draw:
+        if how.given and not self._looked:
+            look_at(x0)
+            self._looked = True
+        require_rows(extra, len(x0), "extra")
         own = slice(shard.first, shard.first + x0.shape[0])
         if generator is None:
             later = (shard.before,) if shard.before else ()
@@ -166,7 +191,8 @@ class Objective(nn.Module):
         if self.input_perturbation:
             more = self._normal(x0, "perturbation", step, shard.number, generator)
             shown = self._noisy(x0, t, noise + self.input_perturbation * more)
-        prediction = self.denoiser(z, t, cond, checkpoint=checkpoint, seen=shown)
+        call = partial(self.denoiser, z, t, cond, checkpoint=how.checkpoint, seen=shown) if how.given else no_samples
+        prediction = call() if how.made else Pending(self.denoiser, z, t, call)
         return Draw(x0, t, noise, z, prediction, importance, cond, step, self.seed, shard.number, generator, extra)
 
     def draw_at(self, x0: Tensor, t: Tensor, *, step: int, cond: Condition | None = None, extra: Extra | None = None) -> Draw:
@@ -175,19 +201,6 @@ class Objective(nn.Module):
         noise = self._normal(x0, "noise", step, first_sample, None)
         z = self._noisy(x0, t, noise)
         return Draw(x0, t, noise, z, self.denoiser(z, t, cond), once, cond, step, self.seed, first_sample, extra=extra)
-
-    def _look(self, x0: Tensor) -> None:
-        """Once: 0..255 trains, and badly, without a word from anybody else."""
-        low, high = (float(v) for v in x0.detach().aminmax())
-        if not math.isfinite(high - low):
-            raise ValueError("x0 holds values that are not finite, which the network would see: fill them with numbers")
-        if max(-low, high) > FAR:
-            warnings.warn(
-                f"the images are in [{low:.3g}, {high:.3g}]: schedules expect about [-1, 1], where noise of size 1 hides them; "
-                "scale them, for example x / 127.5 - 1 if they are 8-bit values",
-                stacklevel=3,
-            )
-        self._looked = True
 
     def _place(self, x0: Tensor, step: SupportsInt | None, shard: Shard | None) -> tuple[int, Shard, bool]:
         """The step of a call, its place in it, counted where they are not given, and whether it is the step's first call."""
@@ -280,3 +293,11 @@ class Objective(nn.Module):
             )
         assert isinstance(value, Tensor)
         return value * draw.importance if loss.at_drawn_time else value
+
+
+class _Call(NamedTuple):
+    """How a draw's network call is made: recomputed in the backward pass, at once or when it is read, on samples or on none."""
+
+    checkpoint: bool
+    made: bool = True
+    given: bool = True

@@ -1,0 +1,48 @@
+"""Clean samples as an objective takes them; and what stands in for them where terms start from pure noise."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from xhat.diffusion.denoiser import Prediction
+from xhat.objective.draw import FAR
+
+
+def look_at(x0: Tensor) -> None:
+    """Refuse what is not finite; say once what nobody else would: 0..255 trains, and badly.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    low, high = (float(v) for v in x0.detach().aminmax())
+    if not math.isfinite(high - low):
+        raise ValueError("x0 holds values that are not finite, which the network would see: fill them with numbers")
+    if max(-low, high) > FAR:
+        warnings.warn(
+            f"the images are in [{low:.3g}, {high:.3g}]: schedules expect about [-1, 1], where noise of size 1 hides them; "
+            "scale them, for example x / 127.5 - 1 if they are 8-bit values",
+            stacklevel=4,
+        )
+
+
+def placeholder(shape: Sequence[int] | None, device: torch.device) -> Tensor:
+    """A shape without values: whoever computes with it gets NaN.
+
+    Raises:
+        ValueError: there is no shape either.
+    """
+    if shape is None:
+        raise ValueError("give clean samples x0; or, where all terms are of chains from pure noise, their shape=(B, ...) alone")
+    return torch.full((), math.nan, device=device).expand(tuple(shape))
+
+
+def no_samples() -> Prediction:
+    """In place of the shared network call.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError("it reads the prediction at the drawn time, but there are no clean samples: give x0")
