@@ -17,7 +17,7 @@ FLOORS = (
     ("objective", "bound", "sampling"),
     ("losses",),
     ("analysis",),
-    ("evaluation", "pretrained"),
+    ("evaluation", "pipelines"),
     ("config",),
     ("runs",),
     ("training", "studies"),

@@ -8,9 +8,10 @@ from xhat.budgets import require_at_most
 from xhat.diffusion.denoiser import Denoiser
 from xhat.objective.draw import Draw
 from xhat.registry import ESTIMATES
+from xhat.sampling.chain import Chain
 from xhat.sampling.differentiate import Differentiation, Last, NoSteps, require
 from xhat.sampling.guidance import Guidance
-from xhat.sampling.sample import sample
+from xhat.sampling.sample import chain_of
 from xhat.sampling.samplers import DDIM, Sampler
 from xhat.sampling.spacings import rollout_times, uniform_times
 
@@ -55,18 +56,26 @@ class _Chain:
         given = 1.0 if self.guidance is None else self.guidance
         return given if isinstance(given, Guidance) else Guidance(given)
 
-    def _run(self, denoiser: Denoiser, draw: Draw, start: Tensor, times: Tensor) -> Tensor:
-        return sample(
+    def chain(self, denoiser: Denoiser, draw: Draw) -> Chain:
+        """The steps for the images of a draw, with its own randomness."""
+        start, times = self._from(denoiser, draw)
+        return chain_of(
             self._how.of(denoiser),
             self.sampler,
             start,
             times,
-            differentiate=self.differentiate,
             checkpoint=self.checkpoint,
             cond=draw.cond,
             noise=lambda i: draw.normal("sampler", i),
             uniform=draw.uniform,
         )
+
+    def __call__(self, denoiser: Denoiser, draw: Draw) -> Tensor:
+        return self.differentiate.run(self.chain(denoiser, draw))
+
+    def _from(self, denoiser: Denoiser, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Where the chain starts, and its times."""
+        raise NotImplementedError
 
 
 @ESTIMATES.register
@@ -78,8 +87,8 @@ class Rollout(_Chain):
 
     at_drawn_time = True
 
-    def __call__(self, denoiser: Denoiser, draw: Draw) -> Tensor:
-        return self._run(denoiser, draw, draw.z, rollout_times(denoiser.schedule, draw.t, self.steps))
+    def _from(self, denoiser: Denoiser, draw: Draw) -> tuple[Tensor, Tensor]:
+        return draw.z, rollout_times(denoiser.schedule, draw.t, self.steps)
 
 
 @ESTIMATES.register
@@ -91,8 +100,8 @@ class FullChain(_Chain):
 
     at_drawn_time = False
 
-    def __call__(self, denoiser: Denoiser, draw: Draw) -> Tensor:
-        return self._run(denoiser, draw, self.start(denoiser, draw), uniform_times(denoiser.schedule, self.steps))
+    def _from(self, denoiser: Denoiser, draw: Draw) -> tuple[Tensor, Tensor]:
+        return self.start(denoiser, draw), uniform_times(denoiser.schedule, self.steps)
 
     @staticmethod
     def start(denoiser: Denoiser, draw: Draw) -> Tensor:

@@ -57,16 +57,48 @@ def sample(
         ValueError: times do not decrease, there are fewer of them than `differentiate` needs, or what is random has no
             generator.
     """
+    require(differentiate, len(times) - 1)
+    chain = chain_of(
+        denoiser,
+        sampler,
+        z,
+        times,
+        checkpoint=checkpoint,
+        callback=callback,
+        cond=cond,
+        generator=generator,
+        noise=noise,
+        uniform=uniform,
+    )
+    return differentiate.run(chain)
+
+
+def chain_of(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    z: Tensor,
+    times: Tensor,
+    *,
+    checkpoint: bool = True,
+    callback: Callable[[int, Tensor], None] | None = None,
+    cond: Condition | None = None,
+    generator: torch.Generator | None = None,
+    noise: Callable[[int], Tensor] | None = None,
+    uniform: Callable[[int, str], Tensor] | None = None,
+) -> Chain:
+    """The steps that `sample` takes, ready to be run; arguments as there.
+
+    Raises:
+        ValueError: times do not decrease, or what is random has no generator.
+    """
     falls = times.diff(dim=0)
     if len(times) < 2 or not bool(((falls < 0) if times.ndim == 1 else (falls <= 0)).all()):
         raise ValueError("times must decrease, with at least two entries, for example uniform_times(schedule, 50)")
-    require(differentiate, len(times) - 1)
     if sampler.stochastic and generator is None and noise is None:
         raise ValueError(f"{sampler} needs noise: {_REMEDY}")
     own = _Randomness(generator, z)
     model, times = denoiser.given(cond), times.to(z.device)
-    chain = Chain(model, sampler, z, times, noise or own.noise, uniform or own.uniform, checkpoint, callback)
-    return differentiate.run(chain)
+    return Chain(model, sampler, z, times, noise or own.noise, uniform or own.uniform, checkpoint, callback)
 
 
 @dataclass(frozen=True)

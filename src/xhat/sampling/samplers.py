@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xhat.diffusion.denoiser import Conditioned, Prediction
-from xhat.diffusion.gaussians import transition
+from xhat.diffusion.gaussians import Gaussian, transition
 from xhat.diffusion.schedules import Schedule
 from xhat.registry import SAMPLERS
 from xhat.tensors import over_images
@@ -45,6 +45,14 @@ class Sampler:
         """
         raise NotImplementedError(f"{type(self).__name__} must define step")
 
+    def transition(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor) -> Gaussian:
+        """The distribution of a stochastic sampler's step, p(z_s | z_t); see `step`.
+
+        Raises:
+            ValueError: its steps are no Gaussians.
+        """
+        raise ValueError(f"a step of {self} is no Gaussian with a density: use DDPM() or DDIM(eta) with eta > 0")
+
 
 @SAMPLERS.register
 @dataclass(frozen=True)
@@ -56,8 +64,10 @@ class DDPM(Sampler):
         return True
 
     def step(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State) -> tuple[Tensor, State]:
-        back = model.reverse(z, t, s)
-        return back.sample(over_images((s > 0), z) * noise), state
+        return self.transition(model, z, t, s).sample(over_images((s > 0), z) * noise), state
+
+    def transition(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor) -> Gaussian:
+        return model.reverse(z, t, s)
 
 
 @SAMPLERS.register
@@ -75,14 +85,24 @@ class DDIM(Sampler):
         return self.eta > 0
 
     def step(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor, noise: Tensor, state: State) -> tuple[Tensor, State]:
+        mean, variance = self._step(model, z, t, s)
+        return (mean + variance.sqrt() * noise if self.stochastic else mean), state
+
+    def transition(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor) -> Gaussian:
+        if not self.stochastic:
+            return super().transition(model, z, t, s)
+        mean, variance = self._step(model, z, t, s)
+        return Gaussian(mean, variance.log())
+
+    def _step(self, model: Conditioned, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of z_s."""
         p = model(z, t)
         alpha, sigma = _at(model.schedule, s, z)
         if not self.stochastic:
-            return alpha * p.x0 + sigma * p.noise, state
-        variance = self.eta**2 * transition(model.schedule, t, s).posterior_variance
-        variance = over_images(variance, z)
+            return alpha * p.x0 + sigma * p.noise, torch.zeros_like(sigma)
+        variance = over_images(self.eta**2 * transition(model.schedule, t, s).posterior_variance, z)
         rest = (sigma**2 - variance).clamp(min=0).sqrt()
-        return alpha * p.x0 + rest * p.noise + variance.sqrt() * noise, state
+        return alpha * p.x0 + rest * p.noise, variance
 
 
 @SAMPLERS.register
