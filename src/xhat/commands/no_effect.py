@@ -7,12 +7,14 @@ from xhat.config.config import Config
 from xhat.config.data import Data
 from xhat.config.origins import needed_by
 from xhat.config.use import used_files
+from xhat.pipelines.network import folder_of
 
 if TYPE_CHECKING:
     from xhat.training.setup import Setup
 
 UNTOLD = "the network is not told labels"
 OWN_SOURCE = "a data source of --use says itself what its samples are and what the network is told"
+PROMPTED = "a pipeline is told prompts, the names of classes too"
 UNTAUGHT = "label_dropout is 0, so that the network is never shown the null class, against which guidance works"
 
 
@@ -35,7 +37,9 @@ def without_effect(config: Config, base: Mapping[str, Any], setup: "Setup", data
         "eval_every": None if held_out is not None or not config.eval_every else "no images are held out",
         "optimizer.muon_lr": None if muon or not config.optimizer.muon_lr else "the network names no hidden matrices",
     }
-    if data.images is None:
+    if folder_of(config.network) is not None:
+        why |= {"labels": PROMPTED, "label_dropout": None, "sampling.guidance": None}
+    elif data.images is None:
         why |= dict.fromkeys(("labels", "label_dropout", "image_size"), OWN_SOURCE)
     asked = [key for key in why if _asked(config, base, key)]
     lines = [f"{key} {_value(config, key)} has no effect: {why[key]}" for key in asked if why[key]]

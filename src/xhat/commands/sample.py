@@ -11,7 +11,6 @@ import numpy as np
 
 from xhat.commands.no_effect import UNTAUGHT, UNTOLD
 from xhat.commands.parsing import add_force, add_use, new_parser
-from xhat.commands.real_images import conditions_of, real_images
 from xhat.commands.terminal import note, progress_bar
 from xhat.data.shape import DataShape
 from xhat.errors import UsageError
@@ -21,7 +20,8 @@ DESCRIPTION = """Draw images from a trained run.
 Writes an .npz with the array images, uint8, N x H x W x C, and a picture of the first 100 beside it; of data that are no 8-bit
 images the array is called samples, float32, N x ... Class-conditional models
 draw all classes in turn, or the one of --label; the .npz then also holds labels: the data's own numbers, or, where the classes
-have names, positions in an array classes of these. Image k depends on the seed and k alone. Sampler, steps and guidance
+have names, positions in an array classes of these. A run of a pipeline draws what --prompt says, or the lines of --prompts in
+turn; the .npz then also holds prompts. Image k depends on the seed and k alone. Sampler, steps and guidance
 default to the run's own."""
 
 SHOWN = 100
@@ -34,7 +34,9 @@ def run(argv: Sequence[str]) -> int:
     add_use(parser)
     parser.add_argument("run", metavar="RUN", help="a run folder, or an ema.safetensors")
     parser.add_argument("--out", required=True, metavar="FILE.npz", help="where the images go")
-    parser.add_argument("--n", type=int, default=64, help="number of images")
+    parser.add_argument("--n", type=int | None, default=None, help="number of images (default: 64, or one a prompt)")
+    parser.add_argument("--prompt", type=str | None, default=None, help="draw what this says, with a run of a pipeline")
+    parser.add_argument("--prompts", type=str | None, default=None, metavar="FILE", help="draw what its lines say, in turn")
     parser.add_argument("--sampler", type=str | None, default=None, help="ddim, ddim(eta=1), ddpm, euler, heun or dpm2m")
     parser.add_argument("--steps", type=int | None, default=None, help="sampling steps")
     parser.add_argument("--guidance", type=float | None, default=None, help="classifier-free guidance scale; 1 is none")
@@ -45,12 +47,15 @@ def run(argv: Sequence[str]) -> int:
     add_force(parser)
     options = parser.read(argv)
     changes = {key: options[key] for key in ("sampler", "steps", "guidance") if options[key] is not None}
-    return _sample(options.run, Path(options.out), options.n, changes, options.seed, options.label, force=options.force)
+    if options.n is not None and options.n < 1:
+        raise UsageError(f"--n must be at least 1, got {options.n}")
+    return _sample(options, Path(options.out), changes)
 
 
-def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, label: str | None, *, force: bool) -> int:
+def _sample(options: Any, out: Path, changes: dict[str, Any]) -> int:
+    from xhat.commands.prompts import asked_for
     from xhat.config.build import build_sampling
-    from xhat.evaluation.pictures import drawn, grid_columns, save_grid
+    from xhat.evaluation.pictures import grid_columns, is_shown, save_grid, shown
     from xhat.files.atomic import write_bytes
     from xhat.files.ours import require_free
     from xhat.runs.load import load
@@ -58,17 +63,15 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, la
 
     if out.suffix != ".npz":
         raise UsageError(f"--out {out}: the file must end in .npz")
-    if n < 1:
-        raise UsageError(f"--n must be at least 1, got {n}")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
-    picture = out.with_suffix(".png")
+    picture, force = out.with_suffix(".png"), options.force
     require_free(out, force=force)
     require_free(picture, force=force, ours=True)
-    trained = load(run_)
-    number = None if label is None else class_number(label, trained.shape)
-    told = conditions_of(trained, real_images(trained, None).distribution, n) if trained.shape.conditions else None
-    if changes.get("guidance", 1) != 1:
+    trained = load(options.run)
+    number = None if options.label is None else class_number(options.label, trained.shape)
+    n, told, prompts = asked_for(trained, options.prompt, options.prompts, options.n)
+    if changes.get("guidance", 1) != 1 and trained.denoiser.decode is None:
         if trained.shape.classes is None:
             note(f"--guidance {changes['guidance']:g} has no effect: {UNTOLD}")
         elif trained.config.label_dropout == 0:
@@ -87,31 +90,36 @@ def _sample(run_: str, out: Path, n: int, changes: dict[str, Any], seed: int, la
             n,
             times=sampling.times,
             guidance=sampling.guidance,
-            seed=seed,
+            seed=options.seed,
             label=number,
             cond=told,
             progress=lambda done: bar.update(task, completed=done),
         )
-    shape = trained.shape
-    arrays: dict[str, Any] = (
-        {"images": images.permute(0, 2, 3, 1).numpy()} if shape.is_eight_bit else {"samples": images.numpy()}
-    )
-    arrays |= {f"cond_{name}": value.cpu().numpy() for name, value in (told or {}).items()}
+    shape, latents = trained.shape, trained.denoiser.decode is not None
+    images = shown(images, shape, trained.denoiser) if latents else images
+    eight_bit, pictures = latents or shape.is_eight_bit, is_shown(shape, trained.denoiser)
+    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy()} if eight_bit else {"samples": images.numpy()}
+    if prompts:
+        arrays["prompts"] = np.array(prompts)
+    else:
+        arrays |= {f"cond_{name}": value.cpu().numpy() for name, value in (told or {}).items()}
     if labels is not None:
         arrays |= _labels_of(labels.numpy(), trained.shape)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    if shape.is_picture:  # first: with the array in its place, all is there
-        save_grid(drawn(images[:SHOWN], shape), picture, grid_columns(shape.classes if number is None else None), force=force)
+    if pictures:  # first: with the array in its place, all is there
+        columns = grid_columns(shape.classes if number is None else None)
+        first = images[:SHOWN] if latents else shown(images[:SHOWN], shape, trained.denoiser)
+        save_grid(first, picture, min(columns, n) if latents else columns, force=force)
     try:
         write_bytes(out, buffer.getvalue(), replace=force)
     except FileExistsError:
         require_free(out)
         raise
-    if not shape.is_picture:
+    if not pictures:
         print(f"{n} samples {shape.sample} in {out}")
         return 0
-    what = "images" if shape.is_eight_bit else "samples"
+    what = "images" if eight_bit else "samples"
     print(f"{n} {what} in {out}, {'all' if n <= SHOWN else f'the first {SHOWN}'} of them to look at in {picture}")
     return 0
 

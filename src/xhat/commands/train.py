@@ -192,7 +192,7 @@ def _checkpoint(asked: Resolved, before: Config) -> tuple[Checkpoint | None, lis
 
 def _load(config: Config, resume: bool) -> Data:
     try:
-        return build_data(config)
+        return build_data(config, say=say)
     except DataNotFoundError:
         if resume:
             raise DataError(f'data "{config.data}" does not exist: if it moved, name its new place with --data') from None
@@ -208,7 +208,8 @@ def _fit(setup: "Setup", run: Path) -> int:
     folder, samples = shlex.quote(str(run)), shlex.quote(str(run / "samples.npz"))
     if main and not asked:
         print(f"trained {setup.state.step} steps; samples, losses.png and metrics.jsonl are in {folder}")
-        print(f"next: xhat sample {folder} --n 64 --out {samples}{use}")
+        told = '--prompt "..."' if setup.state.objective.denoiser.decode is not None else "--n 64"
+        print(f"next: xhat sample {folder} {told} --out {samples}{use}")
     elif main:
         print(f"stopped and saved at step {setup.state.step}; resume training with: xhat train --run {folder} --resume{use}")
     return 128 + asked if asked else 0

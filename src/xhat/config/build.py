@@ -18,6 +18,7 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import Target
 from xhat.diffusion.times import TimeSampler
+from xhat.diffusion.variances import POSTERIOR
 from xhat.errors import ConfigError
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Penalty
@@ -25,6 +26,8 @@ from xhat.losses.penalties.base import of_images_alone
 from xhat.objective.multipliers import Multiplier
 from xhat.objective.objective import Objective
 from xhat.objective.terms import Loss, Term
+from xhat.pipelines.network import OWN, home_of
+from xhat.pipelines.pretrained import Pretrained
 from xhat.registry import (
     GATES,
     MULTIPLIERS,
@@ -47,7 +50,8 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
     Raises:
         ConfigError: a name or an argument that does not exist, or choices that do not fit together.
     """
-    variance = make("variance", config.variance, VARIANCES, object)
+    own = config.variance == OWN  # of a pipeline
+    variance = POSTERIOR if own else make("variance", config.variance, VARIANCES, object)
     if not hasattr(variance, "log_variance"):
         raise ConfigError(f'variance: "{config.variance}" is no variance; known: {", ".join(VARIANCES)}')
     context = {
@@ -55,9 +59,14 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
         "outputs": shape.channels * variance.outputs,
         "size": shape.size,
         "classes": shape.classes,
+        "lora": config.lora,
     }
     _require_room(config.network, context)
     net = make("network", config.network, NETWORKS, nn.Module, context)
+    if (home := home_of(net)) is not None:
+        return _of_pipeline(config, home)
+    if config.lora is not None:
+        raise ConfigError("lora: an adapter needs a pipeline under it: start from its folder, --init FOLDER")
     ours = type(net).__module__.startswith("xhat.")  # elsewhere `channels` may mean anything
     if ours and getattr(net, "channels", shape.channels) != shape.channels:
         raise ConfigError(
@@ -78,6 +87,14 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _of_pipeline(config: Config, home: Pretrained) -> Denoiser:
+    """The denoiser of a pipeline, which says itself what it was trained with."""
+    for key in ("schedule", "target", "variance"):
+        if (value := getattr(config, key)) != OWN:
+            raise ConfigError(f"{key}: {value}, but a pipeline brings its own: leave {key} out, or set it to {OWN}")
+    return home.denoiser
 
 
 def _require_room(text: str, context: dict[str, Any]) -> None:

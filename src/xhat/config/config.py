@@ -29,8 +29,10 @@ class Model:
     """What a run trains, and on what.
 
     Args:
-        init: weights to start from; a run, its ema.safetensors, or a diffusers checkpoint.
-        data: mnist, a folder of images, an IDX file (.gz or not), .npz or .npy; or a data source of --use.
+        init: weights to start from; a run, its ema.safetensors, or the folder of a diffusers pipeline.
+        lora: rank of an adapter, which alone learns; for pipelines.
+        data: mnist, a folder of images, an IDX file (.gz or not), .npz or .npy; or a data source of --use. For pipelines a
+            folder of images with captions (metadata.jsonl, a .txt beside each, or sub-folders), or a .txt of prompts alone.
         image_size: side of the square images; by default that of the data (a folder: its smallest side, at most 64, where a few
             tiny images do not count).
         labels: condition the network on the class labels of the data; auto does so if they have any.
@@ -49,6 +51,7 @@ class Model:
     """
 
     init: str | None = None
+    lora: int | None = within(None, 1, 65536)
     data: str = "mnist"
     image_size: int | None = within(None, 4, 4096)
     labels: Literal["auto"] | bool = False
@@ -70,7 +73,7 @@ class Config(Options, Model):
     """A training run: what it trains, on what, and how."""
 
 
-LATER_KEYS: dict[str, Any] = {"held_out": 0.0, "track": None}
+LATER_KEYS: dict[str, Any] = {"held_out": 0.0, "track": None, "lora": None}
 """Keys that configs of earlier versions do not have, and what they mean there: those runs were trained on all images."""
 
 

@@ -2,7 +2,9 @@
 
 import ast
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +22,9 @@ from xhat.data.rows import images_as_rows
 from xhat.data.shape import DataShape, data_shape
 from xhat.data.source import DataSource, asked, available, shape_of
 from xhat.errors import ConfigError, DataError
+from xhat.pipelines.latents import pipeline_data
+from xhat.pipelines.network import folder_of, pixels_of
+from xhat.pipelines.pretrained import pretrained
 from xhat.registry import DATA
 from xhat.rng import Shard
 
@@ -56,12 +61,13 @@ def is_source(text: str) -> bool:
     return isinstance(name, ast.Name) and name.id in DATA
 
 
-def build_data(config: Config, share: float | None = None) -> Data:
+def build_data(config: Config, share: float | None = None, say: Callable[[str], None] | None = None) -> Data:
     """The data that a config names.
 
     Args:
         config: names them.
         share: of our own images to hold out, instead of the config's.
+        say: is told what takes its time.
 
     Raises:
         DataError: they cannot be read, or give no samples.
@@ -70,8 +76,28 @@ def build_data(config: Config, share: float | None = None) -> Data:
     if is_source(config.data):
         source = _brought(config)
         return Data(source, _held_out_of(source, config.data), _shape_of(source, config.data), None)
+    if (folder := folder_of(config.network)) is not None:
+        train, held, shape = _of_pipeline(config, folder, share, say)
+        return Data(train, held, shape, None)
     parts = load_parts(config.data, config.image_size, config.held_out if share is None else share)
     return data_of(config, parts, data_shape(parts.train, config.labels))
+
+
+def _of_pipeline(
+    config: Config, folder: Path, share: float | None = None, say: Callable[[str], None] | None = None
+) -> tuple[DataSource, DataSource | None, DataShape]:
+    """Latents and text states by the pipeline's own parts."""
+    side = (config.image_size, config.image_size) if config.image_size else pixels_of(folder)
+    return pipeline_data(
+        folder,
+        lambda: pretrained(folder),
+        config.data,
+        side=side,
+        held_out=config.held_out if share is None else share,
+        dropout=config.label_dropout,
+        seed=config.seed,
+        say=say,
+    )
 
 
 def data_of(config: Config, parts: Parts, shape: DataShape) -> Data:
@@ -98,6 +124,8 @@ def build_shape(config: Config) -> DataShape:
     """
     if is_source(config.data):
         return _shape_of(_brought(config), config.data)
+    if (folder := folder_of(config.network)) is not None:
+        return _of_pipeline(config, folder)[2]
     return load_shape(config.data, config.image_size, config.labels)
 
 
@@ -107,10 +135,15 @@ def build_parts(config: Config, shape: DataShape) -> Parts:
     Raises:
         DataError or ConfigError: as `build_data`.
     """
-    if not is_source(config.data):
+    folder = folder_of(config.network)
+    if not is_source(config.data) and folder is None:
         return load_parts(config.data, shape.side, config.held_out)
-    source = _brought(config)
-    held = _held_out_of(source, config.data)
+    source: DataSource
+    if folder is None or is_source(config.data):
+        source = _brought(config)
+        held = _held_out_of(source, config.data)
+    else:
+        source, held, _ = _of_pipeline(config, folder)
     return Parts(in_memory(source, shape, config.data), None if held is None else in_memory(held, shape, config.data))
 
 

@@ -132,6 +132,8 @@ class Feed:
         raise DataError(f"the data source {name} gave samples {was} after samples {self.shape.sample}: all need one shape")
 
     def _float(self, x0: Tensor) -> Tensor:
+        if x0.is_meta:  # a shape without values, of prompts without images
+            return x0
         moved = x0.to(self.device, non_blocking=True)
         return to_float(moved) if moved.dtype == torch.uint8 else moved.float()
 

@@ -113,6 +113,9 @@ class Denoiser(nn.Module):
         scale_input: factor on z (B,); by default the network's own `scale_input`, the target's (EDM's c_in), else 1.
         null: what stands for a condition that is not told, by its name, as guidance needs it; see `Guided`.
 
+    Attributes:
+        decode: makes images of samples that are latents, for whoever shows them; None where samples are what is shown.
+
     Raises:
         ValueError: the target cannot be inverted at an end of the schedule's trained times, or the network predicts another
             one or counts steps that the schedule does not have; the message names the way out.
@@ -139,6 +142,7 @@ class Denoiser(nn.Module):
         own_scale: OverTime | None = getattr(inside, "scale_input", target.scale_input)
         self.time_input, self.scale_input = time_input or own_time, scale_input or own_scale
         self.null = None if null is None else dict(null)
+        self.decode: Callable[[Tensor], Tensor] | None = None
         _refuse_singular_ends(schedule, target, self.time_input)
 
     def forward(

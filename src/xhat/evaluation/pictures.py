@@ -17,11 +17,15 @@ from xhat.analysis.gradients import GradientProfile
 from xhat.bound.estimate import Curve
 from xhat.data.images import to_uint8
 from xhat.data.shape import DataShape
+from xhat.diffusion.denoiser import Denoiser
 from xhat.files.ours import SOFTWARE, write_ours
+from xhat.tensors import device_of
 
 BLUE, GREY = "#1f5fa8", "#8a8f98"
 HELD_OUT = "eval/bits_per_dim"
 FEW_DECADES = 1e4
+DECODED = 4
+"""Latents that are decoded at a time."""
 _TITLES = {"loss": "loss (weighted sum of all terms)", HELD_OUT: "held-out images: bits/dim within the noise levels measured"}
 COLORS = (BLUE, "#c4572e", "#3b8a4f", "#7a4fa3")
 
@@ -58,6 +62,20 @@ def grid(images: Tensor, columns: int = 8, zoom: int | None = None) -> Image.Ima
         canvas[y : y + height, x : x + width] = image
     picture = Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+@torch.no_grad()
+def shown(samples: Tensor, shape: DataShape, denoiser: Denoiser) -> Tensor:
+    """uint8 images of samples: latents are decoded, a few at a time; else as `drawn`."""
+    if denoiser.decode is None:
+        return drawn(samples, shape)
+    device = device_of(denoiser.net)
+    return torch.cat([to_uint8(denoiser.decode(part.to(device))).cpu() for part in samples.split(DECODED)])
+
+
+def is_shown(shape: DataShape, denoiser: Denoiser) -> bool:
+    """Whether its samples can be shown as pictures."""
+    return shape.is_picture or denoiser.decode is not None
 
 
 def drawn(samples: Tensor, shape: DataShape) -> Tensor:

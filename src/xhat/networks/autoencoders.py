@@ -1,5 +1,6 @@
 """Images and latents of an autoencoder, with the scale and the shift that its diffusion model was trained on."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -72,8 +73,12 @@ def _require_images(vae: Any, images: Tensor) -> None:
 
 
 def shrinks(vae: Any) -> int:
-    """How many pixels along a side make one latent: 2 for each level of the encoder but one."""
-    config = vae.config
+    """How many pixels along a side make one latent."""
+    return shrinks_of(vae.config)
+
+
+def shrinks_of(config: Mapping[str, Any]) -> int:
+    """The same from the autoencoder's config: 2 for each level of the encoder but one."""
     if (levels := config.get("encoder_block_out_channels") or config.get("block_out_channels")) is None:
         return 1
     return int(config.get("spatial_compression_ratio") or 2 ** (len(levels) - 1))

@@ -21,7 +21,7 @@ from xhat.objective.draw import Draw
 from xhat.objective.effective_samples import warn_of_waste
 from xhat.objective.global_batch import whole_batch
 from xhat.objective.multipliers import Multiplier
-from xhat.objective.samples import look_at, no_samples, placeholder
+from xhat.objective.samples import look_at, no_samples, samples_of
 from xhat.objective.terms import Term
 from xhat.rng import Shard
 from xhat.tensors import device_of, over_images
@@ -99,7 +99,8 @@ class Objective(nn.Module):
 
         Args:
             x0: clean samples (B, ...), about -1 to 1: images (B, C, H, W), signals, volumes, vectors. None where the terms that
-                count start from pure noise, as chains do: then `shape` says how many, and of what shape.
+                count start from pure noise, as chains do: then `shape` says how many, and of what shape. A tensor on the meta
+                device, which has a shape and no values, says the same.
             step: the training step, which the draw is a function of.
             cond: keyword arguments of the network.
             extra: what terms and penalties see as `draw.extra`, and the network never: anything with a row for each sample.
@@ -116,7 +117,7 @@ class Objective(nn.Module):
             ValueError: a term that cannot be computed, by name; a step that is no whole number; an extra of other rows; neither
                 x0 nor a shape.
         """
-        x0, given = (x0, True) if x0 is not None else (placeholder(shape, device_of(self.denoiser.net)), False)
+        x0, given = samples_of(x0, shape, device_of(self.denoiser.net))
         step, shard, opens_step = self._place(x0, step, shard)
         gates = {name: float(term.when(self.seed, step)) for name, term in self.terms.items()}
         chains = any(gates[name] and term.loss.calls_network for name, term in self.terms.items())
@@ -161,7 +162,8 @@ class Objective(nn.Module):
         It counts nothing: the same step gives the same draw, that of the step's first micro-batch.
         """
         step, shard = whole_number(step), shard or whole_batch(x0.shape[0])
-        return self._draw(x0, step, cond, extra, generator, shard, _Call(checkpoint))
+        x0, given = samples_of(x0, None, device_of(self.denoiser.net))
+        return self._draw(x0, step, cond, extra, generator, shard, _Call(checkpoint, made=given, given=given))
 
     def _draw(
         self,

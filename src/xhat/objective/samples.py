@@ -28,15 +28,23 @@ def look_at(x0: Tensor) -> None:
         )
 
 
-def placeholder(shape: Sequence[int] | None, device: torch.device) -> Tensor:
-    """A shape without values: whoever computes with it gets NaN.
+def samples_of(x0: Tensor | None, shape: Sequence[int] | None, device: torch.device) -> tuple[Tensor, bool]:
+    """Clean samples, and whether there are any: else a shape without values, with which whoever computes gets NaN.
+
+    Args:
+        x0: the samples; None, or a tensor on the meta device, are none.
+        shape: of these, where x0 has none.
+        device: of what stands in for them.
 
     Raises:
         ValueError: there is no shape either.
     """
-    if shape is None:
+    if x0 is not None and not x0.is_meta:
+        return x0, True
+    size = shape if x0 is None else x0.shape
+    if size is None:
         raise ValueError("give clean samples x0; or, where all terms are of chains from pure noise, their shape=(B, ...) alone")
-    return torch.full((), math.nan, device=device).expand(tuple(shape))
+    return torch.full((), math.nan, device=device).expand(tuple(size)), False
 
 
 def no_samples() -> Prediction:

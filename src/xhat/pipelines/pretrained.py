@@ -62,6 +62,7 @@ def pretrained(pipeline: Any, lora: Any = None, *, size: Size | None = None, dty
         warnings.filterwarnings("ignore", message=".*also predicts a variance, which is not read")  # its pipeline drops it, too
         denoiser = from_diffusers(model, pipeline.scheduler, size=sides, controlnet=getattr(pipeline, "controlnet", None))
     found = Pretrained(pipeline, part, model, denoiser, sides)
+    denoiser.decode = found.decode
     if found.tells:
         denoiser.null = {name: value[0] for name, value in found.without_prompt().items()}
     return found
@@ -131,7 +132,6 @@ class Pretrained:
             return mean
         return torch.addcmul(mean, std, torch.randn(mean.shape, generator=generator, device=generator.device).to(mean))
 
-    @torch.no_grad()
     def told(
         self, prompts: Sequence[str] | None, *, rows: int | None = None, pixels: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
@@ -145,21 +145,48 @@ class Pretrained:
         Raises:
             RunError: a model that is told prompts is given none, or the pipeline has no tokenizer or text encoder.
         """
-        family, config = family_of(self.model), unwrapped(self.model).config
-        cond: dict[str, Tensor] = {}
-        if prompts is not None:
-            self._require_text()
-            cond = dict(family.texts(self.pipeline, list(prompts)))
-        elif self.tells:
+        if prompts is None and self.tells:
             raise RunError(f"a {type(self.pipeline).__name__} is told prompts: give one for each sample, '' for none")
-        count = rows if prompts is None else len(prompts)
-        more = family.sizes(config, count or 1, *(pixels or self._pixels()))
-        return cond | {name: value.to(self.pipeline.device) for name, value in more.items()}
+        cond = {} if prompts is None else self.texts(prompts)
+        return cond | self.sizes(rows or 1 if prompts is None else len(prompts), pixels)
 
+    @torch.no_grad()
+    def texts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What `told` says of the prompts alone."""
+        self._require_text()
+        return dict(family_of(self.model).texts(self.pipeline, list(prompts)))
+
+    def sizes(self, rows: int, pixels: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """What `told` says of the images' size."""
+        more = family_of(self.model).sizes(unwrapped(self.model).config, rows, *(pixels or self.pixels))
+        return {name: value.to(self.pipeline.device) for name, value in more.items()}
+
+    @torch.no_grad()
     def without_prompt(self) -> dict[str, Tensor]:
         """Conditions (1, ...) that stand for no prompt."""
-        with torch.no_grad():
-            return family_of(self.model).no_text(self.pipeline)
+        return family_of(self.model).no_text(self.pipeline)
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width in pixels of the images that the pipeline makes; (0, 0) where nothing says it."""
+        sides = self.size if isinstance(self.size, tuple) else (self.size or 0, self.size or 0)
+        factor = self._shrinks
+        return sides[0] * factor, sides[1] * factor
+
+    def latent_of(self, pixels: tuple[int, int]) -> tuple[int, ...]:
+        """(c, h, w) of images of this height and width."""
+        net: Any = self.denoiser.net
+        return int(net.channels), pixels[0] // self._shrinks, pixels[1] // self._shrinks
+
+    def pixels_of_latents(self, sides: Sequence[int]) -> tuple[int, int]:
+        """Height and width in pixels of the images of latents (..., h, w)."""
+        height, width = sides
+        return height * self._shrinks, width * self._shrinks
+
+    @property
+    def _shrinks(self) -> int:
+        vae = getattr(self.pipeline, "vae", None)
+        return 1 if vae is None else shrinks(vae)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, C, H, W), about -1 to 1, float32, of latents in the model's scale, with their gradient."""
@@ -194,8 +221,5 @@ class Pretrained:
                     f"this {type(self.pipeline).__name__} has no {name}: load it with one, or give the prompts' states as cond"
                 )
 
-    def _pixels(self) -> tuple[int, int]:
-        sides = self.size if isinstance(self.size, tuple) else (self.size or 0, self.size or 0)
-        vae = getattr(self.pipeline, "vae", None)
-        factor = 1 if vae is None else shrinks(vae)
-        return sides[0] * factor, sides[1] * factor
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self  # an average of the denoiser decodes by the same parts

@@ -1,6 +1,7 @@
 """Pipelines of diffusers on disk: what a folder holds, read whole, or named with the way out."""
 
 import contextlib
+import importlib.util
 import json
 import re
 import shutil
@@ -37,15 +38,20 @@ def read_pipeline(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
     Raises:
         RunError: no such folder, something else than a pipeline, a part that is missing, damaged, pickled or from elsewhere.
     """
-    path, diffusers = Path(folder), import_diffusers()
-    _require_pipeline(path)
+    require_pipeline(Path(folder))
+    with quiet():
+        return _read(Path(folder), dtype or torch.float32)
+
+
+def _read(path: Path, dtype: torch.dtype) -> Any:
+    diffusers = import_diffusers()
     index = parse((path / INDEX).read_text(encoding="utf-8"), str(path / INDEX))
     kind: Any = getattr(diffusers, str(index.get("_class_name")), None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
         raise RunError(
             f"{path / INDEX}: _class_name {index.get('_class_name')} is no pipeline of diffusers {diffusers.__version__}"
         )
-    options = {"use_safetensors": True, "local_files_only": True, "torch_dtype": dtype or torch.float32}
+    options = {"use_safetensors": True, "local_files_only": True, "dtype": dtype}
     read: dict[str, Any] = {}
     parts = _parts(path, index)
     variants = {name: _variant(path / name) for name in parts}
@@ -59,10 +65,10 @@ def read_pipeline(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
     except Exception as error:  # whatever a config makes of the libraries' constructors
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise RunError(f"{folder} cannot be read as a {kind.__name__}: {first_line(error)}") from None
+        raise RunError(f"{path} cannot be read as a {kind.__name__}: {first_line(error)}") from None
 
 
-def _require_pipeline(path: Path) -> None:
+def require_pipeline(path: Path) -> None:
     """Refuse what is no pipeline, by what it is instead.
 
     Raises:
@@ -180,6 +186,24 @@ def _read_model(folder: Path, kind: Any, options: dict[str, Any]) -> Any:
         if names:
             raise RunError(f"the weights of {folder} do not fit its config.json: a {kind.__name__} {what} {sorted(names)[0]}")
     return model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The libraries without their bars and advice: what is wrong is raised all the same."""
+    transformers = importlib.import_module("transformers") if importlib.util.find_spec("transformers") else None
+    kept = [(log, log.get_verbosity()) for log in (lib.utils.logging for lib in (import_diffusers(), transformers) if lib)]
+    bars = [log for log, _ in kept if log.is_progress_bar_enabled()]
+    try:
+        for log, _ in kept:
+            log.set_verbosity_error()
+            log.disable_progress_bar()
+        yield
+    finally:
+        for log, level in kept:
+            log.set_verbosity(level)
+        for log in bars:
+            log.enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from xhat.evaluation.quality import Features
 from xhat.evaluation.reference import RealImages, own_images
 from xhat.files.atomic import read_bytes
 from xhat.files.values import read_values, write_values
+from xhat.pipelines.network import folder_of
 from xhat.report.contents import Line
 from xhat.runs.load import TrainedRun
 from xhat.runs.metrics import read_metrics
@@ -147,17 +148,24 @@ class _Data:
     data: str
     share: float
     seed: int
+    network: str
+    image_size: int | None
 
     @classmethod
     def of(cls, trained: TrainedRun) -> "_Data":
         config = trained.config
         seed = config.seed if is_source(config.data) else 0  # images of our own are split alike for every seed
-        return cls(trained.shape, trained.shape.names, config.data, config.held_out, seed)
+        of_pipeline = folder_of(config.network) is not None  # whose parts make latents of the images
+        network, size = (config.network, config.image_size) if of_pipeline else (Config().network, None)
+        return cls(trained.shape, trained.shape.names, config.data, config.held_out, seed, network, size)
 
 
 @lru_cache(maxsize=1)
 def _real_images(data: _Data) -> RealImages:
-    return own_images(data.shape, build_parts(Config(data=data.data, held_out=data.share, seed=data.seed), data.shape))
+    config = Config(
+        data=data.data, held_out=data.share, seed=data.seed, network=data.network, image_size=data.image_size, label_dropout=0.0
+    )
+    return own_images(data.shape, build_parts(config, data.shape))
 
 
 def _errors(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, Line], list[str]]:

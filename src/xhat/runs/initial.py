@@ -10,6 +10,7 @@ from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
 from xhat.networks.wrappers import named_for
+from xhat.pipelines.network import is_pipeline, values_of_pipeline
 from xhat.runs.given import NET, Given
 from xhat.runs.weights import read_weights
 
@@ -28,6 +29,8 @@ def values_of(path: str | Path) -> dict[str, Any]:
     Raises:
         RunError: nothing that can be started from.
     """
+    if is_pipeline(Path(path)):
+        return values_of_pipeline(Path(path))
     if is_diffusers(Path(path)):
         from xhat.pipelines.diffusers_folder import describe
 
@@ -55,6 +58,8 @@ def load_into(denoiser: Denoiser, path: str | Path, shape: DataShape) -> None:
     Raises:
         RunError: there are none, or they are of another shape.
     """
+    if is_pipeline(Path(path)):
+        return  # the network came with them
     weights: dict[str, Tensor]
     if is_diffusers(Path(path)):
         from xhat.pipelines.diffusers_folder import weights as read

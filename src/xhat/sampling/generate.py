@@ -68,7 +68,7 @@ def generate(
     seed: int = 0,
     label: int | None = None,
     cond: Condition | None = None,
-    batch: int = 125,
+    batch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Make n samples; sample k depends on (seed, k) alone, and has class k mod classes if the model is conditional.
@@ -83,7 +83,7 @@ def generate(
         seed: of the noise.
         label: class of all of them, 0 to classes - 1; by default all classes in turn.
         cond: values of what else the model is told, `shape.conditions`, (m, ...) each: sample k has row k mod m.
-        batch: images at a time.
+        batch: samples at a time; by default 125, of latents 4.
         progress: called with the number of images done so far.
 
     Returns:
@@ -97,6 +97,7 @@ def generate(
         raise ValueError(f"the model is told {', '.join(lacking)}: give values in cond, for example those of some data")
     if label is not None and not 0 <= label < (shape.classes or 0):
         raise ValueError(f"label {label}: the model has {shape.classes or 'no'} classes")
+    batch = batch or (125 if denoiser.decode is None else 4)
     size = 4 * n * math.prod(shape.sample)
     require_memory(size, f"{n:,} samples {shape.sample}", "draw fewer at a time, with different seeds")
     labels = _labels(shape, 0, n, label)

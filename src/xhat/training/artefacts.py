@@ -9,7 +9,7 @@ from typing import Any
 
 from xhat.config.build import build_sampling
 from xhat.errors import RunError, SharedError, UsageError
-from xhat.evaluation.pictures import drawn, grid_columns, save_grid, save_losses
+from xhat.evaluation.pictures import grid_columns, is_shown, save_grid, save_losses, shown
 from xhat.files.atomic import sweep
 from xhat.files.ours import is_ours
 from xhat.runs.checkpoint import checkpoints, drop_old
@@ -17,7 +17,7 @@ from xhat.runs.metrics import read_metrics
 from xhat.runs.weights import WEIGHTS, read_weights, save_weights
 from xhat.tensors import evaluating
 from xhat.training.log import Log
-from xhat.training.setup import PICTURE_IMAGES, Setup
+from xhat.training.setup import PICTURE_IMAGES, PICTURE_LATENTS, Setup
 
 PICTURE_STEPS = 20
 SAMPLES, NAME = "samples", re.compile(r"step-([0-9]{8,})\.png")
@@ -78,7 +78,9 @@ def complete(setup: Setup, run: Path, *, ended: bool) -> None:
 
 def picture_due(setup: Setup, *, ended: bool) -> bool:
     """Whether there is to be a picture of samples after this step."""
-    return setup.shape.is_picture and (ended or setup.state.step % setup.options.sample_every == 0)
+    return is_shown(setup.shape, setup.state.objective.denoiser) and (
+        ended or setup.state.step % setup.options.sample_every == 0
+    )
 
 
 def save_picture(setup: Setup, run: Path) -> Path | None:
@@ -89,11 +91,13 @@ def save_picture(setup: Setup, run: Path) -> Path | None:
     how = replace(setup.options.sampling, steps=min(setup.options.sampling.steps, PICTURE_STEPS))
     model = setup.state.averaged()
     sampling = build_sampling(how, model.schedule)
+    count = PICTURE_IMAGES // columns * columns if model.decode is None else PICTURE_LATENTS
     with evaluating(model):
-        images, _ = sampling.generate(model, setup.shape, PICTURE_IMAGES // columns * columns, cond=setup.told)
+        samples, _ = sampling.generate(model, setup.shape, count, cond=setup.told)
+        images = shown(samples, setup.shape, model)
     path = _path(setup, run)
     path.parent.mkdir(exist_ok=True)
-    if not _drawn(path, lambda: save_grid(drawn(images, setup.shape), path, columns)):
+    if not _drawn(path, lambda: save_grid(images, path, columns)):
         return None
     _thin_out(path.parent, setup.state.step, setup.options.sample_every)
     return path

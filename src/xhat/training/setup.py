@@ -36,7 +36,7 @@ from xhat.training.optimizers import build_optimizers
 from xhat.training.state import State
 from xhat.training.trackers import require_tracker
 
-PICTURE_IMAGES, CHECKED = 64, 2
+PICTURE_IMAGES, PICTURE_LATENTS, CHECKED = 64, 8, 2
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,9 @@ def set_up(
     feed = Feed(source, shape, device)
     _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else called(config))
     measured = None if held_out is None else _held_out(objective, Feed(held_out, shape, device), options)
-    told = first_samples(feed, PICTURE_IMAGES).cond if shape.conditions and shape.is_picture else None
+    latents = objective.denoiser.decode is not None
+    count = PICTURE_LATENTS if latents else PICTURE_IMAGES
+    told = first_samples(feed, count).cond if shape.conditions and (shape.is_picture or latents) else None
     average = power_average(objective.denoiser, options.ema).eval() if options.ema else None
     state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source))
     state.given = Given.of(objective.denoiser.net)
@@ -244,7 +246,12 @@ def _refuse_what_cannot_run(objective: Objective, feed: Feed, options: Options, 
         network = said.get("network") or type(objective.denoiser.net).__name__
         what = f"the network {network} cannot be called with samples {tuple(batch.x0.shape)}"
         raise RunError(f"{what}: {with_kind(error)}") from error
-    for name in objective.terms:
+    for name, term in objective.terms.items():
+        if batch.x0.is_meta and term.loss.at_drawn_time:
+            raise RunError(
+                f'term "{name}" is of images, and {name_of(feed.source)} holds prompts alone: give terms of chains in its '
+                """place, --terms '{"reward": {"loss": "image_loss(..., full_chain(...))"}}'"""
+            )
         try:
             objective.per_image(name, draw)
         except ValueError as error:
