@@ -179,7 +179,10 @@ def test_bad_input_is_one_line(place, capsys, tmp_path):
         (("train", "mnist", "--lora", 2, "--max_steps", 1), "lora: an adapter needs a pipeline under it"),
         (("train", "--init", sd, "--data", tmp_path / "bare", "--max_steps", 1, *SMALL), "images without captions"),
         (("train", "--init", sd, "--data", tmp_path / "none", "--max_steps", 1, *SMALL), "does not exist"),
-        (("train", "--init", sd, "--data", pics, "--max_steps", 1, *SMALL, "--target", "v"), "were trained with target: network, not v"),
+        (
+            ("train", "--init", sd, "--data", pics, "--max_steps", 1, *SMALL, "--target", "v"),
+            "were trained with target: network, not v",
+        ),
         (("train", "--init", sd / "unet", "--data", pics, "--max_steps", 1), "unet"),
         (("train", "--init", sd, "--data", pics, "--max_steps", 1, "--image_size", 15), "must be multiples of"),
     ]

@@ -338,15 +338,6 @@ def test_a_pipeline_without_a_tokenizer():
     refused(error, "has no tokenizer", "as cond")
 
 
-def test_an_autoencoder_that_overflows_is_float32():
-    pipeline = tiny.stable_diffusion()
-    pipeline.vae.register_to_config(force_upcast=True)
-    pipeline.vae.to(torch.float16)
-    with pytest.warns(UserWarning, match="overflows in float16"):
-        p = xhat.pretrained(pipeline)
-    assert p.pipeline.vae.dtype == torch.float32
-
-
 def test_a_shift_of_another_size_is_said():
     p = xhat.pretrained(tiny.flux_1(), size=8)
     with pytest.warns(UserWarning, match=r"latents of \(16, 8\), but the schedule's shift is that of \(8, 8\)"):

@@ -1,5 +1,6 @@
 """What somebody else's data give, as batches: samples put together, batches cut and joined."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,21 @@ def together(samples: list[Batch]) -> Batch:
 
 
 def _stacked(values: list[Any]) -> Any:
+    if isinstance(values[0], Mapping):
+        return {key: _stacked([value[key] for value in values]) for key in values[0]}
     return default_collate(values) if isinstance(values[0], Tensor | np.ndarray | int | float) else values
 
 
 def part(batch: Batch, rows: slice) -> Batch:
     """Some of its samples."""
-    cond, extra = ({k: v[rows] for k, v in (values or {}).items()} for values in (batch.cond, batch.extra))
+    cond, extra = (_sliced(values or {}, rows) for values in (batch.cond, batch.extra))
     return Batch(batch.x0[rows], cond or None, extra or None)
+
+
+def _sliced(values: Any, rows: slice) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _sliced(value, rows) for key, value in values.items()}
+    return values[rows]
 
 
 def joined(parts: list[Batch]) -> Batch:
@@ -63,6 +72,8 @@ def joined(parts: list[Batch]) -> Batch:
 
 
 def _cat(values: list[Any]) -> Any:
+    if isinstance(values[0], Mapping):
+        return {key: _cat([value[key] for value in values]) for key in values[0]}
     if isinstance(values[0], np.ndarray):
         return np.concatenate(values)
     return torch.cat(values) if isinstance(values[0], Tensor) else [row for value in values for row in value]

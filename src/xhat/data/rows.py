@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xhat.data.aside import aside
-from xhat.data.batch import Batch
+from xhat.data.batch import Batch, has_parts
 from xhat.data.images import Images
 from xhat.data.order import AsTheyAre, Order
 from xhat.data.shape import DataShape
@@ -121,11 +121,22 @@ def images_as_rows(images: Images, told: bool, order: Visits, shape: DataShape) 
 
 def checksum(x0: Tensor, *others: Mapping[str, Any] | None) -> str:
     """The shape of samples, and a checksum of their values and of all that comes with them."""
-    both = {name: value for values in others for name, value in (values or {}).items()}
+    both = {name: value for values in others for name, value in _leaves(values or {}).items()}
     found = zlib.crc32(_bytes_of(x0))
     for name in sorted(both):
         found = zlib.crc32(_bytes_of(both[name]), zlib.crc32(name.encode(), found))
     return f"{tuple(x0.shape)} {found:08x}"
+
+
+def _leaves(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted name -> value, of values that are made of parts."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        parts = dict(enumerate(value)) if isinstance(value, tuple) and has_parts(value) else value
+        found |= (
+            _leaves({f"{name}.{key}": part for key, part in parts.items()}) if isinstance(parts, Mapping) else {name: value}
+        )
+    return found
 
 
 def _bytes_of(value: Any) -> Any:

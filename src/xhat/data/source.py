@@ -1,12 +1,12 @@
 """What a data source is, and how a network gets its batches: checked, in float32, on its device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from xhat.data.batch import Batch, require_rows
+from xhat.data.batch import Batch, has_parts, require_rows
 from xhat.data.images import to_float
 from xhat.data.shape import PIXELS, DataShape
 from xhat.errors import DataError, with_kind
@@ -140,7 +140,14 @@ class Feed:
     def _moved(self, values: Any) -> Any:
         if values is None:
             return None
-        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in values.items()}
+        return {name: self._there(value) for name, value in values.items()}
+
+    def _there(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return self._moved(value)
+        if isinstance(value, tuple) and has_parts(value):
+            return tuple(self._there(part) for part in value)
+        return value.to(self.device) if isinstance(value, Tensor) else value
 
 
 def length_of(source: object) -> int | None:

@@ -80,10 +80,12 @@ class Pending(Prediction):
 
     def __init__(self, denoiser: "Denoiser", z: Tensor, t: Tensor, call: Callable[[], Prediction]) -> None:
         self._denoiser, self.z, self.t, self._call = denoiser, z, t, call
+        self._learns = torch.is_grad_enabled()  # where the draw was made: whoever reads first may have switched it off
 
     @cached_property
     def _made(self) -> Prediction:
-        return self._call()
+        with torch.set_grad_enabled(self._learns):
+            return self._call()
 
     @property
     def raw(self) -> Tensor:  # type: ignore[override]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
-from xhat.diffusion.weightings import Weighting, constant, density_part, high_snr, high_snr_latents, require_weighting
+from xhat.diffusion.weightings import Weighting, constant, density_part, high_snr, high_snr_latents, of_size, require_weighting
 from xhat.losses.penalties import DrawPenalty, Paired, Penalty
 from xhat.losses.penalties.base import of_images_alone, takes_draw
 from xhat.objective.draw import FAR, Draw
@@ -112,9 +112,9 @@ class ImageLoss(Loss):
         return self._decode[0]
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
-        if not self._checked:
-            self._require_range(draw.x0)
         scale, image = self.scale(denoiser, draw), self.image(denoiser, draw)
+        if not self._checked:
+            self._require_range(draw.x0 if bool(draw.x0.flatten()[:1].isfinite()) else image.detach())  # a chain may have no x0
         if self.decode is None:
             return scale * self.measure(image, draw)
         rows, each = self._decoded_rows(scale, draw)  # decoding is dear, and most noise levels may not count
@@ -163,10 +163,7 @@ class ImageLoss(Loss):
     def scale(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         if not self.at_drawn_time:
             return torch.ones_like(draw.t)
-        weighting = self.weighting
-        if isinstance(weighting, high_snr | high_snr_latents):
-            weighting = weighting.of_size(tuple(draw.x0.shape[1:]))
-        return weighting(denoiser.schedule.logsnr(draw.t), denoiser.schedule)
+        return of_size(self.weighting, tuple(draw.x0.shape[1:]))(denoiser.schedule.logsnr(draw.t), denoiser.schedule)
 
     def density_part(self, schedule: Schedule, t: Tensor) -> Tensor:
         return density_part(self.weighting, schedule, t)

@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint as recompute
 
 from xhat.diffusion.denoiser import Denoiser
@@ -20,7 +21,7 @@ from xhat.registry import LOSSES
 from xhat.sampling.chain import Chain, Step
 from xhat.sampling.differentiate import AllSteps, Surrogate
 from xhat.sampling.samplers import DDIM
-from xhat.tensors import image_mean, image_sum, over_images
+from xhat.tensors import evaluating, image_mean, image_sum, over_images
 
 
 class _Near(Loss):
@@ -44,6 +45,11 @@ class _Near(Loss):
         """In which `_model` is the reference."""
         return nullcontext() if self.reference is not None else without_adapters(denoiser.net)
 
+    @staticmethod
+    def _alike(denoiser: Denoiser) -> AbstractContextManager[None]:
+        """In which two calls drop the same: nothing. Of a network without dropout the mode says nothing, and stays."""
+        return evaluating(denoiser.net) if is_random(denoiser.net) else nullcontext()
+
     def _model(self, denoiser: Denoiser, draw: Draw) -> Denoiser:
         """The reference, on the draw's device, on the same schedule.
 
@@ -62,6 +68,17 @@ class _Near(Loss):
                 )
             self._checked = True
         return reference
+
+
+def is_random(net: nn.Module) -> bool:
+    """Whether it drops something at random in training mode, which it is in: features, or, as DiT does, labels."""
+    parts = net.modules() if net.training else ()
+    return any((isinstance(part, _DropoutNd) and part.p > 0) or getattr(part, "dropout_prob", 0) for part in parts)
+
+
+def _require_full(along: object) -> None:
+    if along is not None and not isinstance(along, FullChain):
+        raise ValueError(f"along is a chain from pure noise, FullChain(...), got {type(along).__name__}")
 
 
 @LOSSES.register
@@ -91,17 +108,22 @@ class ToReference(_Near):
     ) -> None:
         super().__init__(reference)
         require_weighting(weighting)
+        _require_full(along)
         self.space, self.weighting, self.along = space, weighting, along
         self.at_drawn_time = along is None
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
-        if self.along is None:
-            z, t, prediction = draw.z, draw.t, draw.prediction
-        else:
-            z, t = self._visited(self.along.chain(denoiser, draw), draw)
-            prediction = denoiser(z, t, draw.cond, checkpoint=self.along.checkpoint)
-        with torch.no_grad(), self._as_reference(denoiser):
-            frozen = self._model(denoiser, draw)(z, t, draw.cond).in_space(self.space)
+        reference = self._model(denoiser, draw)
+        shared = draw.seen is None and not is_random(denoiser.net)  # the shared call is the one to compare
+        with self._alike(denoiser):
+            if self.along is not None:
+                z, t = self._visited(self.along.chain(denoiser, draw), draw)
+                prediction = denoiser(z, t, draw.cond)
+            else:
+                z, t = draw.z, draw.t
+                prediction = draw.prediction if shared else denoiser(z, t, draw.cond)
+            with torch.no_grad(), self._as_reference(denoiser):
+                frozen = reference(z, t, draw.cond).in_space(self.space)
         distance = image_mean((prediction.in_space(self.space) - frozen).square())
         schedule = denoiser.schedule
         return distance if self.weighting == constant else self.weighting(schedule.logsnr(t), schedule) * distance
@@ -139,6 +161,7 @@ class TrajectoryKL(_Near):
 
     def __init__(self, reference: Denoiser | None = None, along: FullChain | None = None) -> None:
         super().__init__(reference)
+        _require_full(along)
         self.along = along or FullChain(DDIM(1.0), differentiate=AllSteps())
         if not isinstance(self.along.differentiate, AllSteps | Surrogate):
             raise ValueError(f"TrajectoryKL differentiates AllSteps() or Surrogate(K), got {self.along.differentiate}")
@@ -170,6 +193,10 @@ class TrajectoryKL(_Near):
 
     def _compared(self, chain: Chain, other: Chain, denoiser: Denoiser, step: Step) -> tuple[Tensor, Tensor]:
         """The images after a step, and the divergence of it, (B,)."""
+        with self._alike(denoiser):  # in here, for the backward pass comes through once more
+            return self._divergence(chain, other, denoiser, step)
+
+    def _divergence(self, chain: Chain, other: Chain, denoiser: Denoiser, step: Step) -> tuple[Tensor, Tensor]:
         z, t, s = step.z, chain.time(step.number), chain.time(step.number + 1)
         ours = chain.sampler.transition(chain.model, z, t, s)
         with self._as_reference(denoiser):
@@ -214,6 +241,8 @@ class OnOthers(Loss):
         schedule, noise = denoiser.schedule, draw.normal(self.name)
         x0 = x0.to(draw.x0)
         z = over_images(schedule.alpha(draw.t), x0) * x0 + over_images(schedule.sigma(draw.t), x0) * noise
-        there = replace(draw, x0=x0, noise=noise, z=z, prediction=denoiser(z, draw.t, own, checkpoint=True), cond=own)
+        there = replace(
+            draw, seen=None, x0=x0, noise=noise, z=z, prediction=denoiser(z, draw.t, own, checkpoint=True), cond=own
+        )
         value: Tensor = self.loss(denoiser, there)
         return value

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from xhat.tensors import over_images
 
@@ -23,7 +24,7 @@ def moments(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: the images have other channels than the autoencoder, or no room for its factor.
     """
     _require_images(vae, images)
-    found = vae.encode(images.to(vae.dtype))
+    found = _called(vae, "encode", images)
     if (codes := getattr(found, "latent_dist", None)) is not None:
         mean, std = codes.mean.float(), codes.std.float()
     else:
@@ -35,8 +36,32 @@ def moments(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def decoded(vae: Any, latents: Tensor) -> Tensor:
     """Images (B, C, H, W), about -1 to 1, float32, of latents in the model's scale; with gradients where they are on."""
-    images: Tensor = vae.decode(codes_of(vae, latents).to(vae.dtype), return_dict=False)[0]
+    images: Tensor = _called(vae, "decode", codes_of(vae, latents)).sample
     return images.float()
+
+
+class _Method(nn.Module):
+    """One method of an autoencoder as a module."""
+
+    def __init__(self, vae: Any, name: str) -> None:
+        super().__init__()
+        self.vae, self.name = vae, name
+
+    def forward(self, x: Tensor) -> Any:
+        return getattr(self.vae, self.name)(x)
+
+
+def _called(vae: Any, name: str, x: Tensor) -> Any:
+    """A method of an autoencoder, never in less than its own precision: half precision rounds pixels by several 8-bit levels.
+
+    In float16 some autoencoders overflow (`force_upcast`, SDXL's): they are called with float32 copies of their weights.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
+            method = _Method(vae, name)
+            wide = {key: value.float() for key, value in method.state_dict().items() if value.is_floating_point()}
+            return functional_call(method, wide, (x.float(),))
+        return getattr(vae, name)(x.to(vae.dtype))
 
 
 def codes_of(vae: Any, latents: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class Draw:
         first: number of the first image in the step.
         generator: where `normal` and `uniform` draw from, if the objective was called with one, instead of from the seed.
         extra: what the caller brought beside: masks, pixels, prompts, with one row a sample. The network never sees it.
+        seen: what the network was shown in place of z, where that was perturbed.
         among: of a part of a draw, see `rows`: how many samples the whole has, and which of them these are.
     """
 
@@ -46,6 +47,7 @@ class Draw:
     generator: torch.Generator | None = None
     extra: Extra | None = None
     among: tuple[int, Tensor] | None = None
+    seen: Tensor | None = None
 
     def rows(self, index: Tensor) -> "Draw":
         """The draw of samples number `index` (n,) alone; each keeps its own randomness."""
@@ -55,6 +57,7 @@ class Draw:
             self,
             **own,
             prediction=self.prediction.rows(index),
+            seen=None if self.seen is None else self.seen[index],
             cond=chosen_rows(self.cond, index, len(self.t)),
             extra=chosen_rows(self.extra, index, len(self.t)),
             among=(whole, index if before is None else before[index]),

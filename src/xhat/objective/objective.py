@@ -195,7 +195,7 @@ class Objective(nn.Module):
             shown = self._noisy(x0, t, noise + self.input_perturbation * more)
         call = partial(self.denoiser, z, t, cond, checkpoint=how.checkpoint, seen=shown) if how.given else no_samples
         prediction = call() if how.made else Pending(self.denoiser, z, t, call)
-        return Draw(x0, t, noise, z, prediction, importance, cond, step, self.seed, shard.number, generator, extra)
+        return Draw(x0, t, noise, z, prediction, importance, cond, step, self.seed, shard.number, generator, extra, seen=shown)
 
     def draw_at(self, x0: Tensor, t: Tensor, *, step: int, cond: Condition | None = None, extra: Extra | None = None) -> Draw:
         """A draw at given times (B,) instead of the sampler's, with the noise of that step and no perturbation."""

@@ -7,6 +7,7 @@ import torch
 
 from xhat.diffusion.calling import unwrapped
 from xhat.errors import RunError, first_line
+from xhat.networks.adapters import adapted_layers, inner_of
 from xhat.pipelines.schedulers import import_peft
 
 NAME = "default"
@@ -27,7 +28,7 @@ def add_lora(model: Any, lora: Any, targets: tuple[str, ...]) -> Any:
         RunError: no such rank, no layer of these names, or the model has an adapter.
     """
     peft = import_peft()
-    if isinstance(lora, int):
+    if isinstance(lora, int) and not isinstance(lora, bool):
         if lora < 1:
             raise RunError(f"lora is the rank of the adapter, 1 or more, got {lora}")
         lora = peft.LoraConfig(r=lora, lora_alpha=lora, init_lora_weights="gaussian", target_modules=list(targets))
@@ -37,6 +38,7 @@ def add_lora(model: Any, lora: Any, targets: tuple[str, ...]) -> Any:
         lora.target_modules = set(targets)
     if getattr(model, "peft_config", None):
         raise RunError(f"this {type(unwrapped(model)).__name__} has an adapter already: leave lora out to train that")
+    before = [(p, p.requires_grad) for p in model.parameters()]
     model.requires_grad_(False)
     try:
         if hasattr(model, "add_adapter"):
@@ -44,15 +46,47 @@ def add_lora(model: Any, lora: Any, targets: tuple[str, ...]) -> Any:
         else:
             model = peft.get_peft_model(model, lora)
     except ValueError as error:
+        for p, learned in before:
+            p.requires_grad_(learned)
+        if hasattr(model, "_hf_peft_config_loaded"):
+            model._hf_peft_config_loaded = False
         names = ", ".join(sorted(lora.target_modules)) if isinstance(lora.target_modules, set | list) else lora.target_modules
         raise RunError(
             f"the adapter fits no layer of this {type(unwrapped(model)).__name__} ({names}): name its layers in "
             f"peft.LoraConfig(target_modules=...) ({first_line(error)[:80]})"
         ) from None
+    _precise(model)
+    return model
+
+
+def ready_adapter(model: Any) -> None:
+    """Let the adapter learn that a model came with, and nothing else; a model without one learns as it is.
+
+    Raises:
+        RunError: it has several.
+    """
+    if not getattr(model, "peft_config", None):
+        return
+    _name_of(model)
+    given = {id(p) for layer in adapted_layers(model) for p in inner_of(layer).parameters()}
+    own = {id(p) for layer in adapted_layers(model) for p in layer.parameters()} - given
+    for p in model.parameters():
+        p.requires_grad_(id(p) in own)
+    _precise(model)
+
+
+def _precise(model: Any) -> None:
+    """What learns, in float32: half precision loses small steps."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
-    return model
+
+
+def _name_of(model: Any) -> str:
+    names = list(model.peft_config)
+    if len(names) != 1:
+        raise RunError(f"the model has the adapters {', '.join(names)}: delete all but the one that is to learn")
+    return str(names[0])
 
 
 def save_lora(pipeline: Any, part: str, model: Any, folder: Path) -> None:
@@ -67,11 +101,13 @@ def save_lora(pipeline: Any, part: str, model: Any, folder: Path) -> None:
         folder: for the file.
     """
     peft = import_peft()
+    model = getattr(model, "_orig_mod", model)  # compiled, its names would be others
+    name = _name_of(model)
     if hasattr(pipeline, "save_lora_weights") and not isinstance(model, peft.PeftModel):
-        config = {k: sorted(v) if isinstance(v, set) else v for k, v in model.peft_config[NAME].to_dict().items()}
-        layers = {f"{part}_lora_layers": peft.get_peft_model_state_dict(model, adapter_name=NAME)}
+        config = {k: sorted(v) if isinstance(v, set) else v for k, v in model.peft_config[name].to_dict().items()}
+        layers = {f"{part}_lora_layers": peft.get_peft_model_state_dict(model, adapter_name=name)}
         pipeline.save_lora_weights(folder, **layers, **{f"{part}_lora_adapter_metadata": config})
     elif isinstance(model, peft.PeftModel):
         model.save_pretrained(folder)
     else:
-        model.save_lora_adapter(folder, adapter_name=NAME)
+        model.save_lora_adapter(folder, adapter_name=name)

@@ -15,13 +15,16 @@ from xhat.errors import RunError
 from xhat.networks.autoencoders import decoded, moments, shrinks
 from xhat.pipelines.families import family_of
 from xhat.pipelines.from_diffusers import Size, from_diffusers
-from xhat.pipelines.lora import add_lora, save_lora
+from xhat.pipelines.lora import add_lora, ready_adapter, save_lora
 from xhat.pipelines.reading import read_pipeline
+from xhat.tensors import device_of
 
 PARTS = ("transformer", "unet")
 """What pipelines call the model that predicts."""
 TEXT = ("tokenizer", "text_encoder")
-"""What they need for prompts."""
+"""How the parts begin that they need for prompts."""
+SPARE = "_3"
+"""What T5 is called in Stable Diffusion 3, which does without."""
 
 
 def pretrained(pipeline: Any, lora: Any = None, *, size: Size | None = None, dtype: torch.dtype | None = None) -> "Pretrained":
@@ -50,14 +53,13 @@ def pretrained(pipeline: Any, lora: Any = None, *, size: Size | None = None, dty
     for other in pipeline.components.values():
         if isinstance(other, nn.Module) and other is not model:
             other.requires_grad_(False).eval()
-    vae = getattr(pipeline, "vae", None)
-    if vae is not None and vae.dtype == torch.float16 and vae.config.get("force_upcast"):
-        warnings.warn("the autoencoder overflows in float16 (force_upcast): it is float32 from now on", stacklevel=2)
-        vae.to(torch.float32)
     if lora is not None:
         model = add_lora(model, lora, family.adapted)
+    else:
+        ready_adapter(model)
     config: Any = unwrapped(model).config
-    sides = size or config.get("sample_size") or getattr(pipeline, "default_sample_size", None)
+    found_size = size or config.get("sample_size") or getattr(pipeline, "default_sample_size", None)
+    sides = tuple(found_size) if isinstance(found_size, list) else found_size
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*also predicts a variance, which is not read")  # its pipeline drops it, too
         denoiser = from_diffusers(model, pipeline.scheduler, size=sides, controlnet=getattr(pipeline, "controlnet", None))
@@ -94,8 +96,7 @@ class Pretrained:
     @property
     def tells(self) -> bool:
         """Whether the pipeline has what it takes to be told prompts, or classes."""
-        text = all(getattr(self.pipeline, name, None) is not None for name in TEXT)
-        return text or bool(getattr(self.pipeline, "labels", None))
+        return bool(getattr(self.pipeline, "labels", None)) or self._lost_text is None
 
     def encode(
         self, images: Tensor, prompts: Sequence[str] | None = None, *, generator: torch.Generator | None = None
@@ -119,7 +120,7 @@ class Pretrained:
         vae = getattr(self.pipeline, "vae", None)
         if vae is None:
             return images
-        mean, std = moments(vae, images.to(vae.device))
+        mean, std = (x.to(device_of(self.denoiser.net)) for x in moments(vae, images.to(vae.device)))
         if (of := self.size) is not None and getattr(self.pipeline.scheduler.config, "use_dynamic_shifting", False):
             sides = (of, of) if isinstance(of, int) else tuple(of)
             if tuple(mean.shape[2:]) != sides:
@@ -154,17 +155,20 @@ class Pretrained:
     def texts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What `told` says of the prompts alone."""
         self._require_text()
-        return dict(family_of(self.model).texts(self.pipeline, list(prompts)))
+        return self._there(family_of(self.model).texts(self.pipeline, list(prompts)))
 
     def sizes(self, rows: int, pixels: tuple[int, int] | None = None) -> dict[str, Tensor]:
         """What `told` says of the images' size."""
-        more = family_of(self.model).sizes(unwrapped(self.model).config, rows, *(pixels or self.pixels))
-        return {name: value.to(self.pipeline.device) for name, value in more.items()}
+        return self._there(family_of(self.model).sizes(unwrapped(self.model), rows, *(pixels or self.pixels)))
 
     @torch.no_grad()
     def without_prompt(self) -> dict[str, Tensor]:
         """Conditions (1, ...) that stand for no prompt."""
-        return family_of(self.model).no_text(self.pipeline)
+        return self._there(family_of(self.model).no_text(self.pipeline))
+
+    def _there(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Conditions where the model is: training moves that alone."""
+        return {name: value.to(device_of(self.denoiser.net)) for name, value in cond.items()}
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -191,7 +195,7 @@ class Pretrained:
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, C, H, W), about -1 to 1, float32, of latents in the model's scale, with their gradient."""
         vae = getattr(self.pipeline, "vae", None)
-        return latents if vae is None else decoded(vae, latents)
+        return latents if vae is None else decoded(vae, latents.to(vae.device))
 
     def to(self, device: torch.device | str) -> Self:
         """Move all parts to a device."""
@@ -199,27 +203,44 @@ class Pretrained:
         self.denoiser.to(device)
         return self
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, denoiser: Denoiser | None = None) -> None:
         """Write what was trained: the adapter alone, if there is one, as `pipeline.load_lora_weights(folder)` reads it; else
         the whole pipeline, as `DiffusionPipeline.from_pretrained(folder)` does.
+
+        Args:
+            folder: a new one.
+            denoiser: whose weights; by default those that the model has now. The averaged ones are those of fitted.denoiser.
 
         Raises:
             RunError: the folder exists and holds something.
         """
-        path, model = Path(folder), self.model
+        path, net = Path(folder), self.denoiser.net if denoiser is None else denoiser.net
+        model: Any = net.model
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise RunError(f"{path} exists already: name another folder, or move it away")
         if getattr(model, "peft_config", None):
             save_lora(self.pipeline, self.part, model, path)
-        else:
+            return
+        own = getattr(self.pipeline, self.part)
+        try:
+            setattr(self.pipeline, self.part, unwrapped(model))
             self.pipeline.save_pretrained(path)
+        finally:
+            setattr(self.pipeline, self.part, own)
+
+    @property
+    def _lost_text(self) -> str | None:
+        """The tokenizer or text encoder that the pipeline lacks for prompts; None if it has what it takes."""
+        names = [name for name in self.pipeline.components if name.startswith(TEXT)]
+        there = [name for name in names if getattr(self.pipeline, name) is not None]
+        spare = getattr(self.pipeline, "_optional_components", []) if there else []
+        lost = [name for name in names if name not in there and name not in spare and not name.endswith(SPARE)]
+        return next(iter(lost), None if there else TEXT[0])
 
     def _require_text(self) -> None:
-        for name in TEXT:
-            if name in self.pipeline.components and getattr(self.pipeline, name) is None:
-                raise RunError(
-                    f"this {type(self.pipeline).__name__} has no {name}: load it with one, or give the prompts' states as cond"
-                )
+        if not getattr(self.pipeline, "labels", None) and (lost := self._lost_text) is not None:
+            kind = type(self.pipeline).__name__
+            raise RunError(f"this {kind} has no {lost}: load it with one, or give the prompts' states as cond")
 
     def __deepcopy__(self, memo: Any) -> Self:
         return self  # an average of the denoiser decodes by the same parts

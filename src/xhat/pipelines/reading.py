@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import inspect
 import json
 import re
 import shutil
@@ -55,10 +56,11 @@ def _read(path: Path, dtype: torch.dtype) -> Any:
     read: dict[str, Any] = {}
     parts = _parts(path, index)
     variants = {name: _variant(path / name) for name in parts}
-    for name, class_name in parts.items():
-        model = getattr(diffusers, class_name, None)
-        if isinstance(model, type) and issubclass(model, diffusers.ModelMixin):
+    for name, (library, class_name) in parts.items():
+        if (model := _model_class(library, class_name)) is not None:
             read[name] = _read_model(path / name, model, {**options, "variant": variants[name]})
+    takes = inspect.signature(kind).parameters
+    read |= {name: None for name, value in index.items() if value == [None, None] and name in takes}
     reader: Any = kind
     try:
         return reader.from_pretrained(str(path), **read, **options, variant=next(filter(None, variants.values()), None))
@@ -119,13 +121,25 @@ def _part_of(kind: str) -> str:
     return "unet" if kind.startswith("UNet") else "vae" if "Autoencoder" in kind else "transformer"
 
 
-def _parts(path: Path, index: dict[str, Any]) -> dict[str, str]:
-    """Name -> class of the parts that a pipeline has.
+def _model_class(library: str, name: str) -> Any:
+    """The class of a part with weights; None of tokenizers, schedulers and the like."""
+    if library not in LIBRARIES:
+        return None
+    found = getattr(importlib.import_module(library), name, None)
+    models = tuple(
+        getattr(importlib.import_module(lib), base)
+        for lib, base in ((LIBRARIES[0], "ModelMixin"), (LIBRARIES[1], "PreTrainedModel"))
+    )
+    return found if isinstance(found, type) and issubclass(found, models) else None
+
+
+def _parts(path: Path, index: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Name -> (library, class) of the parts that a pipeline has.
 
     Raises:
         RunError: one is missing, or comes from elsewhere.
     """
-    parts: dict[str, str] = {}
+    parts: dict[str, tuple[str, str]] = {}
     pipelines = import_diffusers().pipelines
     for name, value in index.items():
         if not (isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)):
@@ -137,8 +151,11 @@ def _parts(path: Path, index: dict[str, Any]) -> dict[str, str]:
                 "pipeline with diffusers, if you trust it, and give that to xhat.pretrained"
             )
         if not (path / name).is_dir():
-            raise RunError(f"{path} has no {name}/, which {INDEX} names ({kind}): copy the pipeline whole")
-        parts[name] = kind
+            raise RunError(
+                f"{path} has no {name}/, which {INDEX} names ({kind}): copy the pipeline whole; one that does without can be "
+                "loaded by diffusers and given to xhat.pretrained"
+            )
+        parts[name] = (library, kind)
     return parts
 
 
@@ -182,7 +199,11 @@ def _read_model(folder: Path, kind: Any, options: dict[str, Any]) -> Any:
         raise RunError(
             f"{folder} is damaged, or its weights do not fit its config.json ({first_line(error)}): copy both anew"
         ) from None
-    for what, names in (("lacks", info["missing_keys"]), ("has one too many,", info["unexpected_keys"])):
+    known = model.state_dict().keys()
+    tied = getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ()
+    missing = [name for name in info["missing_keys"] if name in known and name not in tied]
+    more = info["unexpected_keys"] if kind.__module__.startswith("diffusers") else ()  # of older transformers' files there are
+    for what, names in (("lacks", missing), ("has one too many,", more)):
         if names:
             raise RunError(f"the weights of {folder} do not fit its config.json: a {kind.__name__} {what} {sorted(names)[0]}")
     return model

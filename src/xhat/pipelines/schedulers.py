@@ -64,7 +64,7 @@ def conventions(scheduler: Any, tokens: int | None = None) -> Conventions:
             f"{name} has no table of steps (alphas_cumprod) and no flow shift: give the scheduler that the model was trained "
             "with, such as DDPMScheduler or FlowMatchEulerDiscreteScheduler"
         )
-    variance = known("variance_type", config.get("variance_type", "fixed_small"), VARIANCES)[1]
+    variance = known("variance_type", config.get("variance_type") or "fixed_small", VARIANCES)[1]
     target = known("prediction_type", prediction or "epsilon", TARGETS)
     warn_of_clipping(scheduler)
     return Conventions(Discrete.from_diffusers(scheduler), target, variance, diffusers_index)

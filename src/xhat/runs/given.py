@@ -68,7 +68,11 @@ class Given:
             if f"{within}{name}" in kept or sums.get(name) == self.sums.get(name):
                 continue
             there = (
-                "is frozen here alone" if name not in sums else "learns here" if name not in self.sums else "has other values"
+                "is frozen here alone"
+                if name not in sums
+                else "learns here"
+                if name not in self.sums
+                else "has other values, or another precision"
             )
             raise RunError(
                 f"{where} was trained on another network: {name}, which it was given, {there}: build this one from the same "

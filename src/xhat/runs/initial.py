@@ -71,7 +71,7 @@ def load_into(denoiser: Denoiser, path: str | Path, shape: DataShape) -> None:
             raise RunError(f"the weights of {path} are for {_say(found.shape)}; the data have {_say(shape)}")
         weights = named_for(denoiser.state_dict(), found.tensors, NET)
         given = Given.of(denoiser.net) if found.given else Given({})
-        given.require_same(found.given, weights, path)
+        given.require_same(found.sums_for(given), weights, path)
         weights = given.put_back(weights, denoiser.state_dict())
     try:
         missing, unexpected = denoiser.load_state_dict(weights, strict=False)

@@ -16,7 +16,7 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import DamagedError, RunError
 from xhat.files.tensors import read_tensors, write_tensors
 from xhat.files.values import of_type, plain_values
-from xhat.networks.wrappers import named_for
+from xhat.networks.wrappers import named_for, unwrapped
 from xhat.runs.given import NET, Given
 from xhat.runs.used import Used, values_of_used
 
@@ -61,8 +61,16 @@ class Weights:
         """
         own, given = denoiser.state_dict(), Given.of(denoiser.net) if self.given else Given({})
         tensors = named_for(own, self.tensors, NET)
-        given.require_same(self.given, tensors, self.path)
+        given.require_same(self.sums_for(given), tensors, self.path)
         denoiser.load_state_dict(given.put_back(tensors, own))
+
+    def sums_for(self, given: Given) -> dict[str, int]:
+        """What the network was given, under a network's own names, where it was saved in wrappers."""
+        return (
+            self.given
+            if self.given.keys() <= given.sums.keys()
+            else {own: self.given[n] for n, own in unwrapped(self.given).items()}
+        )
 
     def config_values(self) -> dict[str, Any]:
         """Those of the config.

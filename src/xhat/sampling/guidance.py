@@ -1,7 +1,7 @@
 """Classifier-free guidance, in whatever space the network predicts."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -127,6 +127,11 @@ class Guided(Denoiser):
                 f"given is {_names(given)}: pass that as cond, say with null={{name: row}} what blanks another, or use scale 1"
             )
         rows = len(z)
+        if not any(has_rows(given[name], rows) for name in null.keys() & given.keys()):
+            raise ValueError(
+                f"guidance blanks {_names(null.keys() & given.keys())} row by row, and it has no row for each of the {rows} "
+                "samples: repeat it for all"
+            )
         untold = {name: _blanked(name, value, null.get(name), rows) for name, value in given.items()}
 
         def predict(*conditions: Condition) -> Sequence[Prediction]:
@@ -171,5 +176,5 @@ def _joined(values: Sequence[Any], rows: int) -> Any:
     return [row for value in values for row in value] if isinstance(first, list) else torch.cat(tuple(values))
 
 
-def _names(of: Mapping[str, object]) -> str:
+def _names(of: Iterable[str]) -> str:
     return ", ".join(of) or "nothing"

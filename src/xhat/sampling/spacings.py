@@ -63,11 +63,21 @@ def scheduler_times(schedule: Schedule, scheduler: Any) -> Tensor:
     Args:
         schedule: as `from_diffusers` has it.
         scheduler: of diffusers, with its steps set.
+
+    Raises:
+        ValueError: it calls the network twice at a time, as no rule here does.
     """
     if schedule.steps is not None:
         times = (torch.as_tensor(scheduler.timesteps).cpu().to(torch.float64) + 1) / schedule.steps
-        end = float(scheduler.config.get("set_alpha_to_one", True) is False) / schedule.steps
-        return torch.cat([times, times.new_tensor([end])])
+        config = scheduler.config
+        first = config.get("set_alpha_to_one", True) is False or config.get("final_sigmas_type") == "sigma_min"
+        end = float(first) / schedule.steps
+        if not bool((times.diff() < 0).all()):
+            name = type(scheduler).__name__
+            raise ValueError(
+                f"{name} comes to a timestep twice: take the steps of another, DDIMScheduler.from_config({name}'s config)"
+            )
+        return times if float(times[-1]) == end else torch.cat([times, times.new_tensor([end])])
     sigma = torch.as_tensor(scheduler.sigmas).cpu().to(torch.float64)
     times = schedule.t_of(2 * (torch.log1p(-sigma) - sigma.log()))
     return torch.where(sigma > 0, times, 0)

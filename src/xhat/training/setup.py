@@ -1,6 +1,7 @@
 """Objects, ready to be trained on this process; what cannot be trained is refused here, before anything is written."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ from xhat.training.state import State
 from xhat.training.trackers import require_tracker
 
 PICTURE_IMAGES, PICTURE_LATENTS, CHECKED = 64, 8, 2
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,13 @@ def _require_parameters(objective: Objective) -> None:
     if not any(p.requires_grad for p in parameters.values()):
         raise RunError("nothing can be trained: the network has no parameters that require a gradient")
     other = next((name for name, p in parameters.items() if not p.is_floating_point()), None)
+    half = next((name for name, p in parameters.items() if p.requires_grad and p.dtype in HALF), None)
+    if half is not None:
+        warnings.warn(
+            f"what learns is in {parameters[half].dtype} ({half}), which loses small steps: load the weights as float32, or "
+            "train an adapter on them",
+            stacklevel=2,
+        )
     if other is not None:
         raise RunError(f"parameter {other} is {parameters[other].dtype}: keep what is no float in a buffer")
 
@@ -259,7 +268,7 @@ def _refuse_what_cannot_run(objective: Objective, feed: Feed, options: Options, 
         except Exception as error:
             called = f" ({said[name]})" if name in said else ""
             raise RunError(f'term "{name}"{called} cannot be computed: {with_kind(error)}') from error
-    _refuse_guidance_that_fails(objective, draw, options.sampling.guidance, feed.shape.classes)
+    _refuse_guidance_that_fails(objective, draw, options.sampling.guidance, feed.shape)
     try:
         build_sampling(options.sampling, objective.denoiser.schedule)
     except ConfigError:
@@ -269,17 +278,22 @@ def _refuse_what_cannot_run(objective: Objective, feed: Feed, options: Options, 
 
 
 @torch.no_grad()
-def _refuse_guidance_that_fails(objective: Objective, draw: Draw, guidance: float, classes: int | None) -> None:
-    """A guided call, which shows the network one class more than the data have."""
-    if not classes or guidance == 1:
+def _refuse_guidance_that_fails(objective: Objective, draw: Draw, guidance: float, shape: DataShape) -> None:
+    """A guided call, which shows the network what stands for no condition: one class more than the data have."""
+    if guidance == 1 or not (shape.classes or shape.conditions):
         return
+    denoiser, classes = objective.denoiser, shape.classes
+    null = denoiser.null or (None if classes is None else {"label": classes})
+    t = torch.full_like(draw.t, 0.5) if draw.z.isnan().any() else draw.t  # without samples
     try:
-        Guided(objective.denoiser, guidance, classes)(draw.z, draw.t, draw.cond)
+        Guided(denoiser, guidance, null)(draw.z, t, draw.cond)
     except Exception as error:
-        raise RunError(
-            f"sampling.guidance {guidance:g} shows the network the null class, number {classes}, which it cannot take "
-            f"({with_kind(error)}): set it to 1, or give the network one class more and the data a WithNull"
-        ) from error
+        if denoiser.null is None and classes is not None:
+            raise RunError(
+                f"sampling.guidance {guidance:g} shows the network the null class, number {classes}, which it cannot take "
+                f"({with_kind(error)}): set it to 1, or give the network one class more and the data a WithNull"
+            ) from error
+        raise RunError(f"sampling.guidance {guidance:g}: {with_kind(error)}") from error
 
 
 def _refusal(called: str, message: str) -> RunError:

@@ -106,4 +106,9 @@ class State:
         if len(self.optimizers) != len(state["optimizers"]):
             raise RunError("optimizer.muon_lr was 0 and is not, or was not and is: a run goes on with the optimizers it has")
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            try:
+                optimizer.load_state_dict(saved)
+            except ValueError:
+                raise RunError(
+                    f"{checkpoint.path} was trained with other parameters learning: freeze what was frozen, and no more"
+                ) from None

@@ -12,7 +12,7 @@ from xhat.diffusion.times import TimeSampler
 from xhat.diffusion.weightings.base import NO_SIGNAL, Weighting, require_weighting, space_of
 from xhat.registry import WEIGHTINGS
 
-__all__ = ["convert_weighting", "density_part", "from_density", "product"]
+__all__ = ["convert_weighting", "density_part", "from_density", "of_size", "product"]
 
 
 @WEIGHTINGS.register
@@ -59,6 +59,10 @@ class product:
     def __call__(self, logsnr: Tensor, schedule: Schedule) -> Tensor:
         return _product(self.factors, lambda factor: factor(logsnr, schedule), torch.ones_like(logsnr))
 
+    def of_size(self, sample: tuple[int, ...]) -> "product":
+        """With factors that are right for samples of this shape."""
+        return product(*(of_size(factor, sample) for factor in self.factors))
+
     def __repr__(self) -> str:
         return f"product({', '.join(getattr(factor, '__name__', repr(factor)) for factor in self.factors)})"
 
@@ -88,6 +92,12 @@ class convert_weighting:
         logsnr = logsnr.clamp(min=NO_SIGNAL)
         own = self.weighting(logsnr, schedule)
         return own * self.source.gain_at(schedule, logsnr) / self.space.gain_at(schedule, logsnr)
+
+
+def of_size(weighting: Weighting, sample: tuple[int, ...]) -> Weighting:
+    """A weighting as it is right for samples of this shape; most are for all."""
+    found: Weighting = weighting.of_size(sample) if hasattr(weighting, "of_size") else weighting
+    return found
 
 
 def density_part(weighting: object, schedule: Schedule, t: Tensor) -> Tensor:

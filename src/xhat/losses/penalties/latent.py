@@ -55,9 +55,13 @@ def latent_perceptual(vae: Any, blocks: int = 4, checkpoint: bool = True) -> Pai
         return found
 
     def distance(latents: Tensor, x0: Tensor) -> Tensor:
+        with torch.autocast(latents.device.type, enabled=False):  # differences of nearly equal features drown in bf16
+            return compared(latents.float(), x0.float())
+
+    def compared(latents: Tensor, x0: Tensor) -> Tensor:
         with torch.no_grad():
             clean = features(x0)
-        of_level = []
+        of_level: list[Tensor] = []
         for level, (found, wanted) in enumerate(zip(features(latents), clean, strict=True)):
             counts = torch.ones_like(wanted) if level < 2 else _no_outliers(wanted, around=5 if level > 2 else 3)
             norm = torch.linalg.vector_norm(wanted, dim=1, keepdim=True) + 1e-6

@@ -29,7 +29,12 @@ def family_of(model: Any) -> type[Family]:
 def families() -> dict[str, type[Family]]:
     """The families, by the names of their models' classes; those of your own too."""
     _import_all()
-    return {name: kind for kind in Family.__subclasses__() for name in kind.models}
+    found, todo = dict[str, type[Family]](), [Family]
+    while todo:
+        kind = todo.pop()
+        found |= dict.fromkeys(vars(kind).get("models", ()), kind)
+        todo += kind.__subclasses__()
+    return found
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from xhat.diffusion.calling import unwrapped
@@ -69,8 +70,8 @@ class Family(nn.Module):
         return cls.texts(pipeline, [""])
 
     @classmethod
-    def sizes(cls, config: Any, rows: int, height: int, width: int) -> dict[str, Tensor]:
-        """Conditions beside the prompts, of images of this height and width in pixels."""
+    def sizes(cls, model: Any, rows: int, height: int, width: int) -> dict[str, Tensor]:
+        """Conditions beside the prompts that a model of diffusers has, of images of this height and width in pixels."""
         return {}
 
     @classmethod
@@ -100,6 +101,12 @@ class Family(nn.Module):
         """All that the model returns for latents, (B, channels, H, W)."""
         out: Tensor = call(self.model, hidden_states=z, **given)[0]
         return out
+
+
+def text_device(pipeline: Any) -> torch.device:
+    """Where a pipeline's text encoders are, whatever else of it has moved."""
+    encoders = (part for name, part in pipeline.components.items() if name.startswith("text_encoder") and part is not None)
+    return next((part.device for part in encoders), torch.device("cpu"))
 
 
 def call(model: nn.Module, **given: Any) -> tuple[Any, ...]:

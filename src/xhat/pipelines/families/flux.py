@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xhat.pipelines.families.base import Family
+from xhat.pipelines.families.base import Family, text_device
 from xhat.pipelines.families.sd3 import SD3
 
 
@@ -23,12 +23,12 @@ class Flux(Family):
 
     @classmethod
     def texts(cls, pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
-        states, pooled, _ = pipeline.encode_prompt(prompts, None, device=pipeline.device)
+        states, pooled, _ = pipeline.encode_prompt(prompts, None, device=text_device(pipeline))
         return {"encoder_hidden_states": states, "pooled_projections": pooled}
 
     @classmethod
-    def sizes(cls, config: Any, rows: int, height: int, width: int) -> dict[str, Tensor]:
-        return {"guidance": torch.full((rows,), cls.told)} if config.guidance_embeds else {}
+    def sizes(cls, model: Any, rows: int, height: int, width: int) -> dict[str, Tensor]:
+        return {"guidance": torch.full((rows,), cls.told)} if model.config.guidance_embeds else {}
 
     @classmethod
     def channels_of(cls, config: Any) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xhat.pipelines.families.base import Family
+from xhat.pipelines.families.base import Family, text_device
 
 
 class Sana(Family):
@@ -29,7 +29,7 @@ class Sana(Family):
     @staticmethod
     def _encoded(pipeline: Any, prompts: list[str], before: list[str] | None) -> dict[str, Tensor]:
         states, mask, _, _ = pipeline.encode_prompt(
-            prompts, False, device=pipeline.device, clean_caption=False, complex_human_instruction=before
+            prompts, False, device=text_device(pipeline), clean_caption=False, complex_human_instruction=before
         )
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xhat.pipelines.families.base import Family
+from xhat.pipelines.families.base import Family, text_device
 
 
 class SD3(Family):
@@ -16,7 +16,7 @@ class SD3(Family):
     @classmethod
     def texts(cls, pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
         states, _, pooled, _ = pipeline.encode_prompt(
-            prompts, None, None, device=pipeline.device, do_classifier_free_guidance=False
+            prompts, None, None, device=text_device(pipeline), do_classifier_free_guidance=False
         )
         return {"encoder_hidden_states": states, "pooled_projections": pooled}
 

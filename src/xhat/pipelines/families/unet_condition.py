@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from xhat.pipelines.families.base import Family, call
+from xhat.pipelines.families.base import Family, call, text_device
 
 
 class UNet2DCondition(Family):
@@ -21,7 +21,7 @@ class UNet2DCondition(Family):
     @classmethod
     def texts(cls, pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
         states, _, *pooled = pipeline.encode_prompt(
-            prompts, device=pipeline.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            prompts, device=text_device(pipeline), num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         return {"encoder_hidden_states": states, **({"text_embeds": pooled[0]} if pooled else {})}
 
@@ -32,9 +32,9 @@ class UNet2DCondition(Family):
         return {name: torch.zeros_like(x) for name, x in found.items()} if zero else found
 
     @classmethod
-    def sizes(cls, config: Any, rows: int, height: int, width: int) -> dict[str, Tensor]:
+    def sizes(cls, model: Any, rows: int, height: int, width: int) -> dict[str, Tensor]:
         """SDXL's six: the whole picture, nothing cut off."""
-        if config.get("addition_embed_type") != "text_time":
+        if model.config.get("addition_embed_type") != "text_time":
             return {}
         return {"time_ids": torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).expand(rows, -1)}
 
