@@ -159,7 +159,7 @@ def test_latents_are_drawn_from_what_the_autoencoder_says(place):
 
 
 def test_prompts_alone_train_a_reward(place, capsys):
-    chain = '{"reward": {"loss": "image_loss(total_variation, full_chain(steps=2, guidance=3.0), expect=None)"}}'
+    chain = '{"reward": {"loss": "image_loss(total_variation, full_chain(steps=2, guidance=3.0), decode=decode(chunk=2))"}}'
     own = ("--init", place / "sd", "--lora", 2, "--data", place / "prompts.txt", "--max_steps", 2, *SMALL)
     assert run_command("train", *own, "--run", place / "reward", "--terms", chain, capsys=capsys)[0] == 0
     row = json.loads((place / "reward" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -177,6 +177,10 @@ def test_bad_input_is_one_line(place, capsys, tmp_path):
     shutil.copy(pics / "00.png", tmp_path / "bare")
     cases = [
         (("train", "mnist", "--lora", 2, "--max_steps", 1), "lora: an adapter needs a pipeline under it"),
+        (
+            ("train", "mnist", "--max_steps", 1, "--terms.a.loss", "image_loss(total_variation, decode=decode())"),
+            "this network came without one: give it, Decode(vae)",
+        ),
         (("train", "--init", sd, "--data", tmp_path / "bare", "--max_steps", 1, *SMALL), "images without captions"),
         (("train", "--init", sd, "--data", tmp_path / "none", "--max_steps", 1, *SMALL), "does not exist"),
         (

@@ -12,13 +12,26 @@ import xhat.networks
 import xhat.objective
 import xhat.pipelines
 import xhat.sampling
-from xhat.registry import ESTIMATES, GRADIENTS, GUIDANCE, LOSSES, NORMS, PENALTIES, SAMPLERS, TARGETS, TIMES, WEIGHTINGS, WHERE
+from xhat.registry import (
+    DECODERS,
+    ESTIMATES,
+    GRADIENTS,
+    GUIDANCE,
+    LOSSES,
+    NORMS,
+    PENALTIES,
+    SAMPLERS,
+    TARGETS,
+    TIMES,
+    WEIGHTINGS,
+    WHERE,
+)
 
 for _room in (xhat.diffusion, xhat.networks, xhat.objective, xhat.sampling, xhat.losses, xhat.pipelines):
     for _module in pkgutil.walk_packages(_room.__path__, f"{_room.__name__}."):  # for what they register
         importlib.import_module(_module.name)
 
 OF_TERMS: Mapping[str, Any] = ChainMap(
-    *(LOSSES, NORMS, WHERE, ESTIMATES, GRADIENTS, GUIDANCE, PENALTIES, SAMPLERS, TIMES, TARGETS, WEIGHTINGS)  # type: ignore[arg-type]
+    *(LOSSES, NORMS, WHERE, ESTIMATES, GRADIENTS, GUIDANCE, DECODERS, PENALTIES, SAMPLERS, TIMES, TARGETS, WEIGHTINGS)  # type: ignore[arg-type]
 )
 """What the expression of a term's loss is made of; of equal names the first."""

@@ -80,6 +80,7 @@ NAMED: dict[str, Registry] = {
     "variance": registry.VARIANCES,
     "differentiate": registry.GRADIENTS,
     "guidance": registry.GUIDANCE,
+    "decoder": registry.DECODERS,
     "features": registry.FEATURES,
 }
 

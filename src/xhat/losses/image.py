@@ -11,6 +11,7 @@ from torch import Tensor
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.weightings import Weighting, constant, density_part, high_snr, high_snr_latents, of_size, require_weighting
+from xhat.losses.decode import Decode
 from xhat.losses.penalties import DrawPenalty, Paired, Penalty
 from xhat.losses.penalties.base import of_images_alone, takes_draw
 from xhat.objective.draw import FAR, Draw
@@ -112,6 +113,8 @@ class ImageLoss(Loss):
         return self._decode[0]
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
+        if isinstance(self.decode, Decode):
+            self.decode.of(denoiser)
         scale, image = self.scale(denoiser, draw), self.image(denoiser, draw)
         if not self._checked:
             self._require_range(draw.x0 if bool(draw.x0.flatten()[:1].isfinite()) else image.detach())  # a chain may have no x0

@@ -195,7 +195,11 @@ class Pretrained:
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, C, H, W), about -1 to 1, float32, of latents in the model's scale, with their gradient."""
         vae = getattr(self.pipeline, "vae", None)
-        return latents if vae is None else decoded(vae, latents.to(vae.device))
+        if vae is None:
+            return latents
+        if vae.device != latents.device:
+            vae.to(latents.device)  # training moves the model alone
+        return decoded(vae, latents)
 
     def to(self, device: torch.device | str) -> Self:
         """Move all parts to a device."""
