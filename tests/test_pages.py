@@ -105,7 +105,13 @@ def quoted():
 def reader(tmp_path, monkeypatch, mnist_run):
     """A folder as a reader has it: the demo's run, the files that the pages show, a preset of one's own."""
     (tmp_path / "runs").mkdir()
-    for run in {"runs/demo"} | {words[words.index("--init") + 1] for _, words in commands() if "--init" in words}:
+    started = {words[words.index("--init") + 1] for _, words in commands() if "--init" in words}
+    if PIPELINE in started:
+        monkeypatch.syspath_prepend(str(ROOT / "tests" / "pipelines"))
+        import tiny
+
+        tiny.stable_diffusion().save_pretrained(tmp_path / PIPELINE)
+    for run in {"runs/demo"} | started - {PIPELINE}:
         (tmp_path / run).symlink_to(mnist_run)
     for page in PAGES:
         for block in code(page, "yaml"):
@@ -124,6 +130,10 @@ def test_the_python_of_a_page_runs_in_order_from_nothing(page, reader):
     scope = {"__name__": "__main__"}
     for block in code(page, "python"):
         exec(compile(shortened(block), page, "exec"), scope)
+
+
+PIPELINE = "sd15"
+"""What the pages call the folder of a pretrained pipeline."""
 
 
 def shortened(block):
@@ -155,7 +165,9 @@ def accepted(page, words, capsys):
         assert words[1] in COMMANDS, where
         if words[1] == "train" and "--resume" not in words:
             config = resolve(words[2:])[0]
-            build_objective(config, build_denoiser(config, DataShape(1, 28, 10 if config.labels else None)))
+            latents = DataShape.of((4, 8, 8), None, range=None, conditions=("encoder_hidden_states",))
+            shape = latents if config.init == PIPELINE else DataShape(1, 28, 10 if config.labels else None)
+            build_objective(config, build_denoiser(config, shape))
         known = options_of(words[1], capsys)
         assert all(w in known or w.startswith("--terms.") for w in words if w.startswith("--")), where
         assert all((ROOT / w).exists() for w in words if w.startswith("studies/")), where
