@@ -12,6 +12,7 @@ IMPORTS = {
     "__init__.py": "a name of xhat's own that is imported late",
     "config/names.py": "xhat's own rooms",
     "config/use.py": "the file of --use",
+    "pipelines/families/__init__.py": "xhat's own families of models",
 }
 """Files that import what a string names."""
 

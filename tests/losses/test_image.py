@@ -65,9 +65,10 @@ def test_the_value_is_the_penalty_of_x0_hat_times_the_weight(drawn):
     denoiser, draw = drawn
     snr = denoiser.schedule.logsnr(draw.t).exp().double()
     expected = total_variation(draw.prediction.x0)
+    centre = 2 * (3 - 2 * math.log(2 / 28))  # of images of 2 x 2
     close(ImageLoss(total_variation, weighting=EVERYWHERE)(denoiser, draw), expected)
-    close(ImageLoss(total_variation)(denoiser, draw), snr**2 / (snr**2 + math.exp(6)) * expected)
-    close(ImageLoss(total_variation, OneStep())(denoiser, draw), snr**2 / (snr**2 + math.exp(6)) * expected)
+    close(ImageLoss(total_variation)(denoiser, draw), snr**2 / (snr**2 + math.exp(centre)) * expected)
+    close(ImageLoss(total_variation, OneStep())(denoiser, draw), snr**2 / (snr**2 + math.exp(centre)) * expected)
     close(ImageLoss(total_variation, weighting=weightings.truncated_snr)(denoiser, draw), snr.clamp(min=1) * expected)
     assert (expected - total_variation(draw.z)).abs().max() > 0.05
 

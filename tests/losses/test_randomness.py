@@ -28,6 +28,7 @@ from xhat import (
 )
 from xhat.diffusion.variances import LEARNED
 from xhat.losses.penalties import total_variation
+from xhat.losses.reference import OnOthers, ToReference, TrajectoryKL
 from xhat.losses.variational import ScheduleVariance
 from xhat.sampling.differentiate import AllSteps
 
@@ -36,6 +37,16 @@ CONTINUOUS, GRID = xhat.schedules.LinearLogSNR, lambda: xhat.Discrete.linear_bet
 
 def image(estimate):
     return lambda: ImageLoss(total_variation, estimate)
+
+
+def reference():
+    """Another model on the same noise levels."""
+    schedule = CONTINUOUS()
+    other = Denoiser(ScaledX0(schedule, xhat.V), schedule, xhat.V)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(0.5)
+    return other
 
 
 LOSSES = {
@@ -52,6 +63,11 @@ LOSSES = {
     "stochastic chain": (CONTINUOUS, image(FullChain(DDPM(), 3, Last(2)))),
     "random last": (CONTINUOUS, image(FullChain(DDIM(eta=1.0), 3, RandomLast(2)))),
     "surrogate": (CONTINUOUS, image(FullChain(DDIM(eta=1.0), 3, Surrogate(1)))),
+    "to reference": (CONTINUOUS, lambda: ToReference(reference())),
+    "to reference along a chain": (CONTINUOUS, lambda: ToReference(reference(), along=FullChain(DDIM(eta=1.0), 3))),
+    "trajectories": (CONTINUOUS, lambda: TrajectoryKL(reference(), FullChain(DDPM(), 3, AllSteps()))),
+    "some steps of trajectories": (CONTINUOUS, lambda: TrajectoryKL(reference(), FullChain(DDPM(), 3, Surrogate(1)))),
+    "on others": (CONTINUOUS, lambda: OnOthers(Denoising())),
     "refl": (CONTINUOUS, image(FullChain(DDIM(eta=1.0), 3, ReFL(2)))),
 }
 
@@ -67,7 +83,7 @@ def test_each_images_value_is_the_same_whatever_part_of_the_batch_it_comes_in(na
     def values(*cuts):
         parts, first = [], 0
         for part in x0.tensor_split(cuts):
-            draw = objective.draw(part, step=3, shard=Shard(first, len(x0)))
+            draw = objective.draw(part, step=3, shard=Shard(first, len(x0)), extra={"prior": part / 2})
             parts.append(objective.per_image("x", draw).detach())
             first += len(part)
         return torch.cat(parts)
@@ -93,14 +109,16 @@ def test_a_terms_own_noise_is_another_for_each_seed_purpose_step_and_number():
     assert all((other != own.uniform(3, "a")).all() for other in numbers)
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"denoising", "uncertainty", "one step", "schedule variance"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(LOSSES) - {"denoising", "uncertainty", "one step", "schedule variance", "to reference"})
+)
 def test_a_loss_with_draws_of_its_own_takes_others_at_another_step(name):
     """Same x0, t, noise and prediction: only the step differs. On a grid the bound draws nothing beside the shared noise."""
     make, loss = LOSSES[name]
     schedule = make()
     objective = Objective(Denoiser(ScaledX0(schedule, xhat.V), schedule, xhat.V), {"x": Term(loss())})
     x0 = torch.randint(0, 256, (40, 1, 2, 2), generator=torch.Generator().manual_seed(0)).double() * 2 / 255 - 1
-    draw = objective.draw(x0, step=3)
+    draw = objective.draw(x0, step=3, extra={"prior": x0 / 2})
     here, there = (objective.per_image("x", replace(draw, step=step)) for step in (3, 4))
     assert torch.equal(here, there) == (name in ("bound on a grid", "hybrid"))
 
@@ -111,7 +129,7 @@ def test_no_loss_of_the_library_is_forgotten():
     def below(kind):
         return {kind}.union(*map(below, kind.__subclasses__()))
 
-    known = {k for k in below(xhat.Loss) if k.__module__.startswith("xhat.")} - {xhat.Loss}
+    known = {k for k in below(xhat.Loss) if k.__module__.startswith("xhat.") and k.__name__[0] != "_"} - {xhat.Loss}
     assert known == {type(make()) for _, make in LOSSES.values()}
 
 

@@ -14,7 +14,7 @@ from xhat.studies.read import read_study
 STUDIES = {path.stem: yaml.safe_load(path.read_text()) for path in Path(__file__).parents[2].glob("studies/*.yaml")}
 OWN = [name for name, study in STUDIES.items() if "init" not in study["common"]]  # the others start from the demo's run
 LOSS = "terms.denoise.loss"
-NOISE_LEVELS = {"high_snr", "between", "inverse_posterior_variance"}  # of image losses
+NOISE_LEVELS = {"high_snr", "high_snr_latents", "between", "inverse_posterior_variance"}  # of image losses
 COMBINED = {"convert_weighting"}  # another writing of the same weight
 
 

@@ -1,7 +1,6 @@
 """Pipelines of diffusers on disk: what a folder holds, read whole, or named with the way out."""
 
 import contextlib
-import importlib.util
 import inspect
 import json
 import re
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from xhat.errors import DamagedError, RunError, first_line
 from xhat.files.tensors import read_tensors
 from xhat.networks.wrappers import unwrapped
-from xhat.pipelines.schedulers import import_diffusers, parse
+from xhat.pipelines.schedulers import import_diffusers, import_transformers, parse
 
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
@@ -123,14 +122,14 @@ def _part_of(kind: str) -> str:
 
 def _model_class(library: str, name: str) -> Any:
     """The class of a part with weights; None of tokenizers, schedulers and the like."""
-    if library not in LIBRARIES:
+    diffusers, transformers = import_diffusers(), import_transformers()
+    if library == "transformers" and transformers is not None:
+        found, base = getattr(transformers, name, None), transformers.PreTrainedModel
+    elif library == "diffusers":
+        found, base = getattr(diffusers, name, None), diffusers.ModelMixin
+    else:
         return None
-    found = getattr(importlib.import_module(library), name, None)
-    models = tuple(
-        getattr(importlib.import_module(lib), base)
-        for lib, base in ((LIBRARIES[0], "ModelMixin"), (LIBRARIES[1], "PreTrainedModel"))
-    )
-    return found if isinstance(found, type) and issubclass(found, models) else None
+    return found if isinstance(found, type) and issubclass(found, base) else None
 
 
 def _parts(path: Path, index: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -212,8 +211,8 @@ def _read_model(folder: Path, kind: Any, options: dict[str, Any]) -> Any:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """The libraries without their bars and advice: what is wrong is raised all the same."""
-    transformers = importlib.import_module("transformers") if importlib.util.find_spec("transformers") else None
-    kept = [(log, log.get_verbosity()) for log in (lib.utils.logging for lib in (import_diffusers(), transformers) if lib)]
+    libraries = [library for library in (import_diffusers(), import_transformers()) if library is not None]
+    kept = [(log, log.get_verbosity()) for log in (library.utils.logging for library in libraries)]
     bars = [log for log, _ in kept if log.is_progress_bar_enabled()]
     try:
         for log, _ in kept:

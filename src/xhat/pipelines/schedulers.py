@@ -1,6 +1,5 @@
 """What a scheduler of diffusers says of a model: its noise schedule, its target, its reverse variance, its timesteps."""
 
-import importlib
 import json
 import math
 import warnings
@@ -138,16 +137,30 @@ def parse(text: str, where: str) -> dict[str, Any]:
 
 def import_diffusers() -> Any:
     """The library, or an error that says how to install it."""
-    return _imported("diffusers")
+    try:
+        import diffusers
+    except ImportError:
+        raise _lacks("diffusers") from None
+    return diffusers
+
+
+def import_transformers() -> Any:
+    """The library; None where it is not installed, as for pipelines without text."""
+    try:
+        import transformers
+    except ImportError:
+        return None
+    return transformers
 
 
 def import_peft() -> Any:
     """The library, or an error that says how to install it."""
-    return _imported("peft")
-
-
-def _imported(name: str) -> Any:
     try:
-        return importlib.import_module(name)
+        import peft
     except ImportError:
-        raise RunError(f'{name} is not installed: pip install {name}, or pip install "xhat[diffusers]"') from None
+        raise _lacks("peft") from None
+    return peft
+
+
+def _lacks(name: str) -> RunError:
+    return RunError(f'{name} is not installed: pip install {name}, or pip install "xhat[diffusers]"')
