@@ -271,3 +271,14 @@ def dit_xl():
 def quiet(pipeline):
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def close_to(ours, draw, z):
+    """As near to what a pipeline draws from z as 1e-5, or as its own result moves when each value of z moves by two roundings.
+
+    In float32 guided sampling of random networks may enlarge a last bit a hundred times, on every machine by another number.
+    """
+    theirs, moved = draw(z), draw(z * (1 + 2.4e-7))
+    allowed = torch.clamp(1e-5 * (1 + theirs.abs()), min=2 * float((moved - theirs).abs().max()))
+    assert float((ours - theirs).abs().max()) < 1e-3 * (1 + float(theirs.abs().max()))
+    assert bool(((ours - theirs).abs() <= allowed).all()), f"{float(((ours - theirs).abs() / allowed).max()):.2g} times as far"
