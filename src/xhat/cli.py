@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -22,6 +23,13 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; errors of use are one line on stderr and exit code 2; a reader that goes away ends it quietly."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # while modules are imported: nobody listens yet
+        return 128 + signal.SIGINT
+
+
+def _main(argv: Sequence[str] | None) -> int:
     from xhat.commands.terminal import NOBODY_READS, discard, make_printable
     from xhat.distributed import end_with_parent
 

@@ -28,7 +28,7 @@ def write(path, digits, changes, **more):
     return path
 
 
-SMOOTH = {"terms.smooth.loss": "image_loss(total_variation, weighting=high_snr(0))", "terms.smooth.weight": 0.5}
+SMOOTH = {"terms.smooth.loss": "image_loss(total_variation, weighting=high_snr(-5))", "terms.smooth.weight": 50.0}
 
 
 @pytest.mark.slow
