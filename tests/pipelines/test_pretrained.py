@@ -37,10 +37,6 @@ def close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-def images_for(make):
-    return normal(2, 3, 16, 16).clamp(-1, 1)
-
-
 def prompts_for(make):
     return ["class 1", "class 7"] if make is tiny.dit_xl else PROMPTS
 
@@ -61,7 +57,7 @@ def test_a_pipeline_trains_an_adapter_and_nothing_else(make):
     pipeline = make()
     before = {name: x.clone() for part in ("unet", "transformer") for name, x in vars_of(pipeline, part)}
     p = xhat.pretrained(pipeline, lora=2, size=size_for(make))
-    x0, cond = p.encode(images_for(make), prompts_for(make))
+    x0, cond = p.encode(normal(2, 3, 16, 16).clamp(-1, 1), prompts_for(make))
     assert x0.shape == (2, 4, 8, 8)
     bright = xhat.ImageLoss(lambda images: images.flatten(1).mean(1), decode=p.decode, expect=None)
     objective = Objective(p.denoiser, {"denoise": Term(Denoising()), "bright": Term(bright, 0.1)})

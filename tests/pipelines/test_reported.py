@@ -68,8 +68,6 @@ def test_times_of_schedulers():
 
 def test_pixart_is_told_the_size():
     """The config may leave it to the model: sample_size 128 means that it is."""
-    model = tiny.pixart(sizes=None)
-    model.use_additional_conditions = True
     own = diffusers.PixArtTransformer2DModel(
         sample_size=128,
         num_layers=1,

@@ -203,28 +203,19 @@ def flow(**changes):
     return diffusers.FlowMatchEulerDiscreteScheduler(**changes)
 
 
-def stable_diffusion(**parts):
-    own = {
-        "vae": vae(),
-        "text_encoder": clip_text(),
-        "tokenizer": clip_tokenizer(),
-        "unet": unet_condition(),
-        "scheduler": ddim(),
-    }
+def parts_of_sd():
+    words = {"text_encoder": clip_text(), "tokenizer": clip_tokenizer()}
     checker = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return quiet(diffusers.StableDiffusionPipeline(**{**own, **parts}, **checker))
+    return {"vae": vae(), "unet": unet_condition(), "scheduler": ddim(), **words, **checker}
+
+
+def stable_diffusion(**parts):
+    return quiet(diffusers.StableDiffusionPipeline(**{**parts_of_sd(), **parts}))
 
 
 def stable_diffusion_controlnet():
-    own = {
-        "vae": vae(),
-        "text_encoder": clip_text(),
-        "tokenizer": clip_tokenizer(),
-        "unet": unet_condition(),
-        "scheduler": ddim(),
-    }
-    checker = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return quiet(diffusers.StableDiffusionControlNetPipeline(controlnet=controlnet(own["unet"]), **own, **checker))
+    own = parts_of_sd()
+    return quiet(diffusers.StableDiffusionControlNetPipeline(controlnet=controlnet(own["unet"]), **own))
 
 
 def stable_diffusion_xl():

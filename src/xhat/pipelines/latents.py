@@ -1,5 +1,6 @@
 """Data of a pipeline: latents of captioned images, or prompts alone, as a source of batches."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,8 +125,6 @@ def pipeline_data(
 
 def hash_of(*parts: bytes) -> str:
     """A checksum of bytes."""
-    import hashlib
-
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
