@@ -127,6 +127,9 @@ def reader(tmp_path, monkeypatch, mnist_run):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if code(page, "python")])
 def test_the_python_of_a_page_runs_in_order_from_nothing(page, reader):
+    for where, words in commands():
+        if where == page and words[1] == "export" and (reader / words[2]).exists():
+            assert main(words[1:]) == 0
     scope = {"__name__": "__main__"}
     for block in code(page, "python"):
         exec(compile(shortened(block), page, "exec"), scope)

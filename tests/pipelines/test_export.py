@@ -16,8 +16,8 @@ import xhat
 from helpers import xhat as run_command
 from xhat import NOISE, X0, Cosine, Denoiser, Discrete, Guided, V, load, sample
 from xhat.errors import RunError
+from xhat.exports.diffusers import scheduler_of, write_diffusers
 from xhat.pipelines.diffusers_unet import DiffusersUNet
-from xhat.pipelines.export import scheduler_of, write_diffusers
 from xhat.sampling.spacings import scheduler_times, uniform_times
 
 PROMPTS, STEPS, SCALE = ["a red cloth", "a blue cloth"], 4, 5.0
@@ -147,7 +147,7 @@ def test_what_diffusers_cannot_say_is_refused_by_name(place, tmp_path, capsys):
     assert json.loads(scheduler_of(Denoiser(net, table, V)).to_json_string())["num_train_timesteps"] == 100
     for arguments, why in (
         (("nowhere", "--to", "diffusers", tmp_path / "x"), "does not exist"),
-        ((place, "--to", "onnx", tmp_path / "x"), "to"),
+        ((place, "--to", "jax", tmp_path / "x"), "to"),
         ((place, "--to", "diffusers", tmp_path / "a" / "b"), "the folder"),
     ):
         code, _, err = run_command("export", *arguments, capsys=capsys)

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from xhat.pipelines.export import LORA
+from xhat.exports.diffusers import LORA
 
 NAME = "README.md"
 

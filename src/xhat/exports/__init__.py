@@ -1,0 +1,1 @@
+"""Trained denoisers as other libraries read them."""
