@@ -404,11 +404,11 @@ def damage(folder, what):
         ("empty weights", ("safetensors", "damaged")),
         ("cut weights beside a pickle", ("safetensors", "damaged")),
         ("pickle", (".bin", "safe_serialization=True")),
-        ("no weights", ("has no diffusion_pytorch_model.safetensors",)),
-        ("weights of another network", ("does not fit the config.json",)),
-        ("weights of a smaller network", ("does not fit the config.json",)),
-        ("weights of a larger network", ("does not fit the config.json",)),
-        ("one weight is missing", ("does not fit the config.json", "conv_norm_out.bias")),
+        ("no weights", ("has no weights (.safetensors)",)),
+        ("weights of another network", ("fit its config.json",)),
+        ("weights of a smaller network", ("fit its config.json",)),
+        ("weights of a larger network", ("fit its config.json",)),
+        ("one weight is missing", ("fit its config.json", "conv_norm_out.bias")),
         ("unknown block", ("config.json",)),
         ("two inputs", ("unet maps 6 to 3 channels",)),
         ("flow", ("no alphas_cumprod", "Flow(shift)")),
@@ -442,7 +442,7 @@ def test_weights_saved_from_a_wrapped_network(prefix, save, z):
     save_file(tensors, file, metadata={"format": "pt"})
     close(load_diffusers(folder)(z, torch.full((3,), 1.0)).raw, unet(z, STEPS - 1).sample)
     save_file({**tensors, "other": torch.zeros(1)}, file, metadata={"format": "pt"})
-    refuses(lambda: load_diffusers(folder), "does not fit the config.json")
+    refuses(lambda: load_diffusers(folder), "fit its config.json")
 
 
 @pytest.mark.trap(42)

@@ -17,10 +17,8 @@ from xhat.diffusion.targets import Target
 from xhat.diffusion.variances import Variance
 from xhat.errors import RunError, first_line
 from xhat.pipelines.diffusers_unet import DiffusersUNet
-from xhat.pipelines.reading import without_prefixes
+from xhat.pipelines.reading import quiet, read_model
 from xhat.pipelines.schedulers import TARGETS, VARIANCES, build_scheduler, import_diffusers, known, parse, warn_of_clipping
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -125,23 +123,11 @@ def _read_pipeline(folder: str | Path) -> Pipeline:
 
 
 def _read_network(folder: str | Path, pipeline: Pipeline, classes: int | None) -> DiffusersUNet:
-    file = Path(folder) / "unet" / WEIGHTS
-    if not file.is_file():
-        pickled = any(file.parent.glob("*.bin"))
-        why = "holds pickled weights (.bin), which xhat never opens" if pickled else f"has no {WEIGHTS}"
-        raise RunError(f"{file.parent} {why}: write it with save_pretrained(..., safe_serialization=True)")
-    read = import_diffusers().UNet2DModel.from_pretrained
-    options = {"use_safetensors": True, "local_files_only": True, "disable_mmap": True, "output_loading_info": True}
-    try:  # by diffusers' own reader, which knows the names of older checkpoints
-        with without_prefixes(file.parent) as path:
-            unet, info = read(str(path), **options)
-    except Exception as error:  # diffusers raises whatever a config makes of its constructors
-        if isinstance(error, OSError) and error.errno is not None:  # of the file system, and not of what the file holds
-            raise
-        raise RunError(f"{file} is damaged, or does not fit the config.json beside it: copy both anew") from None
-    if info["missing_keys"] or info["unexpected_keys"]:
-        name = [*info["missing_keys"], *info["unexpected_keys"]][0]
-        raise RunError(f"{file} does not fit the config.json beside it (first at {name}): copy both anew")
+    place = Path(folder) / "unet"
+    if not any(place.glob("*.safetensors")) and not any(place.glob("*.bin")):
+        raise RunError(f"{place} has no weights (.safetensors): copy the checkpoint whole")
+    with quiet():  # by diffusers' own reader, which knows the names of older checkpoints
+        unet = read_model(place, import_diffusers().UNet2DModel, {"use_safetensors": True, "local_files_only": True})
     try:
         return DiffusersUNet(unet, pipeline.target, classes)
     except ValueError as error:

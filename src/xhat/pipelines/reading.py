@@ -57,7 +57,7 @@ def _read(path: Path, dtype: torch.dtype) -> Any:
     variants = {name: _variant(path / name) for name in parts}
     for name, (library, class_name) in parts.items():
         if (model := _model_class(library, class_name)) is not None:
-            read[name] = _read_model(path / name, model, {**options, "variant": variants[name]})
+            read[name] = read_model(path / name, model, options)
     takes = inspect.signature(kind).parameters
     read |= {name: None for name, value in index.items() if value == [None, None] and name in takes}
     reader: Any = kind
@@ -181,15 +181,21 @@ def _stem(name: str) -> str:
     return SHARD.sub("", name).removesuffix(".safetensors")
 
 
-def _read_model(folder: Path, kind: Any, options: dict[str, Any]) -> Any:
+def read_model(folder: Path, kind: Any, options: dict[str, Any]) -> Any:
     """A model of diffusers with all its weights: what its own reader would fill with random numbers is refused.
 
+    Args:
+        folder: of the model, a config.json and its weights.
+        kind: its class.
+        options: of the reader.
+
     Raises:
-        RunError: weights are missing, too many, damaged, or do not fit the config beside them.
+        RunError: weights are missing, too many, pickled, damaged, or do not fit the config beside them.
     """
+    variant = _variant(folder)
     try:
         with without_prefixes(folder) as path:
-            model, info = kind.from_pretrained(str(path), output_loading_info=True, **options)
+            model, info = kind.from_pretrained(str(path), output_loading_info=True, variant=variant, **options)
     except (DamagedError, RunError):
         raise
     except Exception as error:
