@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
 from helpers import xhat as run_command
 from xhat import load
+from xhat.config.build import build_sampling
 from xhat.config.config import Config
-from xhat.config.data import build_data
+from xhat.config.data import build_data, build_parts
+from xhat.evaluation.reference import own_images
+from xhat.losses.penalties import total_variation
 from xhat.pipelines import encoded
 from xhat.rng import Shard
 
@@ -102,13 +106,42 @@ def test_prompts_are_drawn(place, capsys):
     assert not np.array_equal(np.load(place / "u.npz")["images"], np.load(place / "one.npz")["images"])
 
 
+def decoded_variation(trained, n):
+    """Total variation of what the pipeline makes of n samples, by hand."""
+    home = trained.denoiser.net.home[0]
+    real = own_images(trained.shape, build_parts(trained.config, trained.shape)).distribution
+    cond = real.first(n, torch.device("cpu"))[1]
+    sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
+    latents, _ = sampling.generate(trained.denoiser, trained.shape, n, cond=cond)
+    with torch.no_grad():
+        images = home.decode(latents)
+    return float(total_variation(images).mean())
+
+
 def test_it_is_measured_and_reported(place, capsys):
-    code, out, _ = run_command("evaluate", place / "run", "--json", capsys=capsys)
+    code, out, _ = run_command("evaluate", place / "run", "--n", 6, "--json", capsys=capsys)
     assert code == 0
-    assert len(json.loads(out)["denoising"]["logsnr"]) > 5
+    found = json.loads(out)
+    assert len(found["denoising"]["logsnr"]) > 5
+    assert found["penalties"]["total_variation"] == pytest.approx(decoded_variation(load(place / "run"), 6), rel=1e-4)
     assert run_command("gradients", place / "run", capsys=capsys)[0] == 0
     assert run_command("report", place / "run", "--out", place / "r.html", capsys=capsys)[0] == 0
     assert "denoise" in (place / "r.html").read_text()
+    for name, columns in (("samples", 10), ("trajectory", 3)):
+        assert Image.open(place / "run" / "measured" / f"{name}.png").size[0] >= 16 * columns
+
+
+def test_two_are_compared(place, tmp_path, capsys):
+    """On the error within the range of levels: nobody knows the floor of latents, nor a bound."""
+    common = {"init": str(place / "sd"), "lora": 2, "data": str(place / "pics"), "held_out": 0.4, "batch_size": 4}
+    common |= {"max_steps": 2, "image_size": 16, "sampling.steps": 2}
+    study = {"samples": 4, "common": common, "changes": {"slow": {"optimizer.lr": 1e-6}, "fast": {"optimizer.lr": 1e-2}}}
+    (tmp_path / "rates.yaml").write_text(yaml.safe_dump(study))
+    code, out, _ = run_command("compare", tmp_path / "rates.yaml", "--out", tmp_path / "out", "--jobs", 1, capsys=capsys)
+    assert code == 0
+    assert "in range" in out
+    assert "real images: total_variation" in out
+    assert "in range: bits/dim of held-out samples within logsnr" in out
 
 
 def test_latents_are_made_once(place, capsys):

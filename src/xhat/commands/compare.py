@@ -16,7 +16,8 @@ from xhat.commands.terminal import console, note, print_json, say
 from xhat.errors import UsageError
 from xhat.evaluation.denoising import LEVELS
 from xhat.files.atomic import read_bytes
-from xhat.report.comparable import require_comparable, require_penalties
+from xhat.pipelines.network import folder_of
+from xhat.report.comparable import require_comparable, require_penalties, standing_penalties
 from xhat.report.measured import How, measured
 from xhat.report.of_study import report_study, study_how
 from xhat.runs.lock import reserved
@@ -34,8 +35,8 @@ are kept in --out, with a report.html; called again, the command continues where
 by the spread between seeds is marked as a tie (=)."""
 
 SHOWN = {"bits": "bound", "excess": "excess", "fid": "fid", "read": "read", "fewest": "rarest", "milliseconds": "ms/step"}
-LOWER = ("bits", "excess", "fid")
-WITH_SE = ("bits", "excess")
+LOWER = ("denoising", "bits", "excess", "fid")
+WITH_SE = ("denoising", "bits", "excess")
 MOST_JOBS = 8
 
 
@@ -112,9 +113,10 @@ def _checked(path: Path) -> Study:
     try:
         configs, shape = checked_configs(study)
         require_comparable(configs)
-        if not shape.is_picture and study.penalties == Study({}).penalties:
-            study = dataclasses.replace(study, penalties={})  # its total variation is for pictures
-        require_penalties(study.penalties, shape)
+        config = next(iter(configs.values()))
+        if study.penalties == Study({}).penalties:
+            study = dataclasses.replace(study, penalties=standing_penalties(config, [shape]))
+        require_penalties(study.penalties, shape, latents=folder_of(config.network) is not None)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     return study
@@ -160,6 +162,8 @@ def _summary(outcome: Outcome) -> dict[str, dict[str, float]]:
 def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path | None) -> None:
     out = console()
     shown = {**SHOWN, **{p: p.replace("_", " ") for p in study.penalties}}
+    if not any("excess" in o.values for o in outcomes):
+        shown = {"denoising": "in range", **shown}  # nobody knows a floor for latents
     quantities = [q for q in shown if any(q in o.values for o in outcomes)]
     numbers = [number_column(shown[quantity].replace(" ", "\n")) for quantity in quantities]
     table = new_table(text_column("change", at_least=12), *numbers, gap=1)
@@ -172,10 +176,11 @@ def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path |
             out.print(f"{outcome.name}, seed {seed} failed: {line}", soft_wrap=True)
     out.print(f"real images: {'  '.join(f'{name} {value:.3g}' for name, value in measure.real.items())}")
     within = measure.how.logsnr or LEVELS
-    out.print(
-        "bound: bits/dim of held-out images ± standard error; "
-        f"excess: the same within logsnr {within[0]:g} to {within[-1]:g}, above the floor"
-    )
+    ends = f"within logsnr {within[0]:g} to {within[-1]:g}"
+    if "denoising" in quantities:
+        out.print(f"in range: bits/dim of held-out samples {ends}, ± standard error")
+    else:
+        out.print(f"bound: bits/dim of held-out images ± standard error; excess: the same {ends}, above the floor")
     out.print("read: share read as a digit with confidence >= 0.9; rarest: how often the rarest is read, 1 = the mean")
     seeds = len(study.seeds)
     told = (

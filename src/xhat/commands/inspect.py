@@ -30,7 +30,9 @@ from xhat.errors import UsageError
 from xhat.files.ours import require_free
 from xhat.losses.denoising import Denoising
 from xhat.losses.image import ImageLoss
+from xhat.objective.describe import described
 from xhat.objective.objective import Objective
+from xhat.pipelines.network import home_of
 from xhat.rng import Shard
 from xhat.runs.recipe import read_run_config
 from xhat.runs.used import require_used, used_by
@@ -117,7 +119,7 @@ def _inspect(recipe: str, config: Config) -> dict[str, Any]:
     data = build_data(config, share=0.0)
     shape = data.shape
     denoiser = build_denoiser(config, shape)
-    objective = build_objective(config, denoiser)
+    objective, home = build_objective(config, denoiser), home_of(denoiser.net)
     known = in_memory(data.train, shape, config.data, LOOKED_AT) if data.images is None else data.images.train
     second_moment = float(to_float(known.pixels[:LOOKED_AT]).square().mean())
     found = profile(objective, levels(denoiser.schedule), second_moment)
@@ -127,11 +129,11 @@ def _inspect(recipe: str, config: Config) -> dict[str, Any]:
         "recipe": recipe,
         "network": config.network,
         "parameters": sum(p.numel() for p in denoiser.net.parameters()),
-        "schedule": config.schedule,
-        "target": config.target,
+        "schedule": f"of its {type(home.pipeline.scheduler).__name__}" if home else config.schedule,
+        "target": denoiser.target.name if home else config.target,
         "terms": {name: {"loss": term.loss, "weight": term.weight, "when": term.when} for name, term in config.terms.items()},
         "times": config.times,
-        "variance": config.variance,
+        "variance": described(denoiser.variance) if home else config.variance,
         **numbers,
         "loss_spaces": list(dict.fromkeys(loss.space.name for loss in losses if isinstance(loss, Denoising))),
         "effective_weighting": _largest_one(found.effective),

@@ -144,14 +144,18 @@ def build_objective(config: Config, denoiser: Denoiser) -> Objective:
         raise ConfigError(str(error)) from None
 
 
-def build_penalty(text: str) -> Penalty:
+def build_penalty(text: str, denoiser: Denoiser | None = None) -> Penalty:
     """The function of images (B, C, H, W) -> (B,) that an expression of a penalty or of an image loss stands for.
+
+    Args:
+        text: the expression.
+        denoiser: whose pipeline decodes what decode() is to.
 
     Raises:
         ConfigError: it stands for nothing, or for one that compares with a clean image.
     """
     made = evaluate(text, OF_TERMS)
-    penalty = made.of_images() if isinstance(made, ImageLoss) else made
+    penalty = made.of_images(denoiser) if isinstance(made, ImageLoss) else made
     if isinstance(penalty, Loss) or not callable(penalty) or not of_images_alone(penalty):
         raise ConfigError(f"{text} is no function of images alone")
     return cast(Penalty, penalty)

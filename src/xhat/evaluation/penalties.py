@@ -38,5 +38,5 @@ def own_penalties(objective: Objective) -> dict[str, Penalty]:
     Those that compare with the clean image have nothing to say of a sample, and are left out.
     """
     losses = {name: term.loss for name, term in objective.terms.items()}
-    found = {name: loss.of_images() for name, loss in losses.items() if isinstance(loss, ImageLoss)}
+    found = {name: loss.of_images(objective.denoiser) for name, loss in losses.items() if isinstance(loss, ImageLoss)}
     return {name: penalty for name, penalty in found.items() if penalty is not None}

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from xhat.analysis.gradients import GradientProfile
 from xhat.bound.estimate import Curve
@@ -71,6 +72,15 @@ def shown(samples: Tensor, shape: DataShape, denoiser: Denoiser) -> Tensor:
         return drawn(samples, shape)
     device = device_of(denoiser.net)
     return torch.cat([to_uint8(denoiser.decode(part.to(device))).cpu() for part in samples.split(DECODED)])
+
+
+def thumbnails(images: Tensor, side: int = 128) -> Tensor:
+    """uint8 images whose longer side is at most `side`, each pixel a mean: forty large ones are more than a page can hold."""
+    height, width = images.shape[2:]
+    if (longer := max(height, width)) <= side:
+        return images
+    size = [max(1, round(length * side / longer)) for length in (height, width)]
+    return interpolate(images.float(), size, mode="area").round().to(torch.uint8)
 
 
 def is_shown(shape: DataShape, denoiser: Denoiser) -> bool:

@@ -11,6 +11,7 @@ from xhat.config.config import Config
 from xhat.data.shape import DataShape
 from xhat.errors import UsageError, first_line
 from xhat.evaluation.denoising import LEVELS, reached
+from xhat.pipelines.network import folder_of
 from xhat.report.collect import QUANTITIES
 
 
@@ -34,12 +35,13 @@ def require_comparable(configs: Mapping[str, Config]) -> None:
                 )
 
 
-def require_penalties(penalties: Mapping[str, str], shape: DataShape) -> None:
+def require_penalties(penalties: Mapping[str, str], shape: DataShape, *, latents: bool = False) -> None:
     """Refuse penalties that cannot be measured on samples.
 
     Args:
         penalties: name -> expression.
         shape: of the images.
+        latents: whether they are those of a pipeline, which is not opened to try a penalty of what it decodes.
 
     Raises:
         UsageError: a name that another quantity has, or an expression that has no value for each image.
@@ -49,10 +51,23 @@ def require_penalties(penalties: Mapping[str, str], shape: DataShape) -> None:
         if name in QUANTITIES:
             raise UsageError(f"penalties.{name}: {name} is measured already, choose another name")
         try:
-            if build_penalty(text)(images).shape != (2,):
+            penalty = build_penalty(text)
+            if not latents and penalty(images).shape != (2,):
                 raise ValueError(f"{text} has no value for each image")
         except Exception as error:  # of a user's own code, too
             raise UsageError(f"penalties.{name}: {first_line(error)}") from error
+
+
+def standing_penalties(config: Config, shapes: Sequence[DataShape]) -> dict[str, str]:
+    """What is measured of any samples, unless somebody says otherwise: total variation, of pictures.
+
+    Args:
+        config: of one of the runs.
+        shapes: of their samples.
+    """
+    if folder_of(config.network) is not None:
+        return {"total_variation": "image_loss(total_variation, decode=decode())"}
+    return {"total_variation": "total_variation"} if all(shape.is_picture for shape in shapes) else {}
 
 
 def common_levels(folders: Sequence[Path]) -> tuple[float, ...]:

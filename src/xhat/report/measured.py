@@ -216,14 +216,14 @@ def _bound(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, f
 
 def _samples(trained: TrainedRun, run: Path, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, float]]:
     """Numbers of samples, penalties of real images; and a picture of the first samples."""
-    from xhat.evaluation.pictures import drawn, save_grid
+    from xhat.evaluation.pictures import is_shown, save_grid, shown, thumbnails
 
     sampling, told = build_sampling(trained.config.sampling, trained.denoiser.schedule), _told(trained, real)
     images, _ = sampling.generate(trained.denoiser, trained.shape, how.samples, cond=told)
-    if trained.shape.is_picture:
-        shown = drawn(images[: GRID_ROWS * GRID_COLUMNS], trained.shape)
-        save_grid(shown, run / FOLDER / "samples.png", GRID_COLUMNS, zoom=1)
-    penalties = {name: build_penalty(text) for name, text in how.penalties.items()}
+    if is_shown(trained.shape, trained.denoiser):
+        first = shown(images[: GRID_ROWS * GRID_COLUMNS], trained.shape, trained.denoiser)
+        save_grid(thumbnails(first), run / FOLDER / "samples.png", GRID_COLUMNS, zoom=1)
+    penalties = {name: build_penalty(text, trained.denoiser) for name, text in how.penalties.items()}
     of_real = mean_penalties(real.measured.images.pixels[: QUICK.penalty_images], penalties)
     return mean_penalties(images, penalties) | _quality(trained, images), of_real
 
@@ -263,14 +263,15 @@ def _weightings(trained: TrainedRun) -> dict[str, Line]:
 
 def _pictures(trained: TrainedRun, real: RealImages, run: Path) -> list[float]:
     """A picture of x0_hat on the way to the first samples; the times of its columns. None of what cannot be drawn."""
-    from xhat.evaluation.pictures import drawn, save_grid
+    from xhat.evaluation.pictures import is_shown, save_grid, shown, thumbnails
     from xhat.sampling.generate import trajectory
 
     sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
-    if not trained.shape.is_picture:
+    if not is_shown(trained.shape, trained.denoiser):
         return []
     images, times = trajectory(trained.denoiser, sampling, trained.shape, CHAINS, cond=_told(trained, real))
-    save_grid(drawn(images.flatten(0, 1), trained.shape), run / FOLDER / "trajectory.png", len(times), zoom=1)
+    pictures = shown(images.flatten(0, 1), trained.shape, trained.denoiser)
+    save_grid(thumbnails(pictures), run / FOLDER / "trajectory.png", len(times), zoom=1)
     return times
 
 

@@ -7,7 +7,7 @@ from xhat.config.build import build_penalty
 from xhat.config.config import Config
 from xhat.errors import UsageError
 from xhat.report.collect import QUANTITIES, Group, collect, subtitle
-from xhat.report.comparable import common_levels, require_comparable
+from xhat.report.comparable import common_levels, require_comparable, standing_penalties
 from xhat.report.contents import SECONDS, Contents
 from xhat.report.measured import How, measured
 from xhat.runs.metrics import read_metrics
@@ -34,7 +34,7 @@ def runs_contents(folders: Sequence[Path], samples: int, watch: bool = False) ->
     configs = {folder: _config(folder) for folder in folders}
     require_comparable({name: configs[folder] for name, folder in zip(names, folders, strict=True)})
     done = [folder for folder in folders if not watch or _finished(folder)]
-    how = How(samples=samples, penalties=_penalties(list(configs.values()), _pictures(done)), logsnr=common_levels(done))
+    how = How(samples=samples, penalties=_penalties(list(configs.values()), done), logsnr=common_levels(done))
     groups = []
     for name, folder in zip(names, folders, strict=True):
         found = [measured(folder, how)] if folder in done else []
@@ -72,14 +72,9 @@ def _finished(folder: Path) -> bool:
     return read_weights(folder).step >= int(rows[-1]["step"])
 
 
-def _pictures(folders: Sequence[Path]) -> bool:
-    """Whether the runs make pictures."""
-    return all(read_weights(folder).shape.is_picture for folder in folders)
-
-
-def _penalties(configs: Sequence[Config], pictures: bool) -> dict[str, str]:
+def _penalties(configs: Sequence[Config], done: Sequence[Path]) -> dict[str, str]:
     """Total variation of pictures, and every penalty of images alone that one of the runs was trained with."""
-    found = {"total_variation": "total_variation"} if pictures else {}
+    found = dict(standing_penalties(configs[0], [read_weights(folder).shape for folder in done]))
     for config in configs:
         for name, term in config.terms.items():
             try:
