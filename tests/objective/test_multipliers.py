@@ -148,6 +148,16 @@ class TestGradientRatio:
         close((values["image.lambda"] * image).norm() / (3 * base).norm(), 0.1)
         close(loss, 3 * base + values["image.lambda"] * image)
 
+    def test_half_precision_of_the_network_does_not_round_it(self):
+        """Under autocast products of float32 vectors are bf16, which has no number between 99.5 and 100."""
+        found = []
+        for enabled in (False, True):
+            objective, net = make(GradientRatio(share=0.317, smoothing=0.0))
+            net.float()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                found.append(objective(data().float(), step=0)["image.lambda"])
+        close(found[1], found[0], rtol=1e-6)
+
     def test_it_is_measured_at_its_interval_and_at_first(self):
         objective, net = make(GradientRatio(0.1, every=4, smoothing=0))
         first = objective(data(), step=2)["image.lambda"]

@@ -144,7 +144,8 @@ class Balancer:
         factors, change = {}, torch.zeros_like(base[0])
         for name, multiplier in due.items():
             own = flat_gradient(values[name], parameters, keep=True)
-            both, mine = multiplier.factors(of_base @ of_base, of_base @ own, own @ own, gates[name])
+            with torch.autocast(own.device.type, enabled=False):  # it would round products of vectors to bf16
+                both, mine = multiplier.factors(of_base @ of_base, of_base @ own, own @ own, gates[name])
             factors[name], change = gates[name] * mine.to(own), change + both.to(own) - 1
         return Balance(factors, 1 + change)
 
