@@ -16,7 +16,7 @@ COMMANDS = {
     "inspect": "show what a preset or config optimizes, and what a step costs, before training; or what differs between two",
     "compare": "train one config with each of a list of changes, and measure all alike",
     "report": "write one HTML page about runs or a study",
-    "export": "write a trained run as diffusers reads it",
+    "export": "write a trained run as diffusers, ONNX Runtime or torch read it",
     "gradients": "show how each term pulls at each noise level, and how gradients grow along a chain",
 }
 

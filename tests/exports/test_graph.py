@@ -1,8 +1,10 @@
 """A denoiser as a graph: in a process without xhat it draws the same samples; what no graph can say is refused in one line."""
 
 import json
+import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from helpers import xhat as run_command
 from xhat import DDIM, NOISE, Cosine, Denoiser, Discrete, DiT, UNet, V, sample, uniform_times
 from xhat.errors import RunError
 from xhat.exports.graph import Graph, sampling_of
+from xhat.networks.level_posterior import LevelPosterior
 
 STEPS = 5
 START = """
@@ -85,6 +88,8 @@ def denoisers():
         (1, 8, 8),
     )
     yield "vectors", Denoiser(OfVectors(), xhat.Flow(), xhat.FLOW), (2,)
+    levels = LevelPosterior(size=8, widths=(8, 16), blocks=(1, 1), features=4)
+    yield "levels", Denoiser(levels, Cosine(), LevelPosterior.target), (1, 8, 8)
 
 
 @pytest.mark.parametrize("to", ELSEWHERE)
@@ -125,6 +130,32 @@ class Deciding(nn.Module):
         return z if bool(z.sum() > 0) else -z
 
 
+class Counting(nn.Module):
+    """Looks at how many samples there are."""
+
+    def forward(self, z, t):
+        return torch.cat([2 * part for part in z.split(2)]) if len(z) > 1 else z
+
+
+class Squeezing(nn.Module):
+    """Squeezes axes of which one is no longer than 1, and goes back."""
+
+    def forward(self, z, t):
+        return z[:, None].squeeze((1, 2)) * t.reshape(-1, 1)
+
+
+class InHalf(nn.Module):
+    """Convolves in a precision that ONNX Runtime has no convolution of."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv1d(1, 1, 3, padding=1)
+
+    def forward(self, z, t):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.layer(z).to(z.dtype)
+
+
 class Random(nn.Module):
     """Never says the same twice."""
 
@@ -143,10 +174,75 @@ def test_what_a_graph_cannot_say_is_refused(net, why, to, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_why_is_said_in_a_line(tmp_path):
+    with pytest.raises(RunError, match="what it does depends on the number of samples"):
+        Graph.of(Denoiser(Counting(), Cosine(), V), (2,), {})
+    with pytest.raises(RunError, match="a condition is called noise, as an end of the graph is"):
+        Graph.of(Denoiser(OfVectors(), Cosine(), V), (2,), {"noise": torch.zeros(1, 2)})
+    with pytest.raises(RunError, match="ONNX Runtime does not take what this network does") as error:
+        written(Denoiser(InHalf(), Cosine(), V), (1, 8), {}, "onnx", tmp_path)
+    assert "\n" not in str(error.value)
+    assert "\x1b" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ELSEWHERE)
+def test_a_squeeze_of_what_is_longer_is_none(to, tmp_path):
+    written(Denoiser(Squeezing(), Cosine(), V), (2,), {}, to, tmp_path)
+
+
+@pytest.mark.parametrize("to", ELSEWHERE)
+def test_a_file_says_nothing_of_where_it_was_made(to, tmp_path):
+    path = written(next(denoisers())[1], (1, 8, 8), {"label": torch.tensor([0])}, to, tmp_path)
+    assert str(Path(xhat.__file__).parent).encode() not in path.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
+@pytest.mark.parametrize("to", ELSEWHERE)
+def test_a_disk_that_is_full_is_one_line(to, tiny_run, tmp_path):
+    """torch would end the process where a write fails within it."""
+    out = tmp_path / f"x{ENDS[to]}"
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); from xhat.cli import main; sys.exit(main())"
+    )
+    call = [sys.executable, "-c", program, "export", str(tiny_run), "--to", to, str(out)]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip().count("\n")) == (2, 0), done.stderr
+    assert f"cannot read or write {out}: File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_weights_are_a_second_file_that_replaces_nothing(tiny_run, tmp_path, monkeypatch, capsys):
+    from torch.onnx._internal.exporter import _onnx_program
+
+    monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 0)
+    code, said, _ = run_command("export", tiny_run, "--to", "onnx", tmp_path / "x.onnx", capsys=capsys)
+    assert code == 0
+    assert f"a graph in {tmp_path / 'x.onnx'} and {tmp_path / 'x.onnx.data'}" in said
+    (tmp_path / "x.onnx").unlink()
+    code, _, err = run_command("export", tiny_run, "--to", "onnx", tmp_path / "x.onnx", capsys=capsys)
+    assert (code, (tmp_path / "x.onnx").exists()) == (2, False)
+    assert "x.onnx.data exists already" in err
+
+
+def test_times_below_zero_are_written_as_zero():
+    """EDM's last time has no noise at all: -inf on its axis, which JSON has no word for."""
+    schedule = xhat.schedules.LinearLogSNR()
+    times = xhat.spacings.karras_times(schedule, 5)
+    found = sampling_of(schedule, times, None)
+    json.dumps(found, allow_nan=False)
+    assert (float(times[-1]), found["t"][-1], found["sigma"][-1]) == (-math.inf, 0.0, 0.0)
+
+
 def test_the_numbers_of_a_sampler():
     schedule = Cosine()
-    found = json.loads(json.dumps(sampling_of(schedule, uniform_times(schedule, 3), {"label": 7, "states": torch.zeros(2)})))
-    assert found["null"] == {"label": 7}
+    found = json.loads(
+        json.dumps(
+            sampling_of(schedule, uniform_times(schedule, 3), {"label": 7, "kind": torch.tensor(3), "states": torch.zeros(2)})
+        )
+    )
+    assert found["null"] == {"label": 7, "kind": 3}
     assert (len(found["t"]), found["t"][0], found["prior_std"]) == (4, 1.0, pytest.approx(1.0))
     for t, alpha, sigma in zip(found["t"], found["alpha"], found["sigma"], strict=True):
         at = torch.tensor(t, dtype=torch.float64)

@@ -31,7 +31,7 @@ def test_each_family_as_onnx(name, lora, tmp_path):
         if "lora_B" in key:  # an adapter is nothing at first
             torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(number))
     axes, prompt = (4, 8, 8), "class 1" if name == "dit" else "a red cloth"
-    graph = Graph.of(made.denoiser, axes, made.told([prompt], pixels=made.pixels))
+    graph = Graph.of(made.denoiser, axes, {**made.without_prompt(), **made.sizes(1)})
     graph.write_onnx({}, tmp_path / "net.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
     z, t = torch.randn(5, *axes, generator=torch.Generator().manual_seed(1)), torch.linspace(0.1, 0.9, 5)

@@ -16,7 +16,6 @@ from xhat.commands.terminal import console, note, print_json, say
 from xhat.errors import UsageError
 from xhat.evaluation.denoising import LEVELS
 from xhat.files.atomic import read_bytes
-from xhat.pipelines.network import folder_of
 from xhat.report.comparable import require_comparable, require_penalties, standing_penalties
 from xhat.report.measured import How, measured
 from xhat.report.of_study import report_study, study_how
@@ -116,7 +115,7 @@ def _checked(path: Path) -> Study:
         config = next(iter(configs.values()))
         if study.penalties == Study({}).penalties:
             study = dataclasses.replace(study, penalties=standing_penalties(config, [shape]))
-        require_penalties(study.penalties, shape, latents=folder_of(config.network) is not None)
+        require_penalties(study.penalties, config, shape)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     return study
@@ -162,7 +161,7 @@ def _summary(outcome: Outcome) -> dict[str, dict[str, float]]:
 def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path | None) -> None:
     out = console()
     shown = {**SHOWN, **{p: p.replace("_", " ") for p in study.penalties}}
-    if not any("excess" in o.values for o in outcomes):
+    if not all("excess" in o.values for o in outcomes if o.values):
         shown = {"denoising": "in range", **shown}  # nobody knows a floor for latents
     quantities = [q for q in shown if any(q in o.values for o in outcomes)]
     numbers = [number_column(shown[quantity].replace(" ", "\n")) for quantity in quantities]

@@ -13,6 +13,7 @@ from xhat.commands.parsing import add_use, new_parser
 from xhat.commands.real_images import conditions_of, real_images
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, note, notes, print_json, progress_bar
+from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Condition
 from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
@@ -133,19 +134,22 @@ def _evaluate(
     from xhat.runs.load import load
 
     trained = load(run_)
-    real = real_images(trained, data)
+    real, latents = real_images(trained, data), trained.denoiser.decode is not None
     reference = real.distribution
+    if reference.images.pixels.is_meta:
+        raise UsageError(f"{run_} was trained on prompts alone: name images to measure on, --data FOLDER")
     seen_in = Features.shipped(trained.shape) if features is None else _features(features)
     cond = conditions_of(trained, reference, n)
     drawn = _generated(trained, n, seed, cond) if samples is None else _read(samples, trained)
-    result: dict[str, Any] = {"run": run_, "step": trained.step, "samples": len(drawn), "reference": len(reference)}
-    latents = trained.denoiser.decode is not None
     of_real = reference.images.pixels[: THOROUGH.penalty_images]
-    pictures = [shown(x, trained.shape, trained.denoiser) if latents and seen_in else x for x in (drawn, of_real)]
+    if latents:  # at most as many real ones as samples: decoding is dear
+        drawn = shown(drawn, trained.shape, trained.denoiser) if samples is None else drawn
+        of_real = shown(of_real[: max(2, len(drawn))], trained.shape, trained.denoiser)
+    result: dict[str, Any] = {"run": run_, "step": trained.step, "samples": len(drawn), "reference": len(of_real)}
     result |= {"of": "images" if trained.shape.is_picture or latents else "samples", "decoded": latents}
-    result |= {"reference_is": reference.kind, **_quality(seen_in, *pictures)}
+    result |= {"reference_is": reference.kind, **_quality(seen_in, drawn, of_real)}
     standing = standing_penalties(trained.config, [trained.shape])
-    penalties = {name: build_penalty(text, trained.denoiser) for name, text in standing.items()}
+    penalties = {name: build_penalty(text, decoded=latents) for name, text in standing.items()}
     penalties |= own_penalties(build_objective(trained.config, trained.denoiser))
     result |= {"penalties": mean_penalties(drawn, penalties), "penalties_real": mean_penalties(of_real, penalties)}
     found = asdict(level_errors(trained.denoiser, real.measured, images).summary())
@@ -190,7 +194,7 @@ def _read(samples: str, trained: TrainedRun) -> Tensor:
 
     if not Path(samples).exists():
         raise UsageError(f"--samples {samples} does not exist")
-    shape, folder = trained.shape, Path(samples).is_dir()
+    shape, folder = _pictures(trained), Path(samples).is_dir()
     if not shape.is_eight_bit or shape.side is None:
         raise UsageError(f"--samples {samples}: the run makes no square 8-bit images, leave --samples out")
     images = load_data(samples, shape.side if folder else None)
@@ -207,6 +211,16 @@ def _read(samples: str, trained: TrainedRun) -> Tensor:
     pixels = in_channels(replace(images, name=f"--samples {samples}"), shape.channels).pixels
     notes(notices(images))
     return pixels
+
+
+def _pictures(trained: TrainedRun) -> DataShape:
+    """The shape of what is shown of a run: of a pipeline's that of the pictures that it decodes."""
+    from xhat.pipelines.network import folder_of, home_of, picture_of
+
+    folder, home = folder_of(trained.config.network), home_of(trained.denoiser.net)
+    if folder is None or home is None:
+        return trained.shape
+    return DataShape.of((picture_of(folder)[0], *home.pixels_of_latents(trained.shape.sample[1:])))
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -231,8 +245,9 @@ def _show(result: dict[str, Any]) -> None:
         table.add_row(name, f"{value:.4f}", f"real {what}: {result['penalties_real'][name]:.4f}")
     show_table(out, table)
     rows = result["denoising"]
-    of = f"held-out {what}" if rows["images_are"] == "held out" else f"training {what}"
-    out.print(f"\ndenoising error: mean (x0 - x0_hat)² per pixel, {rows['images']} {of}")
+    values = ("latents", "value") if result["decoded"] else (what, "pixel")
+    of = f"held-out {values[0]}" if rows["images_are"] == "held out" else f"training {values[0]}"
+    out.print(f"\ndenoising error: mean (x0 - x0_hat)² per {values[1]}, {rows['images']} {of}")
     headers = ("logsnr", "error\nof x0", "±\nstandard\nerror", "bits/dim\nper unit\nlogsnr")
     errors = new_table(*map(number_column, headers))
     for row in zip(rows["logsnr"], rows["x0_error"], rows["x0_error_se"], rows["density"], strict=True):

@@ -15,9 +15,9 @@ pipeline; of a run with a UNet2DModel a pipeline with a scheduler of its table, 
 README.md, says what it was trained on, on which objective, and what was measured. What diffusers has no word for, a network of
 ours or a continuous schedule, is refused by name.
 
---to onnx FILE.onnx, --to torch FILE.pt2: any network, as one graph from (z, t, conditions) to x0 and noise, for any number of
-samples; ONNX Runtime runs it, or torch.export.load(FILE).module(). With it goes, as JSON, what a sampler needs: the run's times
-and alpha and sigma at each.
+--to onnx FILE.onnx, --to torch FILE.pt2: any network, as one graph from (z, t, conditions) to x0 and noise; ONNX Runtime runs
+it, or torch.export.load(FILE).module(). With it goes, as JSON, what a sampler needs: the run's times and alpha and sigma at
+each. Of more than 1.5 GiB the weights are a second file, FILE.onnx.data.
 
 The weights are the averaged ones."""
 
@@ -37,6 +37,8 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(
             f"{out} exists already: name a new {'folder' if options.to == 'diffusers' else 'file'}, or move it away"
         )
+    if options.to == "onnx" and (beside := out.with_name(f"{out.name}.data")).exists():
+        raise UsageError(f"{beside} exists already: name a new file, or move it away")
     if not out.parent.is_dir():
         raise UsageError(f"{out}: the folder {out.parent} does not exist")
     if options.to == "diffusers":
@@ -86,11 +88,16 @@ def _to_graph(source: str, to: str, out: Path) -> int:
         "sampling": {"sampler": how.sampler, "guidance": how.guidance},
         **sampling_of(denoiser.schedule, build_sampling(how, denoiser.schedule).times, denoiser.null),
     }
-    graph = Graph.of(denoiser, trained.shape.sample, _told(trained))
-    (graph.write_onnx if to == "onnx" else graph.write_torch)(about, out)
+    graph, files = Graph.of(denoiser, trained.shape.sample, _told(trained)), [out]
+    if to == "onnx":
+        files = graph.write_onnx(about, out)
+    else:
+        graph.write_torch(about, out)
     if denoiser.decode is not None:
-        note("the graph takes and gives latents: the pipeline's own autoencoder makes images of them")
-    print(f"a graph in {out}, with the {len(about['t']) - 1} steps that the run samples in")
+        note("the graph takes and gives latents: images are made of them by the pipeline's own autoencoder")
+    if denoiser.variance.outputs > 1:
+        note("the graph gives x0 and noise, not the reverse variance that the network has learned: draw by DDIM, not by DDPM")
+    print(f"a graph in {' and '.join(map(str, files))}, with the {len(about['t']) - 1} steps that the run samples in")
     return 0
 
 
@@ -103,8 +110,8 @@ def _told(trained: Any) -> dict[str, Any]:
 
     home = home_of(trained.denoiser.net)
     if home is not None:
-        pixels = home.pixels_of_latents(trained.shape.sample[1:])
-        return home.told([""] if home.tells else None, rows=1, pixels=pixels)
+        sizes = home.sizes(1, home.pixels_of_latents(trained.shape.sample[1:]))
+        return {**(home.without_prompt() if home.tells else {}), **sizes}
     told = {"label": torch.zeros(1, dtype=torch.long)} if trained.shape.classes is not None else {}
     if trained.shape.conditions:
         told |= conditions_of(trained, real_images(trained, None).distribution, 1) or {}

@@ -121,7 +121,8 @@ def _inspect(recipe: str, config: Config) -> dict[str, Any]:
     denoiser = build_denoiser(config, shape)
     objective, home = build_objective(config, denoiser), home_of(denoiser.net)
     known = in_memory(data.train, shape, config.data, LOOKED_AT) if data.images is None else data.images.train
-    second_moment = float(to_float(known.pixels[:LOOKED_AT]).square().mean())
+    pixels = known.pixels[:LOOKED_AT]
+    second_moment = 1.0 if pixels.is_meta else float(to_float(pixels).square().mean())  # prompts alone: there are none
     found = profile(objective, levels(denoiser.schedule), second_moment)
     numbers = {key: value for key, value in asdict(found).items() if key not in ("effective", "density")}
     losses = [part for term in objective.terms.values() for part in term.loss.parts()]

@@ -34,4 +34,4 @@ def real_images(trained: TrainedRun, data: str | None) -> RealImages:
 
 def conditions_of(trained: TrainedRun, real: Reference, n: int) -> Condition | None:
     """What n samples of a run are told beside classes, in turn: what the real ones are; None if it is told nothing else."""
-    return real.first(n, device_of(trained.denoiser.net))[1] if trained.shape.conditions else None
+    return real.told(n, device_of(trained.denoiser.net)) if trained.shape.conditions else None

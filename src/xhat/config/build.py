@@ -144,18 +144,20 @@ def build_objective(config: Config, denoiser: Denoiser) -> Objective:
         raise ConfigError(str(error)) from None
 
 
-def build_penalty(text: str, denoiser: Denoiser | None = None) -> Penalty:
+def build_penalty(text: str, *, decoded: bool = False) -> Penalty:
     """The function of images (B, C, H, W) -> (B,) that an expression of a penalty or of an image loss stands for.
 
     Args:
         text: the expression.
-        denoiser: whose pipeline decodes what decode() is to.
+        decoded: the images are those that a pipeline has decoded.
 
     Raises:
         ConfigError: it stands for nothing, or for one that compares with a clean image.
     """
     made = evaluate(text, OF_TERMS)
-    penalty = made.of_images(denoiser) if isinstance(made, ImageLoss) else made
+    if decoded and isinstance(made, ImageLoss) and made.decode is None:
+        raise ConfigError(f"{text} is of latents, and what is measured are pictures: add decode=decode()")
+    penalty = made.of_images(decoded=decoded) if isinstance(made, ImageLoss) else made
     if isinstance(penalty, Loss) or not callable(penalty) or not of_images_alone(penalty):
         raise ConfigError(f"{text} is no function of images alone")
     return cast(Penalty, penalty)

@@ -35,8 +35,9 @@ def _mean(name: str, penalty: Penalty, values: Tensor) -> float:
 def own_penalties(objective: Objective) -> dict[str, Penalty]:
     """What an objective's image losses see in one image, by the names of their terms.
 
-    Those that compare with the clean image have nothing to say of a sample, and are left out.
+    Those that compare with the clean image have nothing to say of a sample, and are left out. Of a pipeline the images are what
+    it decodes, and losses of the latents themselves are left out, too.
     """
-    losses = {name: term.loss for name, term in objective.terms.items()}
-    found = {name: loss.of_images(objective.denoiser) for name, loss in losses.items() if isinstance(loss, ImageLoss)}
+    losses, decoded = {name: term.loss for name, term in objective.terms.items()}, objective.denoiser.decode is not None
+    found = {name: loss.of_images(decoded=decoded) for name, loss in losses.items() if isinstance(loss, ImageLoss)}
     return {name: penalty for name, penalty in found.items() if penalty is not None}

@@ -51,9 +51,16 @@ class Reference:
 
     def chosen(self, index: Tensor, device: torch.device) -> tuple[Tensor, Condition | None]:
         """Images number `index` as float (n, C, H, W), and what the network is told of them, on a device."""
+        return to_float(self.images.pixels[index]).to(device), self._told(index, device)
+
+    def told(self, count: int, device: torch.device) -> Condition | None:
+        """What the network is told of the first `count` of them, at most all."""
+        return self._told(torch.arange(min(count, len(self))), device)
+
+    def _told(self, index: Tensor, device: torch.device) -> Condition | None:
         labels = {} if self.labels is None else {"label": self.labels}
         cond = {name: value[index].to(device) for name, value in {**self.images.cond, **labels}.items()}
-        return to_float(self.images.pixels[index]).to(device), cond or None
+        return cond or None
 
     def first(self, count: int, device: torch.device) -> tuple[Tensor, Condition | None]:
         """The first `count` of them, at most all, as `chosen`."""

@@ -1,14 +1,16 @@
 """A trained denoiser as one graph of operations that runs without xhat: (z, t, conditions) to x0_hat and noise_hat."""
 
+import io
 import json
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +18,16 @@ from torch import Tensor, nn
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
 from xhat.errors import RunError, first_line
+from xhat.files.atomic import naming
 
 KEY = "xhat"
 """Of what a file says about itself: an entry of ONNX's metadata, or the file xhat.json in torch's archive."""
-OUTPUTS = ("x0", "noise")
+INPUTS, OUTPUTS = ("z", "t"), ("x0", "noise")
 ROWS, LOOKED_AT, NEAR = 2, 3, 1e-3
 """Samples that are traced, and others that the graph is checked with: it has to say the same, but for rounding."""
+COLORS = re.compile(r"\x1b\[[\d;]*m")
+TRACES = ("stack_trace", "pkg.torch.onnx.stack_trace")
+"""Where a graph says from which files it comes: nobody's business but its author's."""
 
 
 class _Both(nn.Module):
@@ -63,21 +69,26 @@ class Graph:
             cond: what it is told of one sample, (1, ...) by name; the graph wants the same conditions of the same axes.
 
         Raises:
-            RunError: the network does what no graph can say, or what depends on the values it is given.
+            RunError: the network does what no graph can say, or what depends on the values or the number of samples.
         """
+        if taken := [name for name in cond if name in (*INPUTS, *OUTPUTS)]:
+            raise RunError(f"a condition is called {taken[0]}, as an end of the graph is: give it another name")
         both = _Both(denoiser).cpu().float().eval()
         told = {name: value.cpu() for name, value in cond.items()}
-        given = _given(sample, told, ROWS)
         rows = {0: torch.export.Dim.DYNAMIC}
         shapes = {"z": rows, "t": rows, "cond": dict.fromkeys(told, rows)}
         try:
             with torch.no_grad(), _quiet():
-                program = torch.export.export(both, given, dynamic_shapes=shapes, strict=False)
+                program = torch.export.export(both, _given(sample, told, ROWS), dynamic_shapes=shapes, strict=False)
         except Exception as error:
             name = type(denoiser.net).__name__
-            raise RunError(f"torch.export cannot follow {name}: {first_line(error)[:200]}") from error
+            raise RunError(f"torch.export cannot follow {name}: {_why(error)}") from error
         program.example_inputs = None  # they would be pickled
-        _drop_idle_squeezes(program.graph_module)
+        for part in program.graph_module.modules():
+            if isinstance(part, torch.fx.GraphModule):
+                _drop_idle_squeezes(part)
+                for node in part.graph.nodes:
+                    node.meta.pop(TRACES[0], None)
         return cls(denoiser, program, sample, told)
 
     def write_torch(self, about: Mapping[str, Any], path: Path) -> None:
@@ -89,24 +100,30 @@ class Graph:
 
         Raises:
             RunError: the graph says something else than the denoiser.
+            OSError: it cannot be written.
         """
+        text = json.dumps(about, allow_nan=False)
         with _new(path) as beside, _quiet():
-            torch.export.save(self.program, beside, extra_files={f"{KEY}.json": json.dumps(about)})
+            with _Kept(beside) as file:
+                torch.export.save(self.program, cast(IO[bytes], file), extra_files={f"{KEY}.json": text})
             self._require_same(torch.export.load(beside).module()(*_given(self.sample, self.cond, LOOKED_AT)), path)
 
-    def write_onnx(self, about: Mapping[str, Any], path: Path) -> None:
-        """Write it as ONNX, a function of z, t and the conditions by name; of more than 2 GB the weights are a second file,
-        NAME.onnx.data.
+    def write_onnx(self, about: Mapping[str, Any], path: Path) -> list[Path]:
+        """Write it as ONNX, a function of z, t and the conditions by name.
 
         Args:
             about: what the file says about itself, for JSON.
             path: of the new file.
 
+        Returns:
+            The files: of more than 1.5 GiB the weights are a second one, NAME.onnx.data.
+
         Raises:
-            RunError: what writes ONNX is not installed, ONNX has no word for an operation, or ONNX Runtime says something else
-                than the denoiser.
+            RunError: what writes ONNX is not installed, ONNX has no word for an operation, or ONNX Runtime refuses the graph or
+                says something else than the denoiser.
+            OSError: it cannot be written.
         """
-        runtime = import_onnxruntime()
+        runtime, text = import_onnxruntime(), json.dumps(about, allow_nan=False)
         inputs = [spec.arg.name for spec in self.program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
         names = [name.removeprefix("cond_") for name in inputs]
         try:
@@ -115,16 +132,28 @@ class Graph:
                 own: dict[str, Any] = {"dynamo": True, "optimize": False, "verbose": False}
                 made = torch.onnx.export(self.program, input_names=names, output_names=OUTPUTS, **own)
         except Exception as error:
-            raise RunError(f"ONNX cannot say what this network does: {first_line(error)[:200]}") from error
+            raise RunError(f"ONNX cannot say what this network does: {_why(error)}") from error
         assert made is not None
-        made.model.metadata_props[KEY] = json.dumps(about)
+        made.model.metadata_props[KEY] = text
+        for node in made.model.graph.all_nodes():
+            for name in TRACES:
+                node.metadata_props.pop(name, None)
         with _new(path) as beside, _quiet():
             made.save(beside)
-            session = runtime.InferenceSession(str(beside))
-            z, t, cond = _given(self.sample, self.cond, LOOKED_AT)
+            self._require_same(self._run(runtime, beside), path)
+            return [path.parent / file.name for file in sorted(beside.parent.iterdir())]
+
+    def _run(self, runtime: Any, file: Path) -> tuple[Tensor, ...]:
+        settings = runtime.SessionOptions()
+        settings.log_severity_level = 4  # what is wrong is raised all the same
+        z, t, cond = _given(self.sample, self.cond, LOOKED_AT)
+        try:
+            session = runtime.InferenceSession(str(file), settings)
             wanted = {i.name for i in session.get_inputs()}
             values = {name: value.numpy() for name, value in {"z": z, "t": t, **cond}.items() if name in wanted}
-            self._require_same(tuple(map(torch.from_numpy, session.run(list(OUTPUTS), values))), path)
+            return tuple(map(torch.from_numpy, session.run(list(OUTPUTS), values)))
+        except Exception as error:  # of its own kinds
+            raise RunError(f"ONNX Runtime does not take what this network does: {_why(error)}") from error
 
     def _require_same(self, found: tuple[Tensor, ...], path: Path) -> None:
         with torch.no_grad():
@@ -145,13 +174,21 @@ def sampling_of(schedule: Schedule, times: Tensor, null: Mapping[str, Any] | Non
 
     Args:
         schedule: the denoiser's.
-        times: of the steps.
+        times: of the steps; what is below 0, where nothing is called, is written as 0.
         null: the denoiser's.
     """
-    at = times.double().cpu()
-    alpha, sigma = (f.cpu().tolist() for f in (schedule.alpha(at), schedule.sigma(at)))
-    numbers = {name: value for name, value in (null or {}).items() if isinstance(value, int)}
-    return {"t": at.tolist(), "alpha": alpha, "sigma": sigma, "prior_std": float(schedule.prior_std()), "null": numbers}
+    at = times.double().to(schedule.device)
+    alpha, sigma = (f.detach().cpu().tolist() for f in (schedule.alpha(at), schedule.sigma(at)))
+    numbers = {name: _number(value) for name, value in (null or {}).items() if _number(value) is not None}
+    start = float(schedule.prior_std().detach())
+    return {"t": at.clamp(min=0).cpu().tolist(), "alpha": alpha, "sigma": sigma, "prior_std": start, "null": numbers}
+
+
+def _number(value: Any) -> int | None:
+    """A class, as a number or as a tensor of one."""
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_floating_point():
+        return int(value)
+    return value if isinstance(value, int) else None
 
 
 def import_onnxruntime() -> Any:
@@ -176,20 +213,70 @@ def _given(sample: tuple[int, ...], cond: Mapping[str, Tensor], rows: int) -> tu
     return z, torch.linspace(0.3, 0.7, rows), told
 
 
+def _why(error: BaseException) -> str:
+    """The line that says most: that of the innermost cause, or what torch says of a size that it had to fix."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = COLORS.sub("", str(error)).strip().splitlines()
+    if any("onstraints violated" in line or "pecializ" in line for line in lines):
+        return "what it does depends on the number of samples"
+    return (lines[0] if lines else first_line(error))[:200]
+
+
 def _drop_idle_squeezes(module: torch.fx.GraphModule) -> None:
     """ONNX has no word for the squeeze of an axis that is longer than 1, which torch leaves as it is."""
-    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim):
-        of, axis = node.args
-        if isinstance(length := of.meta["val"].shape[axis], int) and length != 1:
-            node.replace_all_uses_with(of)
+    aten = torch.ops.aten
+    for target in (aten.squeeze.dim, aten.squeeze.dims):
+        for node in module.graph.find_nodes(op="call_function", target=target):
+            of, axes = node.args[0], node.args[1] if isinstance(node.args[1], list | tuple) else [node.args[1]]
+            shape = of.meta["val"].shape
+            left = [axis for axis in axes if not isinstance(shape[axis], int) or shape[axis] == 1]
+            if len(left) == len(axes):
+                continue
+            with module.graph.inserting_before(node):
+                put = module.graph.call_function(aten.squeeze.dims, (of, left)) if left else of
+            if left:
+                put.meta = dict(node.meta)
+            node.replace_all_uses_with(put)
             module.graph.erase_node(node)
     module.recompile()
+
+
+class _Kept(io.RawIOBase):
+    """A file that torch writes: an error of the system is raised by `close`, because within a write torch ends the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.file = path, path.open("wb")
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def close(self) -> None:
+        super().close()
+        self.file.close()
+        if self.error is not None:
+            raise self.error
 
 
 @contextmanager
 def _new(path: Path) -> Iterator[Path]:
     """A path beside the file; what is there at the end goes to its place, the file itself last."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".xhat-") as folder:
+    with naming(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".xhat-") as folder:
         beside = Path(folder) / path.name
         yield beside
         for file in sorted(Path(folder).iterdir(), key=lambda file: file == beside):

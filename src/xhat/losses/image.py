@@ -18,9 +18,6 @@ from xhat.objective.draw import FAR, Draw
 from xhat.objective.terms import Loss
 from xhat.registry import ESTIMATES, LOSSES
 
-MEASURED = 16
-"""Latents that are decoded at a time where a penalty is measured on samples."""
-
 
 class ImageEstimate(Protocol):
     """How the image that a penalty sees is made; `at_drawn_time` as in `Loss`, and `calls_network` where it is True."""
@@ -162,15 +159,16 @@ class ImageLoss(Loss):
             return self.penalty(seen, clean)
         return self.penalty(seen, draw) if self._takes_draw else self.penalty(seen)  # type: ignore[call-arg]
 
-    def of_images(self, denoiser: Denoiser | None = None) -> Penalty | None:
-        """The penalty as a function of images alone, decoded first; None for one that needs the clean images, or the draw.
+    def of_images(self, *, decoded: bool = False) -> Penalty | None:
+        """The penalty as a function of images alone; None for one that needs the clean images, or the draw.
 
         Args:
-            denoiser: whose pipeline decodes, where `decode` names no autoencoder of its own.
+            decoded: the images are pictures already; else they are decoded first, where this loss does that. Of pictures a loss
+                that sees latents has nothing to say: None.
         """
-        if denoiser is not None and isinstance(self.decode, Decode):
-            self.decode.of(denoiser)
-        return self._of_images if of_images_alone(self.penalty) else None
+        if not of_images_alone(self.penalty) or (decoded and self.decode is None):
+            return None
+        return self.penalty if decoded else self._of_images  # type: ignore[return-value]
 
     def scale(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         if not self.at_drawn_time:
@@ -198,5 +196,4 @@ class ImageLoss(Loss):
         return image if self.decode is None else self.decode(image)
 
     def _of_images(self, images: Tensor) -> Tensor:
-        parts = [images] if self.decode is None else images.split(MEASURED)  # pictures of a thousand latents fill a memory
-        return torch.cat([self.penalty(self._seen(part)) for part in parts])  # type: ignore[call-arg]
+        return self.penalty(self._seen(images))  # type: ignore[call-arg]

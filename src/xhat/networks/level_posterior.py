@@ -80,9 +80,11 @@ class LevelPosterior(nn.Module):
         precision = (ratio**-2).expand_as(latent).reshape(-1)
         with float32_edge(latent.device):
             bias, values = BIAS_GAIN * self.bias, self.values.to(latent.dtype)
-            mean: Tensor = PosteriorMean.apply(  # type: ignore[no-untyped-call]
-                rows.to(latent.dtype), self.weight, bias, latent.reshape(-1), precision, values
-            )
+            given = rows.to(latent.dtype), self.weight, bias, latent.reshape(-1), precision, values
+            if torch.compiler.is_exporting():  # a graph takes any number of images, and has no backward pass
+                left, right, _ = _factors(*given[:2], *given[3:])
+                return (torch.addmm(bias, left, right).softmax(1) @ values).reshape(latent.shape)
+            mean: Tensor = PosteriorMean.apply(*given)  # type: ignore[no-untyped-call]
         return mean.reshape(latent.shape)
 
 
@@ -127,9 +129,7 @@ class PosteriorMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, f: Tensor, w: Tensor, b: Tensor, y: Tensor, precision: Tensor, values: Tensor) -> Tensor:
         """f (n, J), w (256, J), b (256,), y (n,), precision (n,), values (256,) -> (n,)."""
-        left = torch.cat([f, (precision * y).unsqueeze(1), precision.unsqueeze(1)], dim=1)
-        right = torch.cat([w, values.unsqueeze(1), -0.5 * values.unsqueeze(1) ** 2], dim=1).T
-        moments = torch.cat([values.unsqueeze(1), w, values.unsqueeze(1) * w], dim=1)
+        left, right, moments = _factors(f, w, y, precision, values)
         out, shares = f.new_empty(len(f), moments.shape[1]), []
         for part, into in zip(left.split(ROWS), out.split(ROWS), strict=True):
             p = torch.addmm(b, part, right).softmax(1)
@@ -157,6 +157,13 @@ class PosteriorMean(torch.autograd.Function):
             of_y = gradient * precision * variance
             of_precision = gradient * ((y - out[:, 0]) * variance - third / 2)
         return of_f, of_w[:count].T.contiguous(), of_w[count], of_y, of_precision, None
+
+
+def _factors(f: Tensor, w: Tensor, y: Tensor, precision: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Matrices whose product, and b, are the logits; and what the probabilities are multiplied with, E[x] first."""
+    left = torch.cat([f, (precision * y).unsqueeze(1), precision.unsqueeze(1)], dim=1)
+    right = torch.cat([w, values.unsqueeze(1), -0.5 * values.unsqueeze(1) ** 2], dim=1).T
+    return left, right, torch.cat([values.unsqueeze(1), w, values.unsqueeze(1) * w], dim=1)
 
 
 def _central_moments(shares: list[Tensor], values: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

@@ -145,7 +145,8 @@ class Balancer:
         for name, multiplier in due.items():
             own = flat_gradient(values[name], parameters, keep=True)
             with torch.autocast(own.device.type, enabled=False):  # it would round products of vectors to bf16
-                both, mine = multiplier.factors(of_base @ of_base, of_base @ own, own @ own, gates[name])
+                a, b = (g.to(torch.promote_types(g.dtype, torch.float32)) for g in (of_base, own))
+                both, mine = multiplier.factors(a @ a, a @ b, b @ b, gates[name])
             factors[name], change = gates[name] * mine.to(own), change + both.to(own) - 1
         return Balance(factors, 1 + change)
 

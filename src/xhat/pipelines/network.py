@@ -1,6 +1,7 @@
 """A pipeline as the network of a config: `--init FOLDER` names it, and the run's own weights are what has learned."""
 
 import ast
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,29 @@ def pixels_of(folder: Path) -> tuple[int, int]:
     factor = shrinks_of(_config(vae)) if vae.is_file() else 1
     height, width = (side, side) if isinstance(side, int) else side
     return height * factor, width * factor
+
+
+def picture_of(folder: Path) -> tuple[int, int, int]:
+    """(C, H, W) of the pictures that a pipeline makes, from its configs alone.
+
+    Raises:
+        RunError: no pipeline.
+    """
+    vae = folder / "vae" / "config.json"
+    return (int(_config(vae).get("out_channels", 3)) if vae.is_file() else 3, *pixels_of(folder))
+
+
+def latents_of(network: str) -> str | None:
+    """A checksum of the autoencoder whose latents a config's network predicts; None where it predicts what is shown."""
+    folder = folder_of(network)
+    files = [] if folder is None else sorted((folder / "vae").glob("*.safetensors"))
+    return blake2b(b"".join(checksum(file) for file in files)).hexdigest() if files else None
+
+
+def checksum(file: Path) -> bytes:
+    """Of a file of any size."""
+    with file.open("rb") as held:
+        return file_digest(held, "blake2b").digest()
 
 
 def is_pipeline(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from xhat.config.config import Config
 from xhat.data.shape import DataShape
 from xhat.errors import UsageError, first_line
 from xhat.evaluation.denoising import LEVELS, reached
-from xhat.pipelines.network import folder_of
+from xhat.pipelines.network import folder_of, latents_of, picture_of
 from xhat.report.collect import QUANTITIES
 
 
@@ -33,26 +33,31 @@ def require_comparable(configs: Mapping[str, Config]) -> None:
                     f"{first} and {name} cannot be compared: {key} is {its} and {mine}, and errors on other images are on "
                     "another scale; write a report for each"
                 )
+        if latents_of(config.network) != latents_of(reference.network):
+            raise UsageError(
+                f"{first} and {name} cannot be compared: one makes pictures, or latents of another autoencoder, and errors on "
+                "those are on another scale; write a report for each"
+            )
 
 
-def require_penalties(penalties: Mapping[str, str], shape: DataShape, *, latents: bool = False) -> None:
+def require_penalties(penalties: Mapping[str, str], config: Config, shape: DataShape) -> None:
     """Refuse penalties that cannot be measured on samples.
 
     Args:
         penalties: name -> expression.
-        shape: of the images.
-        latents: whether they are those of a pipeline, which is not opened to try a penalty of what it decodes.
+        config: of one of the runs.
+        shape: of its samples.
 
     Raises:
         UsageError: a name that another quantity has, or an expression that has no value for each image.
     """
-    images = torch.zeros(2, *shape.sample)
+    folder = folder_of(config.network)
+    images = torch.zeros(2, *(shape.sample if folder is None else picture_of(folder)))
     for name, text in penalties.items():
         if name in QUANTITIES:
             raise UsageError(f"penalties.{name}: {name} is measured already, choose another name")
         try:
-            penalty = build_penalty(text)
-            if not latents and penalty(images).shape != (2,):
+            if build_penalty(text, decoded=folder is not None)(images).shape != (2,):
                 raise ValueError(f"{text} has no value for each image")
         except Exception as error:  # of a user's own code, too
             raise UsageError(f"penalties.{name}: {first_line(error)}") from error
@@ -65,9 +70,8 @@ def standing_penalties(config: Config, shapes: Sequence[DataShape]) -> dict[str,
         config: of one of the runs.
         shapes: of their samples.
     """
-    if folder_of(config.network) is not None:
-        return {"total_variation": "image_loss(total_variation, decode=decode())"}
-    return {"total_variation": "total_variation"} if all(shape.is_picture for shape in shapes) else {}
+    pictures = folder_of(config.network) is not None or all(shape.is_picture for shape in shapes)
+    return {"total_variation": "total_variation"} if pictures else {}
 
 
 def common_levels(folders: Sequence[Path]) -> tuple[float, ...]:

@@ -170,6 +170,8 @@ def _real_images(data: _Data) -> RealImages:
 
 def _errors(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, Line], list[str]]:
     """The error at each noise level, what of it is above the floor, and what could not be measured."""
+    if real.measured.images.pixels.is_meta:
+        return {}, {}, ["no error by noise level: trained on prompts alone, there are no images to measure it on"]
     try:
         errors = level_errors(trained.denoiser, real.measured, how.images, how.logsnr)
     except ValueError as error:
@@ -202,6 +204,8 @@ def _floor(data: _Data, images: int, logsnr: tuple[float, ...]) -> FloorErrors:
 
 def _bound(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, Line]]:
     """The variational bound, and its steps; a schedule in continuous time is taken in 1000 steps."""
+    if real.measured.images.pixels.is_meta:
+        raise ValueError("there are no images")
     chosen = choose_first(real, how.bound_images, QUICK.pilot_images, device_of(trained.denoiser.net))
     found = bound(trained.denoiser, chosen)
     curve = found.curve
@@ -216,21 +220,25 @@ def _bound(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, f
 
 def _samples(trained: TrainedRun, run: Path, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, float]]:
     """Numbers of samples, penalties of real images; and a picture of the first samples."""
-    from xhat.evaluation.pictures import is_shown, save_grid, shown, thumbnails
+    from xhat.evaluation.pictures import drawn, save_grid, shown, thumbnails
 
     sampling, told = build_sampling(trained.config.sampling, trained.denoiser.schedule), _told(trained, real)
     images, _ = sampling.generate(trained.denoiser, trained.shape, how.samples, cond=told)
-    if is_shown(trained.shape, trained.denoiser):
-        first = shown(images[: GRID_ROWS * GRID_COLUMNS], trained.shape, trained.denoiser)
-        save_grid(thumbnails(first), run / FOLDER / "samples.png", GRID_COLUMNS, zoom=1)
-    penalties = {name: build_penalty(text, trained.denoiser) for name, text in how.penalties.items()}
-    of_real = mean_penalties(real.measured.images.pixels[: QUICK.penalty_images], penalties)
+    shape, denoiser, known = trained.shape, trained.denoiser, real.measured.images.pixels
+    if latents := denoiser.decode is not None:  # at most as many real ones: decoding is dear
+        images, known = shown(images, shape, denoiser), known[: how.samples]
+        known = known if known.is_meta else shown(known, shape, denoiser)
+    if latents or shape.is_picture:
+        first = images[: GRID_ROWS * GRID_COLUMNS]
+        save_grid(thumbnails(first if latents else drawn(first, shape)), run / FOLDER / "samples.png", GRID_COLUMNS, zoom=1)
+    penalties = {name: build_penalty(text, decoded=latents) for name, text in how.penalties.items()}
+    of_real = {} if known.is_meta else mean_penalties(known[: QUICK.penalty_images], penalties)
     return mean_penalties(images, penalties) | _quality(trained, images), of_real
 
 
 def _told(trained: TrainedRun, real: RealImages) -> Condition | None:
     """What samples are told beside classes: what the real ones are."""
-    return real.measured.first(len(real.measured), device_of(trained.denoiser.net))[1] if trained.shape.conditions else None
+    return real.measured.told(len(real.measured), device_of(trained.denoiser.net)) if trained.shape.conditions else None
 
 
 def _quality(trained: TrainedRun, samples: Tensor) -> dict[str, float]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from xhat.config.build import build_penalty
 from xhat.config.config import Config
 from xhat.errors import UsageError
+from xhat.pipelines.network import folder_of
 from xhat.report.collect import QUANTITIES, Group, collect, subtitle
 from xhat.report.comparable import common_levels, require_comparable, standing_penalties
 from xhat.report.contents import SECONDS, Contents
@@ -78,7 +79,7 @@ def _penalties(configs: Sequence[Config], done: Sequence[Path]) -> dict[str, str
     for config in configs:
         for name, term in config.terms.items():
             try:
-                build_penalty(term.loss)
+                build_penalty(term.loss, decoded=folder_of(config.network) is not None)
             except ValueError:
                 continue
             if term.loss not in found.values():
