@@ -166,6 +166,14 @@ def test_a_file_that_changed_since_is_said(mine, run, tmp_path, capsys):
     assert str(run / "used") in err
 
 
+def test_parts_of_another_file_are_said(mine, run, tmp_path, capsys):
+    """Of the same names: what a run was trained with may be something else there."""
+    (tmp_path / "others.py").write_text(MINE)
+    code, _, err = xhat("sample", run, "--n", 2, "--out", tmp_path / "s.npz", "--use", tmp_path / "others.py", capsys=capsys)
+    assert code == 0
+    assert "of my_parts.py: it is now that of others.py" in err
+
+
 BROKEN = {
     "a syntax error": ("def f(:\n    pass\n", "line 1: SyntaxError: invalid syntax"),
     "an error at import": ("import xhat\nx = 1\nundefined_name\n", "line 3: NameError: name 'undefined_name' is not defined"),

@@ -264,6 +264,9 @@ def test_a_run_of_prompts_alone_is_shown_and_says_what_it_lacks(place, tmp_path,
     code, out, _ = run_command("inspect", tmp_path / "run", "--picture", tmp_path / "p.png", capsys=capsys)
     assert code == 0
     assert "DDIMScheduler" in out
+    code, _, err = run_command("gradients", tmp_path / "run", capsys=capsys)
+    assert (code, err.strip().count("\n")) == (2, 0)
+    assert "trained on prompts alone: gradients are compared at images" in err
     code, _, _ = run_command("report", tmp_path / "run", "--n", 10, "--out", tmp_path / "r.html", capsys=capsys)
     assert code == 0
     assert "trained on prompts alone" in (tmp_path / "r.html").read_text()
@@ -296,3 +299,47 @@ def test_a_penalty_of_latents_is_not_taken_for_one_of_pictures(place, tmp_path, 
     code, _, err = run_command("compare", tmp_path / "raw.yaml", "--out", tmp_path / "out", capsys=capsys)
     assert (code, err.strip().count("\n")) == (2, 0)
     assert "is of latents, and what is measured are pictures: add decode=decode()" in err
+
+
+def test_an_adapter_is_inspected_before_it_is_trained(place, tmp_path, capsys):
+    own = ("--init", place / "sd", "--lora", 2, "--data", place / "pics", "--image_size", 16)
+    code, out, _ = run_command("inspect", *own, "--picture", tmp_path / "p.png", "--json", capsys=capsys)
+    assert code == 0
+    assert json.loads(out)["schedule"] == "of its DDIMScheduler"
+    code, _, err = run_command("inspect", capsys=capsys)
+    assert (code, err.strip().count("\n")) == (2, 0)
+    assert "--init and a pipeline" in err
+
+
+def test_a_run_is_found_from_anywhere(place, tmp_path, monkeypatch):
+    """Also where the folder was named from the one that it is in."""
+    monkeypatch.chdir(place)
+    own = ("--init", "sd", "--lora", 2, "--data", "pics", "--run", tmp_path / "run", "--max_steps", 1, *SMALL)
+    assert run_command("train", *own)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    prompt = ("--prompt", "a red cloth", "--steps", 1)
+    assert run_command("sample", "run", *prompt, "--out", "one.npz")[0] == 0
+
+
+def test_what_cannot_be_started_from_is_named(place, tmp_path, capsys):
+    lora = tmp_path / "lora"
+    assert run_command("export", place / "run", "--to", "diffusers", lora, capsys=capsys)[0] == 0
+    for start, why in (
+        (place / "no", "does not exist: start from a run"),
+        (place / "pics", "is neither a run of xhat nor a pipeline of diffusers"),
+        (lora, "is a LoRA"),
+        (lora / "pytorch_lora_weights.safetensors", "is a LoRA"),
+    ):
+        code, _, err = run_command("train", "--init", start, "--lora", 2, "--run", tmp_path / "x", capsys=capsys)
+        assert (code, err.strip().count("\n")) == (2, 0)
+        assert why in err
+
+
+def test_what_does_little_is_said(place, tmp_path, capsys):
+    """A share to hold out that comes to nothing, and a penalty that sees latents where it may have meant pictures."""
+    own = ("--init", place / "sd", "--lora", 2, "--data", place / "pics", "--held_out", 0.2, "--max_steps", 1, *SMALL)
+    term = ("--terms.smooth.loss", "image_loss(total_variation)")
+    code, _, err = run_command("train", *own, *term, "--run", tmp_path / "run", capsys=capsys)
+    assert code == 0
+    assert "held_out 0.2 has no effect: it is fewer than 16 samples" in err
+    assert "this image loss sees latents: add decode=decode()" in err

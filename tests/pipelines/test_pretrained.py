@@ -358,3 +358,10 @@ def test_a_controlnet_comes_with_its_pipeline():
     x0, cond = p.encode(normal(2, 3, 16, 16).clamp(-1, 1), PROMPTS)
     cond["controlnet_cond"] = normal(2, 3, 16, 16).clamp(0, 1)
     assert p.denoiser(x0, torch.tensor([0.3, 0.8]), cond).x0.shape == x0.shape
+
+
+def test_pixels_of_8_bits_are_not_taken_for_images():
+    made = xhat.pretrained(tiny.stable_diffusion())
+    with pytest.raises(ValueError, match=r"images are floats in \[-1, 1\], got up to 255: for pixels x / 127.5 - 1"):
+        made.encode(torch.full((1, 3, 16, 16), 255.0), ["a"])
+    assert len(repr(made)) < 100

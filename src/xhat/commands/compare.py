@@ -136,10 +136,12 @@ class _Measure:
     def __init__(self, study: Study, out: Path) -> None:
         self.study, self.folders = study, [study.folder(out, *run) for run in study.runs]
         self.real: dict[str, float] = {}
+        self.problems: dict[str, None] = {}
 
     def __call__(self, folder: Path) -> Mapping[str, float]:
         found = measured(folder, self.how)
         self.real = found.real
+        self.problems |= dict.fromkeys(found.problems)
         return found.numbers
 
     @cached_property
@@ -174,6 +176,8 @@ def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path |
         for seed, line in outcome.failed.items():
             out.print(f"{outcome.name}, seed {seed} failed: {line}", soft_wrap=True)
     out.print(f"real images: {'  '.join(f'{name} {value:.3g}' for name, value in measure.real.items())}")
+    for line in measure.problems:
+        out.print(line, soft_wrap=True)
     within = measure.how.logsnr or LEVELS
     ends = f"within logsnr {within[0]:g} to {within[-1]:g}"
     if "denoising" in quantities:

@@ -80,6 +80,8 @@ def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfil
     if data.images is not None and n > len(data.images.train):
         raise UsageError(f"--n {n}: {data.images.train.name} has {len(data.images.train)} images")
     batch = Feed(data.train, data.shape, device_of(denoiser.net)).get(seed, Shard(0, n), n)
+    if batch.x0.is_meta:
+        raise UsageError(f"{source} was trained on prompts alone: gradients are compared at images, and there are none")
     stand_in = {"total_variation": ImageLoss(total_variation, FullChain(steps=chain))}
     if step is None and data.images is not None:  # a run's own data were spoken of when it was trained
         notes(notices(data.images.train))
@@ -108,7 +110,7 @@ def _show(profile: GradientProfile, source: str, step: int | None, picture: Path
         table.add_row(f"{level:6.2f}", *cells)
     show_table(out, table)
     out.print("norm: of the gradient of the unweighted term")
-    out.print("cosine: to the gradient of the base; below 0 they disagree")
+    out.print("cosine: to the gradient of the other terms whose weights are numbers; below 0 they disagree")
     for name, chain in profile.chains.items():
         first, last = chain.norm[0], chain.norm[-1]
         out.print(f"{name}, a chain of {len(chain.t) - 1} steps: ‖d penalty / d z‖ is")

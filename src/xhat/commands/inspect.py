@@ -21,7 +21,7 @@ from xhat.config.build import build_denoiser, build_objective
 from xhat.config.changes import changed_values
 from xhat.config.config import Config, to_values
 from xhat.config.data import Data, build_data, in_memory
-from xhat.config.parsing import read_recipe, recipe_path, to_config
+from xhat.config.parsing import to_config
 from xhat.config.presets import preset_names
 from xhat.data.images import to_float
 from xhat.data.source import Feed
@@ -34,7 +34,7 @@ from xhat.objective.describe import described
 from xhat.objective.objective import Objective
 from xhat.pipelines.network import home_of
 from xhat.rng import Shard
-from xhat.runs.recipe import read_run_config
+from xhat.runs.recipe import find_recipe, read_run_config
 from xhat.runs.used import require_used, used_by
 
 DESCRIPTION = """Show what a preset, a config or a run optimizes, before training: the five choices, the weight of each noise
@@ -72,7 +72,10 @@ def run(argv: Sequence[str]) -> int:
     """
     given = _parser(None).read(argv)
     recipes = [r for r in (given.recipe, given.other) if r is not None]
-    configs = [_config(recipe, argv) for recipe in recipes]
+    if not recipes and not given.init:
+        raise UsageError("name what to inspect: a preset, a .yaml file, the folder of a run, or --init and a pipeline")
+    recipes = recipes or [given.init]
+    configs = [_config(recipe if given.recipe else None, given.init, argv) for recipe in recipes]
     picture = Path(given.picture or "-".join([*(Path(r).resolve().stem for r in recipes), "weighting.png"]))
     if not picture.parent.is_dir():
         raise UsageError(f"--picture {picture}: the folder {picture.parent} does not exist")
@@ -98,7 +101,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _parser(values: Mapping[str, Any] | None) -> CommandParser:
     parser = config_parser("inspect", DESCRIPTION, values)
-    parser.add_argument("recipe", metavar="RECIPE", help="a preset, a .yaml file, or the folder of a run")
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", default=None, help="a preset, a .yaml file, or a run's folder")
     parser.add_argument("other", metavar="OTHER", nargs="?", default=None, help="another one to compare it with")
     parser.add_argument("--picture", type=str | None, default=None, metavar="FILE.png", help="where the picture goes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -106,12 +109,16 @@ def _parser(values: Mapping[str, Any] | None) -> CommandParser:
     return parser
 
 
-def _config(recipe: str, argv: Sequence[str]) -> Config:
-    stored = Path(recipe) / "config.yaml"
-    of_run = recipe not in preset_names() and stored.is_file()
-    if of_run:
-        require_used(used_by(stored.parent), stored.parent)
-    parser = _parser(to_values(read_run_config(stored.parent)) if of_run else read_recipe(recipe_path(recipe)))
+def _config(recipe: str | None, init: str | None, argv: Sequence[str]) -> Config:
+    stored = None if recipe is None or recipe in preset_names() else Path(recipe) / "config.yaml"
+    if stored is None or not stored.is_file():
+        found = find_recipe(recipe, init)
+        parser = _parser(found.values)
+        config = to_config(parser.read(argv), parser)
+        found.require_model(config)
+        return config
+    require_used(used_by(stored.parent), stored.parent)
+    parser = _parser(to_values(read_run_config(stored.parent)))
     return to_config(parser.read(argv), parser)
 
 

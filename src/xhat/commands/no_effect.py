@@ -18,6 +18,10 @@ PROMPTED = "a pipeline is told prompts, the names of classes too"
 UNTAUGHT = "label_dropout is 0, so that the network is never shown the null class, against which guidance works"
 
 
+FEW = "it is fewer than 16 samples, too few to measure on: errors are of training samples"
+"""What a share to hold out comes to."""
+
+
 def without_effect(config: Config, base: Mapping[str, Any], setup: "Setup", data: Data) -> list[str]:
     """What to say of the values of a new run.
 
@@ -33,7 +37,7 @@ def without_effect(config: Config, base: Mapping[str, Any], setup: "Setup", data
     why = {
         "label_dropout": None if told else UNTOLD,
         "sampling.guidance": None if told or guidance == 1 else UNTOLD,
-        "held_out": f"{config.data} has a test part of its own" if has_test else None,
+        "held_out": f"{config.data} has a test part of its own" if has_test else FEW if held_out is None else None,
         "eval_every": None if held_out is not None or not config.eval_every else "no images are held out",
         "optimizer.muon_lr": None if muon or not config.optimizer.muon_lr else "the network names no hidden matrices",
     }

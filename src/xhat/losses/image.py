@@ -115,6 +115,12 @@ class ImageLoss(Loss):
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         if isinstance(self.decode, Decode):
             self.decode.of(denoiser)
+        if not self._checked and self.decode is None and denoiser.decode is not None:
+            warnings.warn(
+                "this image loss sees latents: add decode=decode(), Decode() in Python, for one of pictures, or expect=None to "
+                "say that latents are meant",
+                stacklevel=2,
+            )
         scale, image = self.scale(denoiser, draw), self.image(denoiser, draw)
         if not self._checked:
             self._require_range(draw.x0 if bool(draw.x0.flatten()[:1].isfinite()) else image.detach())  # a chain may have no x0

@@ -9,6 +9,9 @@ from torch.func import functional_call
 
 from xhat.tensors import over_images
 
+FAR = 10.0
+"""What no image in [-1, 1] reaches, whatever resizing has added, and 8-bit pixels do."""
+
 
 def moments(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (B, c, h, w) of the latents of images (B, C, H, W) in [-1, 1], in the model's scale, float32.
@@ -90,6 +93,8 @@ def _require_images(vae: Any, images: Tensor) -> None:
         )
     if not images.is_floating_point():
         raise ValueError(f"images are floats in [-1, 1], got {images.dtype}: for 8-bit pixels x / 127.5 - 1")
+    if float(images.abs().amax()) > FAR:
+        raise ValueError(f"images are floats in [-1, 1], got up to {float(images.abs().amax()):.4g}: for pixels x / 127.5 - 1")
     if (factor := shrinks(vae)) > 1 and any(side % factor for side in images.shape[2:]):
         height, width = images.shape[2:]
         raise ValueError(

@@ -50,14 +50,14 @@ def values_of_pipeline(folder: Path) -> dict[str, Any]:
     scheduler = _config(folder / "scheduler" / "scheduler_config.json")
     flow = "shift" in scheduler or scheduler.get("prediction_type") == "flow_prediction"
     return {
-        "network": f"pipeline({str(folder)!r})",
+        "network": f"pipeline({str(folder.resolve())!r})",  # the run is found from anywhere
         "schedule": OWN,
         "target": OWN,
         "variance": OWN,
         "label_dropout": 0.0,
         "batch_size": 4,
         "compile": "off",
-        "optimizer": {"lr": 1e-4},
+        "optimizer": {"lr": 1e-4, "warmup_steps": 0},  # an adapter starts from nothing, and short trainings are usual
         "sampling": {"sampler": "euler" if flow else "ddim", "steps": 30, "guidance": 5.0},
         "terms": {"denoise": {"loss": "denoising(space=target)"}},
     }

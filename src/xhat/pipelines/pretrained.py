@@ -88,6 +88,9 @@ class Pretrained:
     denoiser: Denoiser
     size: Size | None
 
+    def __repr__(self) -> str:
+        return f"Pretrained({type(self.pipeline).__name__}, {self.part}, latents of {self.size})"
+
     @property
     def null(self) -> Mapping[str, Any] | None:
         """What stands for no prompt in guidance, a row of each condition; None of a model that is told none."""

@@ -11,11 +11,14 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
 from xhat.networks.wrappers import named_for
 from xhat.pipelines.network import is_pipeline, values_of_pipeline
+from xhat.pipelines.reading import INDEX, require_pipeline
 from xhat.runs.given import NET, Given
-from xhat.runs.weights import read_weights
+from xhat.runs.weights import WEIGHTS, read_weights
 
 MODEL = ("network", "schedule", "target", "variance", "time_input", "labels")
 """The values of a config that the weights were trained for."""
+LORA, OURS = "pytorch_lora_weights.safetensors", "config.yaml"
+"""What tells an adapter of diffusers, and a run."""
 
 
 def is_diffusers(path: Path) -> bool:
@@ -35,7 +38,26 @@ def values_of(path: str | Path) -> dict[str, Any]:
         from xhat.pipelines.diffusers_folder import describe
 
         return dict(describe(path))
+    _require_weights(Path(path))
     return dict(read_weights(path).config_values())
+
+
+def _require_weights(path: Path) -> None:
+    """Refuse what holds no weights of ours, by what it is instead.
+
+    Raises:
+        RunError: with the way out.
+    """
+    if not path.exists():
+        raise RunError(
+            f"{path} does not exist: start from a run, from its {WEIGHTS}, or from the folder of a pipeline of diffusers"
+        )
+    if path.name == LORA:
+        require_pipeline(path.parent)
+    if path.is_dir() and not (path / WEIGHTS).exists() and not (path / OURS).exists():
+        if any((path / name).exists() for name in (LORA, "config.json")) or any(path.glob("random_states_*.pkl")):
+            require_pipeline(path)
+        raise RunError(f"{path} is neither a run of xhat nor a pipeline of diffusers: it has no {WEIGHTS} and no {INDEX}")
 
 
 def require_model(config: Config, path: str, values: dict[str, Any]) -> None:

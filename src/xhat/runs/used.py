@@ -108,6 +108,9 @@ def require_used(used: Mapping[str, Used], run: Path) -> None:
         add = " ".join(f"--use {shlex.quote(name)}" for name in missing)
         raise RunError(f"{run} was trained with parts of {', '.join(missing)}: add {add}{where}")
     for name, file in used.items():
+        if here and name not in here:
+            parts = ", ".join(part for _, part in file.parts)
+            warnings.warn(f"{run} was trained with {parts} of {name}: it is now that of {', '.join(here)}", stacklevel=2)
         if name in here and here[name].folder != file.folder:
             what = name if here[name].sha256 != file.sha256 else f"what {name} imports"
             then = f": the copy of then is {copy}" if (copy := copy_of(run, name, file)) else ""
