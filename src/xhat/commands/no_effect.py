@@ -33,11 +33,12 @@ def without_effect(config: Config, base: Mapping[str, Any], setup: "Setup", data
     """
     held_out = data.held_out
     has_test = data.images is not None and data.images.held_out is not None and data.images.held_out.is_test_set
+    few = FEW if held_out is None and config.held_out else None
     told, muon, guidance = setup.shape.classes is not None, len(setup.state.optimizers) > 1, config.sampling.guidance
     why = {
         "label_dropout": None if told else UNTOLD,
         "sampling.guidance": None if told or guidance == 1 else UNTOLD,
-        "held_out": f"{config.data} has a test part of its own" if has_test else FEW if held_out is None else None,
+        "held_out": f"{config.data} has a test part of its own" if has_test else few,
         "eval_every": None if held_out is not None or not config.eval_every else "no images are held out",
         "optimizer.muon_lr": None if muon or not config.optimizer.muon_lr else "the network names no hidden matrices",
     }
