@@ -182,9 +182,10 @@ def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path |
     ends = f"within logsnr {within[0]:g} to {within[-1]:g}"
     if "denoising" in quantities:
         out.print(f"in range: bits/dim of held-out samples {ends}, ± standard error")
-    else:
+    if "denoising" not in quantities or {"bits", "excess"} & set(quantities):
         out.print(f"bound: bits/dim of held-out images ± standard error; excess: the same {ends}, above the floor")
-    out.print("read: share read as a digit with confidence >= 0.9; rarest: how often the rarest is read, 1 = the mean")
+    if "read" in quantities:
+        out.print("read: share read as a digit with confidence >= 0.9; rarest: how often the rarest is read, 1 = the mean")
     seeds = len(study.seeds)
     told = (
         f"FID ±: standard deviation between {seeds} seeds; " if seeds > 1 else "one seed: nobody knows how far seeds differ; "
