@@ -19,7 +19,7 @@ from xhat.files.tensors import read_tensors
 from xhat.networks.wrappers import unwrapped
 from xhat.pipelines.schedulers import import_diffusers, import_transformers, parse
 
-INDEX = "model_index.json"
+INDEX, LORA = "model_index.json", "pytorch_lora_weights.safetensors"
 LIBRARIES = ("diffusers", "transformers")
 """Where the parts of a pipeline may come from: a model_index.json names modules, and nothing else is imported for it."""
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
@@ -84,7 +84,7 @@ def require_pipeline(path: Path) -> None:
         raise RunError(f"{path} does not exist: xhat reads local folders, such as hf download NAME --local-dir FOLDER writes")
     if (path / INDEX).is_file():
         return
-    if (path / "pytorch_lora_weights.safetensors").is_file():
+    if (path / LORA).is_file():
         raise RunError(
             f"{path} is a LoRA: open the pipeline that it belongs to with diffusers, "
             f"pipeline.load_lora_weights({str(path)!r}), and give that to xhat.pretrained"

@@ -11,14 +11,14 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import RunError
 from xhat.networks.wrappers import named_for
 from xhat.pipelines.network import is_pipeline, values_of_pipeline
-from xhat.pipelines.reading import INDEX, require_pipeline
+from xhat.pipelines.reading import INDEX, LORA, require_pipeline
 from xhat.runs.given import NET, Given
 from xhat.runs.weights import WEIGHTS, read_weights
 
 MODEL = ("network", "schedule", "target", "variance", "time_input", "labels")
 """The values of a config that the weights were trained for."""
-LORA, OURS = "pytorch_lora_weights.safetensors", "config.yaml"
-"""What tells an adapter of diffusers, and a run."""
+OURS = "config.yaml"
+"""What tells a run, whether or not it has weights yet."""
 
 
 def is_diffusers(path: Path) -> bool:
