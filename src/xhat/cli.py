@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     from xhat.commands.terminal import NOBODY_READS, discard, make_printable
-    from xhat.distributed import end_with_parent
+    from xhat.distributed import end_one_of_several, end_with_parent
 
     make_printable()
     if argv is None:
@@ -39,13 +39,16 @@ def _main(argv: Sequence[str] | None) -> int:
         os.environ["PYTHONSAFEPATH"] = "1"  # nor do the processes that libraries start import from the current folder
     try:
         try:
-            return _run(list(sys.argv[1:] if argv is None else argv), alone=argv is None)
+            code = _run(list(sys.argv[1:] if argv is None else argv), alone=argv is None)
         finally:  # also after --help, which ends by SystemExit
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
         discard(sys.stdout)
-        return NOBODY_READS
+        code = NOBODY_READS
+    if code and argv is None:
+        end_one_of_several(code)
+    return code
 
 
 def _run(arguments: list[str], *, alone: bool) -> int:

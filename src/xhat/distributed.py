@@ -1,8 +1,10 @@
 """Several processes: which of one training this is, what one knows told to all, and children that end with their parent."""
 
+import atexit
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -40,6 +42,21 @@ def from_all(found: T) -> list[T]:
     held: list[Any] = [None] * processes()
     torch.distributed.all_gather_object(held, found)
     return held
+
+
+def end_one_of_several(code: int) -> None:
+    """End this process at once with an exit code, if it is one of several; what was to run at its exit has run.
+
+    Threads of the library that talked to the others may still hold what it could not send to one that is gone. If they
+    return to an interpreter that is being taken down, they abort it (exit code 134), and nobody sees the code it had.
+    """
+    if processes() == 1:
+        return
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+            stream.flush()
+    os._exit(code)
 
 
 ENDS_WITH_STDIN = "XHAT_ENDS_WITH_STDIN"

@@ -100,6 +100,32 @@ def test_a_process_that_dies_ends_the_other_with_a_message(end, train, tmp_path)
     assert newest_checkpoint(tmp_path / "run")[0].step == 2
 
 
+LEFT = """
+import atexit
+import sys
+
+
+class Last:
+    def __del__(self, abort=os.abort):
+        abort()
+
+
+sys.last = Last()
+atexit.register(print, "left in order", file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_what_is_taken_down_with_a_failed_process_cannot_change_its_exit_code(train, tmp_path):
+    """Threads that talked to a process that is gone could abort the interpreter of the other while it was taken down."""
+    arguments = train(tmp_path / "run", "raise KeyError('x')")
+    with (tmp_path / "parts.py").open("a") as parts:
+        parts.write(LEFT)
+    codes, said = two(*arguments)
+    assert codes == [2, 2], said
+    assert all("left in order" in text for text in said)
+
+
 NO_MEMORY = [
     "torch.OutOfMemoryError('CUDA out of memory')",
     "RuntimeError('[enforce fail] can\\'t allocate memory')",
