@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -42,6 +43,16 @@ def read_bytes(path: Path, most: int = -1) -> bytes:
     """
     with naming(path), path.open("rb") as file:
         return file.read(most)
+
+
+def digest_of(path: Path) -> bytes:
+    """SHA-256 of a file of any size, read in parts.
+
+    Raises:
+        OSError: it cannot be read; `path` is its filename.
+    """
+    with naming(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview, replace: bool = True) -> None:

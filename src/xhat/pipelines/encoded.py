@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xhat.budgets import require_memory
 from xhat.errors import DamagedError, DataError
+from xhat.files.atomic import digest_of
 from xhat.files.tensors import read_tensors, write_tensors
 from xhat.networks.autoencoders import moments
 
@@ -179,6 +180,5 @@ def _mark(folder: Path, told: Told) -> str:
     digest = hashlib.sha256(json.dumps([VERSION, told.mark, told.side, told.pixels is None]).encode())
     for path in files:
         digest.update(str(path.relative_to(folder)).encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(digest_of(path))
     return digest.hexdigest()

@@ -1,13 +1,14 @@
 """A pipeline as the network of a config: `--init FOLDER` names it, and the run's own weights are what has learned."""
 
 import ast
-from hashlib import blake2b, file_digest
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from xhat.errors import RunError
+from xhat.files.atomic import digest_of
 from xhat.networks.autoencoders import shrinks_of
 from xhat.pipelines.pretrained import PARTS, Pretrained, pretrained
 from xhat.pipelines.reading import INDEX, require_pipeline
@@ -106,13 +107,7 @@ def latents_of(network: str) -> str | None:
     """A checksum of the autoencoder whose latents a config's network predicts; None where it predicts what is shown."""
     folder = folder_of(network)
     files = [] if folder is None else sorted((folder / "vae").glob("*.safetensors"))
-    return blake2b(b"".join(checksum(file) for file in files)).hexdigest() if files else None
-
-
-def checksum(file: Path) -> bytes:
-    """Of a file of any size."""
-    with file.open("rb") as held:
-        return file_digest(held, "blake2b").digest()
+    return sha256(b"".join(map(digest_of, files))).hexdigest() if files else None
 
 
 def is_pipeline(folder: Path) -> bool:

@@ -25,6 +25,7 @@ def require_comparable(configs: Mapping[str, Config]) -> None:
         UsageError: two configs have other data, or another size of them.
     """
     (first, reference), *others = configs.items()
+    latents = {network: latents_of(network) for network in {config.network for config in configs.values()}}
     for name, config in others:
         for key in ("data", "image_size", "held_out"):
             mine, its = getattr(config, key), getattr(reference, key)
@@ -33,7 +34,7 @@ def require_comparable(configs: Mapping[str, Config]) -> None:
                     f"{first} and {name} cannot be compared: {key} is {its} and {mine}, and errors on other images are on "
                     "another scale; write a report for each"
                 )
-        if latents_of(config.network) != latents_of(reference.network):
+        if latents[config.network] != latents[reference.network]:
             raise UsageError(
                 f"{first} and {name} cannot be compared: one makes pictures, or latents of another autoencoder, and errors on "
                 "those are on another scale; write a report for each"
