@@ -63,7 +63,7 @@ def of_digits() -> tuple[Tensor, Tensor]:
     """Padded images (60000, 1, 32, 32) in [-1, 1], and their digits."""
     found = load("mnist")
     assert found.labels is not None
-    return F.pad(to_float(found.pixels), (PAD,) * 4, value=-1.0), found.labels
+    return F.pad(to_float(found.pixels[:]), (PAD,) * 4, value=-1.0), found.labels
 
 
 def learned(module: nn.Module, loss: Callable[[Tensor], Tensor], rows: int, steps: int, rate: float) -> None:

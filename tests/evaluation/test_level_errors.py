@@ -67,7 +67,7 @@ def test_the_floor_looks_at_so_many_images_at_most(data, monkeypatch):
     chosen = torch.randperm(1140, generator=torch.Generator().manual_seed(0))[:1000]
     expected = floor_errors(to_float(training.pixels[chosen]), x0, logsnr=LEVELS)
     torch.testing.assert_close(floor.upper, expected.upper)
-    assert not torch.equal(expected.upper, floor_errors(to_float(training.pixels), x0, logsnr=LEVELS).upper)
+    assert not torch.equal(expected.upper, floor_errors(to_float(training.pixels[:]), x0, logsnr=LEVELS).upper)
 
 
 def test_the_floor_knows_the_labels_that_the_network_is_told(data, tmp_path):
@@ -75,10 +75,10 @@ def test_the_floor_knows_the_labels_that_the_network_is_told(data, tmp_path):
     told = own_images(DataShape(1, 8, 4), load_parts(data, 8, 0.05))
     training, images = told.others.images, told.measured.images
     x0 = to_float(images.pixels[:16])
-    given = floor_errors(to_float(training.pixels), x0, training.labels, images.labels[:16], LEVELS)
+    given = floor_errors(to_float(training.pixels[:]), x0, training.labels, images.labels[:16], LEVELS)
     torch.testing.assert_close(known_floor(told.others, told.measured, 16, LEVELS).upper, given.upper)
     np.savez(tmp_path / "unlabelled.npz", images=np.random.default_rng(0).integers(0, 256, (400, 8, 8), dtype=np.uint8))
     null = own_images(DataShape(1, 8, 4), load_parts(str(tmp_path / "unlabelled.npz"), 8, 0.05))
     x0 = to_float(null.measured.images.pixels)
-    free = floor_errors(to_float(null.others.images.pixels), x0, logsnr=LEVELS)
+    free = floor_errors(to_float(null.others.images.pixels[:]), x0, logsnr=LEVELS)
     torch.testing.assert_close(known_floor(null.others, null.measured, 99, LEVELS).upper, free.upper)

@@ -19,8 +19,8 @@ from xhat.config.config import Config
 from xhat.config.data import build_data, build_parts
 from xhat.errors import UsageError
 from xhat.evaluation.reference import own_images
+from xhat.files.cache import cache_folder
 from xhat.losses.penalties import total_variation
-from xhat.pipelines import encoded
 from xhat.report.comparable import require_comparable
 from xhat.rng import Shard
 
@@ -244,10 +244,10 @@ def test_bad_input_is_one_line(place, capsys, tmp_path):
 
 def test_the_cache_is_where_one_says(monkeypatch, tmp_path):
     monkeypatch.setenv("XHAT_CACHE", str(tmp_path / "a"))
-    assert encoded.cache_folder() == tmp_path / "a"
+    assert cache_folder() == tmp_path / "a"
     monkeypatch.delenv("XHAT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    assert encoded.cache_folder() == tmp_path / "b" / "xhat"
+    assert cache_folder() == tmp_path / "b" / "xhat"
 
 
 def test_a_run_of_prompts_alone_is_shown_and_says_what_it_lacks(place, tmp_path, capsys):

@@ -208,7 +208,7 @@ def _read(samples: str, trained: TrainedRun) -> Tensor:
         raise UsageError(f"--samples {samples} holds {has}: the run makes {shape.side}x{shape.side}")
     if len(images) < 2:
         raise UsageError(f"--samples {samples} holds one image, which says nothing of a spread: give at least two")
-    pixels = in_channels(replace(images, name=f"--samples {samples}"), shape.channels).pixels
+    pixels = in_channels(replace(images, name=f"--samples {samples}"), shape.channels).pixels[:]
     notes(notices(images))
     return pixels
 

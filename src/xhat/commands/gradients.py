@@ -70,7 +70,7 @@ def _profile(source: str, n: int, chain: int, seed: int) -> tuple[GradientProfil
     if Path(source).is_dir() or source.endswith(".safetensors"):
         trained = load(source)
         config, denoiser, step = trained.config, trained.denoiser, trained.step
-        data = build_data(replace(config, image_size=trained.shape.side), share=0.0)
+        data = build_data(replace(config, image_size=trained.shape.image_size), share=0.0)
     else:
         config, step = read_config(recipe_path(source)), None
         data = build_data(config, share=0.0)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from xhat.config.options import Options
 from xhat.config.ranges import FINITE, within
+from xhat.data.size import LEAST, MOST
 from xhat.errors import DamagedError
 from xhat.files.values import of_type
 
@@ -33,8 +34,9 @@ class Model:
         lora: rank of an adapter, which alone learns; for pipelines.
         data: mnist, a folder of images, an IDX file (.gz or not), .npz or .npy; or a data source of --use. For pipelines a
             folder of images with captions (metadata.jsonl, a .txt beside each, or sub-folders), or a .txt of prompts alone.
-        image_size: side of the square images; by default that of the data (a folder: its smallest side, at most 64, where a few
-            tiny images do not count).
+        image_size: side of the square images, or width and height, such as 64x96; by default the side of the data (of a
+            folder the smallest, at most 64, where a few tiny images do not count).
+        skip_corrupt: leave out files of a folder that cannot be read, which are named and counted, instead of refusing them.
         labels: condition the network on the class labels of the data; auto does so if they have any.
         label_dropout: share of samples trained without their label, for guidance.
         held_out: share of the images that is set aside to measure on, at most 1,000; MNIST has a test set of its own.
@@ -53,7 +55,8 @@ class Model:
     init: str | None = None
     lora: int | None = within(None, 1, 65536)
     data: str = "mnist"
-    image_size: int | None = within(None, 4, 4096)
+    image_size: int | str | None = within(None, LEAST, MOST)
+    skip_corrupt: bool = False
     labels: Literal["auto"] | bool = False
     label_dropout: float = within(0.1, 0, 1)
     held_out: float = within(0.05, 0, 0.5)
@@ -73,7 +76,7 @@ class Config(Options, Model):
     """A training run: what it trains, on what, and how."""
 
 
-LATER_KEYS: dict[str, Any] = {"held_out": 0.0, "track": None, "lora": None}
+LATER_KEYS: dict[str, Any] = {"held_out": 0.0, "track": None, "lora": None, "skip_corrupt": False}
 """Keys that configs of earlier versions do not have, and what they mean there: those runs were trained on all images."""
 
 

@@ -20,6 +20,7 @@ from xhat.data.order import AsTheyAre, Order
 from xhat.data.parts import Parts, labels_for, load_parts
 from xhat.data.rows import images_as_rows
 from xhat.data.shape import DataShape, data_shape
+from xhat.data.size import size_of
 from xhat.data.source import DataSource, asked, available, shape_of
 from xhat.errors import ConfigError, DataError
 from xhat.pipelines.latents import pipeline_data
@@ -79,7 +80,8 @@ def build_data(config: Config, share: float | None = None, say: Callable[[str], 
     if (folder := folder_of(config.network)) is not None:
         train, held, shape = _of_pipeline(config, folder, share, say)
         return Data(train, held, shape, None)
-    parts = load_parts(config.data, config.image_size, config.held_out if share is None else share)
+    part = config.held_out if share is None else share
+    parts = load_parts(config.data, config.image_size, part, skip=config.skip_corrupt, say=say)
     return data_of(config, parts, data_shape(parts.train, config.labels))
 
 
@@ -87,7 +89,7 @@ def _of_pipeline(
     config: Config, folder: Path, share: float | None = None, say: Callable[[str], None] | None = None
 ) -> tuple[DataSource, DataSource | None, DataShape]:
     """Latents and text states by the pipeline's own parts."""
-    side = (config.image_size, config.image_size) if config.image_size else pixels_of(folder)
+    side = size_of(config.image_size) or pixels_of(folder)
     return pipeline_data(
         folder,
         lambda: pretrained(folder),
@@ -126,7 +128,7 @@ def build_shape(config: Config) -> DataShape:
         return _shape_of(_brought(config), config.data)
     if (folder := folder_of(config.network)) is not None:
         return _of_pipeline(config, folder)[2]
-    return load_shape(config.data, config.image_size, config.labels)
+    return load_shape(config.data, config.image_size, config.labels, skip=config.skip_corrupt)
 
 
 def build_parts(config: Config, shape: DataShape) -> Parts:
@@ -137,7 +139,7 @@ def build_parts(config: Config, shape: DataShape) -> Parts:
     """
     folder = folder_of(config.network)
     if not is_source(config.data) and folder is None:
-        return load_parts(config.data, shape.side, config.held_out)
+        return load_parts(config.data, shape.image_size, config.held_out, skip=config.skip_corrupt)
     source: DataSource
     if folder is None or is_source(config.data):
         source = _brought(config)

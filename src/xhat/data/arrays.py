@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from xhat.budgets import GIB, require_memory
 from xhat.data.images import Found, Images
 from xhat.data.labels import UnclearLabelsError, class_values, missing_classes, numbered
 from xhat.data.scale import EIGHT_BITS, Range, how_to_save, scale_of, to_pixels
+from xhat.data.stack import Samples, Stack, view_of
 from xhat.data.wording import counted
 from xhat.errors import BudgetError, DataError
 from xhat.files.atomic import naming
@@ -43,17 +45,15 @@ def load_array(path: Path, split: Literal["train", "test"] = "train") -> Images:
         key, part = test, "test"
     stacks = {k: arrays[k] for k in (_find(arrays, IMAGES, PARTS["test"]), training, key) if k}
     scale = _scale(path, stacks)
-    pixels, name = _channels_first(path, arrays[key]), f"{path} ({part})" if part else str(path)
-    if pixels.dtype == np.uint8:
-        scale = EIGHT_BITS
-    else:
-        pixels = to_pixels(pixels, scale)
+    frames, name = _channels_first(path, arrays[key]), f"{path} ({part})" if part else str(path)
+    scale = EIGHT_BITS if frames.dtype == np.uint8 else scale
+    pixels: Samples = _stack(path, arrays[key], scale)
     try:
         values, known = _values(path, arrays, key), _values(path, arrays, training)
     except UnclearLabelsError as error:
-        return Images(torch.from_numpy(pixels), None, 0, name, found=Found(part, scale, unlabelled=str(error)))
+        return Images(pixels, None, 0, name, found=Found(part, scale, unlabelled=str(error)))
     if values is None or known is None:
-        return Images(torch.from_numpy(pixels), None, 0, name, found=Found(part, scale, unlabelled=_NEED))
+        return Images(pixels, None, 0, name, found=Found(part, scale, unlabelled=_NEED))
     notes = missing_classes(known)
     if not (trained := np.isin(values, known)).any():
         raise DataError(f"{name}: no image is of a class of the training part: mend its labels, or take it out of the file")
@@ -61,17 +61,17 @@ def load_array(path: Path, split: Literal["train", "test"] = "train") -> Images:
         notes += (
             f"{name}: left out: {counted(int((~trained).sum()), 'image')} of classes that the training part does not have",
         )
-        pixels, values = pixels[trained], values[trained]
+        pixels, values = view_of(pixels, torch.from_numpy(trained.nonzero()[0])), values[trained]
     _, classes, names = numbered(known)
     labels = torch.from_numpy(np.searchsorted(np.unique(known), values).astype(np.int64))
-    return Images(torch.from_numpy(pixels), labels, classes, name, names, Found(part, scale, notes=notes))
+    return Images(pixels, labels, classes, name, names, Found(part, scale, notes=notes))
 
 
 def _read(path: Path) -> Arrays:
     try:
         with naming(path):
             _require_room(path)
-            loaded = np.load(path, allow_pickle=False)
+            loaded = _mapped(path) if not zipfile.is_zipfile(path) else np.load(path, allow_pickle=False)
             return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
     except OSError as error:
         if error.errno not in (
@@ -167,4 +167,29 @@ def _channels_first(path: Path, pixels: np.ndarray) -> np.ndarray:
         pixels = pixels.transpose(0, 3, 1, 2)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise DataError(f"{path}: expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, got {given}")
-    return np.ascontiguousarray(pixels)
+    return pixels
+
+
+def _stack(path: Path, array: np.ndarray, scale: Range) -> Stack:
+    """Images of an array, made of its values as they are asked for: of a mapped file nothing stays in memory."""
+    frames = _channels_first(path, array)
+
+    def read(which: Any) -> Tensor:
+        values = frames
+        if isinstance(array, np.memmap):  # mapped for this moment only: what was read is given back
+            values = _channels_first(path, _mapped(path))
+        found = np.array(values[which], order="C")  # a copy, which no mapping is behind
+        return torch.from_numpy(found if found.dtype == np.uint8 else to_pixels(found, scale))
+
+    return Stack(read, len(frames), frames.shape[1:], torch.uint8)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A .npy that is not read yet; one without values, which cannot be mapped, as it is."""
+    try:
+        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        if "empty" not in str(error):
+            raise
+        found = np.load(path, allow_pickle=False)
+    return found

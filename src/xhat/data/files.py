@@ -1,11 +1,13 @@
 """Which files below a folder are images, and what is to be said of the others."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -44,11 +46,13 @@ class Listing:
         paths: the image files, sorted.
         empty: sub-folders of the folder itself without an image.
         notes: one line each about what is left out.
+        stamp: a checksum of names, sizes and times of the files: the same as long as nobody has touched them.
     """
 
     paths: list[Path]
     empty: list[str]
     notes: tuple[str, ...]
+    stamp: str
 
 
 @lru_cache
@@ -64,17 +68,20 @@ def list_images(root: Path) -> Listing:
     Raises:
         DataError: there are none.
     """
-    paths, broken, hidden, others = [], 0, 0, Counter[str]()
-    for path in _files(root):
-        suffix = path.suffix.lower()
-        if any(_is_hidden(part) for part in path.relative_to(root).parts):
+    found, broken, hidden, others = list[tuple[tuple[str, ...], int, int]](), 0, 0, Counter[str]()
+    for parts, entry in _files(str(root)):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if any(map(_is_hidden, parts)):
             hidden += suffix in readable_suffixes()
         elif suffix not in readable_suffixes():
             others[suffix] += suffix in _OTHER_IMAGES
-        elif path.is_file():
-            paths.append(path)
+        elif entry.is_file():
+            about = entry.stat()
+            found.append((parts, about.st_size, about.st_mtime_ns))
         else:
             broken += 1
+    found.sort()
+    paths = [root.joinpath(*parts) for parts, _, _ in found]
     kinds = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common() if n)
     if not paths:
         raise DataError(
@@ -86,22 +93,24 @@ def list_images(root: Path) -> Listing:
     notes = [f"{root}: left out: {kinds} (kinds that are not read: convert them)"] if kinds else []
     notes += [f"{root}: left out: {counted(hidden, 'image file')}, hidden or in hidden folders"] if hidden else []
     notes += [f"{root}: left out: {counted(broken, 'link')} to files that are not there"] if broken else []
-    with_images = {p.relative_to(root).parts[0] for p in paths}
+    with_images = {parts[0] for parts, _, _ in found}
     empty = [f.name for f in sorted(root.iterdir()) if f.is_dir() and not _is_hidden(f.name) and f.name not in with_images]
-    return Listing(sorted(paths), empty, tuple(notes))
+    stamp = hashlib.sha256(repr(found).encode(errors="surrogateescape")).hexdigest()
+    return Listing(paths, empty, tuple(notes), stamp)
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
-def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """All files below a folder; a link to a folder that it lies in is left out."""
+def _files(folder: str, below: tuple[str, ...] = (), above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All files below a folder, each with the names on the way to it; a link to a folder that it lies in is left out."""
     real = os.path.realpath(folder)
     if real in above:
         return
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            yield from _files(folder / entry.name, (*above, real))
-        else:
-            yield folder / entry.name
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files(entry.path, (*below, entry.name), (*above, real))
+            else:
+                yield (*below, entry.name), entry

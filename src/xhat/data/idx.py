@@ -1,13 +1,13 @@
 """IDX files (MNIST's format), plain or gzipped, and the MNIST embedded in the package."""
 
+import contextlib
 import gzip
 import math
 import zlib
 from dataclasses import replace
 from importlib.resources import files
-from io import BytesIO
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,10 +19,12 @@ from xhat.errors import DataError
 from xhat.files.atomic import naming
 
 Split = Literal["train", "test"]
+PIECE = 2**20
+"""Bytes that are unpacked at a time."""
 
 
 class _Readable(Protocol):
-    def read_bytes(self) -> bytes: ...
+    def open(self, mode: Literal["rb"]) -> IO[bytes]: ...
 
 
 def read_idx(path: _Readable, name: str) -> np.ndarray:
@@ -32,30 +34,34 @@ def read_idx(path: _Readable, name: str) -> np.ndarray:
         DataError: not IDX, of another type than uint8, or cut short.
     """
     try:
-        with naming(Path(name)):
-            head, body = _unpacked(path.read_bytes(), name)
+        with naming(Path(name)), path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            with gzip.open(file) if packed else contextlib.nullcontext(file) as unpacked:
+                head, body, held = _unpacked(unpacked, name)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise DataError(f"{name} is a gzip file cut short or damaged: copy it again") from None
-    count = math.prod(head)
-    if body.size != count:
-        held = f"{body.size:,}" if body.size < count else f"more than {count:,}"
-        raise DataError(f"{name} is cut short, or of another size: its header announces {count:,} values, it holds {held}")
-    return body.reshape(head).copy()
+    if held != body.size:
+        has = f"{held:,}" if held < body.size else f"more than {body.size:,}"
+        raise DataError(f"{name} is cut short, or of another size: its header announces {body.size:,} values, it holds {has}")
+    return body.reshape(head)
 
 
-def _unpacked(raw: bytes, name: str) -> tuple[tuple[int, ...], np.ndarray]:
-    """The lengths that the header announces, and the values; of a gzip file no more than announced are unpacked, and one."""
-    with gzip.open(BytesIO(raw)) if raw[:2] == b"\x1f\x8b" else BytesIO(raw) as file:
-        start = file.read(4)
-        if len(start) < 4 or start[:2] != b"\0\0" or start[2] != 8 or not 1 <= start[3] <= 4:
-            raise DataError(f"{name} is not an IDX file of unsigned bytes")
-        lengths = file.read(4 * start[3])
-        if len(lengths) < 4 * start[3]:
-            raise DataError(f"{name} is cut short: its header announces {start[3]} axes")
-        head = tuple(int(n) for n in np.frombuffer(lengths, ">u4"))
-        size = math.prod(head)
-        require_memory(2 * size, f"{name} announces {size:,} values", "copy it again, or give a smaller file")
-        return head, np.frombuffer(file.read(size + 1), np.uint8)
+def _unpacked(file: Any, name: str) -> tuple[tuple[int, ...], np.ndarray, int]:
+    """The lengths that the header announces, so many values, and how many there were: at most one more is unpacked."""
+    start = file.read(4)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] != 8 or not 1 <= start[3] <= 4:
+        raise DataError(f"{name} is not an IDX file of unsigned bytes")
+    lengths = file.read(4 * start[3])
+    if len(lengths) < 4 * start[3]:
+        raise DataError(f"{name} is cut short: its header announces {start[3]} axes")
+    head = tuple(int(n) for n in np.frombuffer(lengths, ">u4"))
+    size, held = math.prod(head), 0
+    require_memory(size, f"{name} announces {size:,} values", "copy it again, or give a smaller file")
+    values = np.zeros(size, np.uint8)  # not touched, and so not in memory, before something is read into it
+    while held < size and (count := file.readinto(values[held : held + PIECE])):
+        held += count
+    return head, values, held + len(file.read(1))
 
 
 def load_idx(path: Path) -> Images:

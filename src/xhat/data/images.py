@@ -1,14 +1,16 @@
-"""A data set in memory: uint8 images and their labels."""
+"""A data set: uint8 images, in memory or not, and their labels."""
 
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from xhat.data.scale import EIGHT_BITS, Range
+from xhat.data.stack import Samples, parts_of, view_of
 from xhat.errors import DataError
 
 MOST_CLASSES = 100_000
@@ -38,7 +40,8 @@ class Images:
     """Images and labels.
 
     Attributes:
-        pixels: uint8 (N, C, H, W); of data that are no 8-bit images float32 (N, ...), as the network sees them.
+        pixels: uint8 (N, C, H, W), a tensor or a `Stack` that reads what is asked for; of data that are no 8-bit images
+            float32 (N, ...), as the network sees them.
         labels: int64 (N,), or None.
         classes: number of classes; 0 without labels.
         name: for messages.
@@ -47,7 +50,7 @@ class Images:
         cond: what else the network is told of each, (N, ...) by name.
     """
 
-    pixels: Tensor
+    pixels: Samples
     labels: Tensor | None
     classes: int
     name: str
@@ -56,7 +59,7 @@ class Images:
     cond: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.pixels.numel() == 0:
+        if 0 in self.pixels.shape:
             raise DataError(f"{self.name} holds no images")
         if self.classes > MOST_CLASSES:
             raise DataError(f"{self.name}: its labels make {self.classes:,} classes, at most {MOST_CLASSES:,} are possible")
@@ -73,7 +76,16 @@ class Images:
 
     def fingerprint(self) -> str:
         """Number, shape and checksum: the same for the same images in the same order."""
-        return f"{tuple(self.pixels.shape)} {zlib.crc32(self.pixels.contiguous().numpy().data):08x}"
+        found = 0
+        for part in parts_of(self.pixels):
+            found = zlib.crc32(part.contiguous().numpy().data, found)
+        return f"{tuple(self.pixels.shape)} {found:08x}"
+
+    @cached_property
+    def extremes(self) -> tuple[float, float]:
+        """Lowest and highest value of all pixels."""
+        found = [part.aminmax() for part in parts_of(self.pixels)]
+        return min(float(low) for low, _ in found), max(float(high) for _, high in found)
 
     def labels_fingerprint(self) -> str:
         """The same for the same labels and class names; empty without labels."""
@@ -83,10 +95,17 @@ class Images:
         return f"{zlib.crc32(names, zlib.crc32(self.labels.contiguous().numpy().data)):08x}"
 
     def chosen(self, index: Tensor) -> "Images":
-        """Images number `index`."""
+        """Images number `index`, in memory."""
+        return self._with(self.pixels[index], index)
+
+    def view(self, index: Tensor) -> "Images":
+        """Images number `index`, none of which is copied."""
+        return self._with(view_of(self.pixels, index), index)
+
+    def _with(self, pixels: Samples, index: Tensor) -> "Images":
         cond = {name: value[index] for name, value in self.cond.items()}
         labels = None if self.labels is None else self.labels[index]
-        return replace(self, pixels=self.pixels[index], labels=labels, cond=cond)
+        return replace(self, pixels=pixels, labels=labels, cond=cond)
 
     def __len__(self) -> int:
         return len(self.pixels)

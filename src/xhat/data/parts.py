@@ -1,5 +1,6 @@
 """The parts of a data source, and its images and labels as a network knows them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from xhat.data.aside import aside
 from xhat.data.images import Images
 from xhat.data.load import load
 from xhat.data.shape import DataShape
+from xhat.data.size import Size
+from xhat.data.stack import Stack
 from xhat.errors import UsageError
 
 
@@ -25,18 +28,27 @@ class Parts(NamedTuple):
     held_out: Images | None
 
 
-def load_parts(data: str, size: int | None = None, held_out: float = 0.0) -> Parts:
+def load_parts(
+    data: str,
+    size: int | str | Size | None = None,
+    held_out: float = 0.0,
+    *,
+    skip: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Parts:
     """The images to train on, and others of the same data to measure on: their test part, or a share that is set aside.
 
     Args:
         data: as for `load`.
         size: as for `load`.
         held_out: share to set aside; if it comes to too few images there are none, see `set_aside`.
+        skip: as for `load`.
+        say: as for `load`.
 
     Raises:
         DataError: as for `load`.
     """
-    images = load(data, size)
+    images = load(data, size, skip=skip, say=say)
     if images.found.part == "train" and (test := load(data, size, "test")).is_test_set:
         return Parts(images, test)
     return set_aside(images, held_out)
@@ -45,7 +57,7 @@ def load_parts(data: str, size: int | None = None, held_out: float = 0.0) -> Par
 def set_aside(images: Images, share: float) -> Parts:
     """The images to train on, and a random share of them, at most 1,000, that is kept from training; see `aside`."""
     kept, out = aside(len(images), share, images.labels)
-    return Parts(images, None) if out is None else Parts(images.chosen(kept), images.chosen(out))
+    return Parts(images, None) if out is None else Parts(images.view(kept), images.chosen(out))
 
 
 def labels_for(images: Images, shape: DataShape) -> Tensor | None:
@@ -80,4 +92,8 @@ def in_channels(images: Images, channels: int) -> Images:
         raise UsageError(f"{images.name} has {found} channels, the run was trained on {channels}")
     if found == channels:
         return images
-    return replace(images, pixels=images.pixels.expand(-1, channels, -1, -1).contiguous())
+    pixels = images.pixels
+    if isinstance(pixels, Stack):
+        sample = (channels, *pixels.shape[2:])
+        return replace(images, pixels=pixels.each(lambda part: part.expand(-1, *sample).contiguous(), sample, pixels.dtype))
+    return replace(images, pixels=pixels.expand(-1, channels, -1, -1).contiguous())

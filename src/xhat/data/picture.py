@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xhat.data.scale import Range, to_pixels
+from xhat.data.size import Size
 from xhat.errors import DataError
 
 MOST_PIXELS = 100_000_000
@@ -26,11 +27,12 @@ class FileError(DataError):
 
 @dataclass(frozen=True)
 class Page:
-    """One image of a file: its number there, width and height, and whether its values are more than 8 bits."""
+    """One image of a file: its number there, width and height, whether its values are more than 8 bits, whether it is grey."""
 
     number: int
     size: tuple[int, int]
     deep: bool
+    grey: bool
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def read_range(head: Head) -> tuple[float, float, bool]:
         return lowest, highest, all(v.dtype.kind in "iu" for v in values)
 
 
-def read_pixels(head: Head, side: int, scale: Range) -> list[np.ndarray]:
-    """The pages of a file as uint8 (C, side, side), one channel where all are equal; `scale` is for those above 8 bits.
+def read_pixels(head: Head, size: Size, scale: Range) -> list[np.ndarray]:
+    """The pages of a file as uint8 (C, H, W), one channel where all are equal; `scale` is for those above 8 bits.
 
     Raises:
         FileError: it cannot be read.
@@ -97,24 +99,25 @@ def read_pixels(head: Head, side: int, scale: Range) -> list[np.ndarray]:
             else:
                 image.seek(page.number)
                 turned = ImageOps.exif_transpose(image)
-            pixels = fit(turned, side, turned.mode in _GREY)
+            pixels = fit(turned, size, turned.mode in _GREY)
             read.append(pixels[:1] if (pixels == pixels[:1]).all() else pixels)
         return read
 
 
-def fit(image: Image.Image, side: int, grey: bool) -> np.ndarray:
-    """Resize the shorter side (bicubic, antialiased), crop the centre; transparency becomes white. uint8 (C, side, side)."""
+def fit(image: Image.Image, size: Size, grey: bool) -> np.ndarray:
+    """Resize until it is no smaller (bicubic, antialiased), crop the centre; transparency becomes white. uint8 (C, H, W)."""
     if image.has_transparency_data:
         over = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    image = ImageOps.fit(image.convert("L" if grey else "RGB"), (side, side), Image.Resampling.BICUBIC)
+    image = ImageOps.fit(image.convert("L" if grey else "RGB"), size[::-1], Image.Resampling.BICUBIC)
     array = np.asarray(image)
     return array[None].copy() if grey else array.transpose(2, 0, 1).copy()
 
 
 def _page(image: Image.Image, number: int) -> Page:
     image.seek(number)
-    return Page(number, image.size, image.mode.startswith("I") or image.mode == "F")
+    deep = image.mode.startswith("I") or image.mode == "F"
+    return Page(number, image.size, deep, deep or image.mode in _GREY)
 
 
 def _deep_values(image: Image.Image, page: Page) -> np.ndarray:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from xhat.data.images import Images
+from xhat.data.size import said
 from xhat.errors import DataError
 
 PIXELS = (-1.0, 1.0)
@@ -47,6 +48,13 @@ class DataShape:
     def side(self) -> int | None:
         """Of square images; None of anything else."""
         return self.size if isinstance(self.size, int) else None
+
+    @property
+    def image_size(self) -> int | str | None:
+        """Of images, as a config has it: a side, or width and height."""
+        if self.side is not None or len(self.sample) != 3:
+            return self.side
+        return said((self.sample[1], self.sample[2]))
 
     @property
     def is_picture(self) -> bool:

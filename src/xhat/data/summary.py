@@ -52,7 +52,7 @@ def notices(images: Images) -> list[str]:
 
 
 def _range(images: Images) -> str:
-    lowest, highest = (int(v) for v in torch.aminmax(images.pixels))
+    lowest, highest = map(int, images.extremes)
     low, high = images.found.scale
     scaled = "" if (low, high) == EIGHT_BITS else f" (made of {low:g} to {high:g})"
     return f"pixel range {lowest} to {highest}{scaled}"

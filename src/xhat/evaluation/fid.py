@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xhat.data.images import to_float
+from xhat.data.stack import Samples
 
 CONFIDENT, KID_SUBSET, KID_SUBSETS, BATCH = 0.9, 500, 50, 500
 
@@ -43,9 +44,10 @@ class Given(nn.Module):
         return features
 
 
-def features_of(network: nn.Module, images: Tensor) -> Tensor:
+def features_of(network: nn.Module, images: Samples) -> Tensor:
     """Features (N, D) of uint8 images (N, C, H, W), for a network of images (B, C, H, W) in [-1, 1]."""
-    return torch.cat([network(to_float(part)).flatten(1) for part in images.split(BATCH)])
+    parts = (images[first : first + BATCH] for first in range(0, len(images), BATCH))
+    return torch.cat([network(to_float(part)).flatten(1) for part in parts])
 
 
 def distance(samples: Tensor, reference: Tensor, name: str) -> Distance:

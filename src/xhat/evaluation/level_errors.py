@@ -86,5 +86,5 @@ def known_floor(train: Reference, real: Reference, images: int, logsnr: Sequence
         known = known.chosen(torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:most])
     x0, _ = real.first(images, cpu)
     if not real.conditional or known.labels is None or real.images.labels is None:
-        return floor_errors(to_float(known.pixels), x0, logsnr=logsnr)
-    return floor_errors(to_float(known.pixels), x0, known.labels, real.images.labels[:images], logsnr)
+        return floor_errors(to_float(known.pixels[:]), x0, logsnr=logsnr)
+    return floor_errors(to_float(known.pixels[:]), x0, known.labels, real.images.labels[:images], logsnr)

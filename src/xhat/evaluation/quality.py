@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from xhat.data.shape import DataShape
+from xhat.data.stack import Samples
 from xhat.errors import UsageError, first_line
 from xhat.evaluation.fid import Distance, Reading, distance, features_of, read_digits
 from xhat.networks.digits import MNISTFeatures
@@ -43,7 +44,7 @@ class Features:
         readable = shape.sample == (1, 28, 28) and shape.is_eight_bit
         return cls(MNISTFeatures.trained(), "mnist") if readable else None
 
-    def of(self, images: Tensor) -> Tensor:
+    def of(self, images: Samples) -> Tensor:
         """Features (N, D) of uint8 images (N, C, H, W).
 
         Raises:

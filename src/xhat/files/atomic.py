@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from xhat.files.locks import NO_LOCKS, lock, lock_if_possible
@@ -56,11 +56,16 @@ def digest_of(path: Path) -> bytes:
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview, replace: bool = True) -> None:
+    """`write_parts` of bytes that are there already."""
+    write_parts(path, parts, replace=replace)
+
+
+def write_parts(path: Path, parts: Iterable[bytes | memoryview], *, replace: bool = True) -> None:
     """Write so that `path` is either what it was or the whole new file, also when the power fails.
 
     Args:
         path: of the file.
-        parts: its bytes, one after the other.
+        parts: its bytes, one after the other; what they raise is raised, and nothing written.
         replace: whether a file that is there may go.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,12 @@ from torch import Tensor
 from xhat.budgets import require_memory
 from xhat.errors import DamagedError, DataError
 from xhat.files.atomic import digest_of
+from xhat.files.cache import CACHE, cache_folder
 from xhat.files.tensors import read_tensors, write_tensors
 from xhat.networks.autoencoders import moments
 
-CACHE, VERSION = "XHAT_CACHE", 1
-"""The variable that names the folder, and how it is written."""
+VERSION = 1
+"""Of how they are written."""
 IMAGES, TEXTS = 8, 16
 """At a time."""
 ENCODERS = ("vae", "text_encoder", "tokenizer")
@@ -72,13 +72,6 @@ class Encoded:
     prompts: list[str]
     mark: str
     name: str
-
-
-def cache_folder() -> Path:
-    """Where latents are kept: $XHAT_CACHE, or xhat in the user's own cache folder."""
-    if named := os.environ.get(CACHE):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xhat"
 
 
 def encoded(folder: Path, told: Told, open_pipeline: Callable[[], Any], say: Callable[[str], None] | None = None) -> Encoded:

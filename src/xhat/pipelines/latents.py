@@ -133,13 +133,13 @@ def hash_of(*parts: bytes) -> str:
 
 def _of_folder(root: Path, name: str, side: tuple[int, int]) -> Told:
     """Images with captions, read when they are encoded: at 8 bits, the shorter side resized, the centre cropped."""
-    found, square = read_captions(root), _square(side)
+    found = read_captions(root)
     heads = [read_head(path) for path in found.paths]
     if odd := next((head.path for head in heads if len(head.pages) > 1 or any(page.deep for page in head.pages)), None):
         raise FileError(odd, "has several pages, or more than 8 bits a channel", "convert it to one 8-bit image")
 
     def pixels(first: int, end: int) -> Tensor:
-        read = [torch.from_numpy(read_pixels(head, square, EIGHT_BITS)[0]) for head in heads[first:end]]
+        read = [torch.from_numpy(read_pixels(head, side, EIGHT_BITS)[0]) for head in heads[first:end]]
         return to_float(torch.stack([image.expand(3, -1, -1) for image in read]))
 
     names = [str(path.relative_to(root)).encode() for path in found.paths]
@@ -150,16 +150,10 @@ def _of_folder(root: Path, name: str, side: tuple[int, int]) -> Told:
 
 def _of_images(name: str, side: tuple[int, int]) -> Told:
     """Images with labels, whose class names are the prompts."""
-    images: Images = in_channels(load(name, _square(side)), 3)
+    images: Images = in_channels(load(name, side), 3)
     if images.labels is None:
         raise DataError(f"{name} has images without captions or labels: give a folder with captions, or a .txt of prompts")
     names = images.class_names
     prompts = [names[label] for label in images.labels.tolist()]
     mark = f"{images.fingerprint()} {images.labels_fingerprint()}"
     return Told(lambda i, j: to_float(images.pixels[i:j]), len(images), prompts, mark, name, side)
-
-
-def _square(side: tuple[int, int]) -> int:
-    if side[0] != side[1] or side[0] < 1:
-        raise DataError(f"images are made square here, the pipeline's are {side[1]}x{side[0]}: set image_size")
-    return side[0]

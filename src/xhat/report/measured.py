@@ -35,6 +35,8 @@ from xhat.tensors import device_of
 
 FOLDER, FORMAT = "measured", "xhat-measured-2"
 GRID_ROWS, GRID_COLUMNS, CHAINS = 4, 10, 5
+MOST_REAL = 50_000
+"""Real images that samples are compared with, as FID is usually reported."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class _Data:
     share: float
     seed: int
     network: str
-    image_size: int | None
+    image_size: int | str | None
 
     @classmethod
     def of(cls, trained: TrainedRun) -> "_Data":
@@ -224,7 +226,7 @@ def _samples(trained: TrainedRun, run: Path, real: RealImages, how: How) -> tupl
 
     sampling, told = build_sampling(trained.config.sampling, trained.denoiser.schedule), _told(trained, real)
     images, _ = sampling.generate(trained.denoiser, trained.shape, how.samples, cond=told)
-    shape, denoiser, known = trained.shape, trained.denoiser, real.measured.images.pixels
+    shape, denoiser, known = trained.shape, trained.denoiser, real.measured.images.pixels[:MOST_REAL]
     if latents := denoiser.decode is not None:  # at most as many real ones: decoding is dear
         images, known = shown(images, shape, denoiser), known[: how.samples]
         known = known if known.is_meta else shown(known, shape, denoiser)
@@ -257,7 +259,7 @@ def _real_features(data: _Data) -> Tensor:
     """Of MNIST's test set, or of the images trained on: of others too few are held out for a distance of distributions."""
     features = Features.shipped(data.shape)
     assert features is not None
-    return features.of(_real_images(data).distribution.images.pixels)
+    return features.of(_real_images(data).distribution.images.pixels[:MOST_REAL])
 
 
 def _weightings(trained: TrainedRun) -> dict[str, Line]:
