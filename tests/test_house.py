@@ -14,7 +14,7 @@ FLOORS = (
     ("errors",),
     ("rng", "registry", "tensors", "files", "distributed", "budgets"),
     ("diffusion", "networks", "data"),
-    ("objective", "bound", "sampling"),
+    ("objective", "bound", "sampling", "sources"),
     ("losses",),
     ("analysis",),
     ("evaluation", "pipelines"),

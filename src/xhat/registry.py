@@ -124,7 +124,10 @@ GATES = Registry("gate")
 MULTIPLIERS = Registry("multiplier")
 SAMPLERS = Registry("sampler", _OF_TERMS)
 SPACINGS = Registry("spacing of sampling times")
-DATA = Registry("data source")
+_OF_DATA: list[Registry] = []
+DATA = Registry("data source", _OF_DATA)
+UNITS = Registry("normalisation", _OF_DATA)
+MAPS = Registry("map of values", _OF_DATA)
 FEATURES = Registry("network of features")
 
 FAMILIES: tuple[Registry, ...] = tuple(family for family in list(globals().values()) if isinstance(family, Registry))

@@ -1,6 +1,8 @@
 """Decoders: how the lowest latent becomes data. They fix which latents there are, and the bound's reconstruction term."""
 
+import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +12,10 @@ from xhat.bound.eight_bit import DiscretizedGaussian, bin_index, softmax_decoder
 from xhat.diffusion.denoiser import Denoiser, Prediction
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.variances import FixedLarge, Learned, Posterior
-from xhat.tensors import over_images
+from xhat.tensors import image_sum, over_images
 
 SHARP_LOGSNR = 14.0
+Volume = Callable[[Tensor], Tensor]
 
 
 class Decoder:
@@ -45,9 +48,11 @@ class NetworkDecoder(Decoder):
     Attributes:
         eight_bit: integrate over the bins of 8-bit images, DDPM's discretized Gaussian (Ho et al. 2020, eq. 13); otherwise
             the density itself, for latents and other floats: bits/dim are then those of a differential entropy.
+        volume: of a density that is wanted in other units, v(x0): x0 (B, ...) -> log |dv/dx0| in nats, (B,).
     """
 
     eight_bit: bool
+    volume: Volume | None = None
     calls_network = True
 
     def lowest(self, schedule: Schedule) -> float:
@@ -89,7 +94,8 @@ class NetworkDecoder(Decoder):
         mean, log_variance, x0 = last.mean.double(), last.log_variance.double(), x0.double()
         if self.eight_bit:
             return DiscretizedGaussian(mean, log_variance).log_prob(x0)
-        return type(last)(mean, log_variance).log_prob(x0)
+        found = type(last)(mean, log_variance).log_prob(x0)
+        return found if self.volume is None else found - self.volume(x0)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,38 @@ class SoftmaxDecoder(Decoder):
         return softmax_decoder(x0, z, alpha, sigma)
 
 
+@dataclass(frozen=True)
+class GaussianDecoder(Decoder):
+    """The density p(x0 | z) = N(x0; z / alpha, (sigma / alpha)²) of floats: no network.
+
+    It is what the latent says under a flat prior. Where the density of the data is smooth over sigma / alpha, nothing is lost:
+    of Gaussian data of variance v it is (log(1 + s) - s / (1 + s)) / 2 nats a value, s = (sigma / alpha)² / v.
+
+    Attributes:
+        volume: as of `NetworkDecoder`.
+    """
+
+    volume: Volume | None = None
+    calls_network = False
+
+    def lowest(self, schedule: Schedule) -> float:
+        """As of `SoftmaxDecoder`."""
+        return SOFTMAX.lowest(schedule)
+
+    def require(self, schedule: Schedule, steps: float) -> None:
+        """Defined on every schedule: its latent always has noise."""
+
+    def require_data(self, x0: Tensor) -> None:
+        """Any floats."""
+
+    def log_prob(self, schedule: Schedule, x0: Tensor, noise: Tensor) -> Tensor:
+        """log p(x0 | z) in nats per sample, (B,), for z = alpha x0 + sigma noise at `lowest`."""
+        t = torch.full((len(x0),), self.lowest(schedule), dtype=torch.float64, device=x0.device)
+        each = -0.5 * (noise.square() + math.log(2 * math.pi) - over_images(schedule.logsnr(t), x0))
+        found = image_sum(each)
+        return found if self.volume is None else found - self.volume(x0)
+
+
 DISCRETIZED = NetworkDecoder(eight_bit=True)
 """DDPM's decoder of 8-bit images: the network's last step, integrated over the bins."""
 
@@ -131,6 +169,15 @@ DENSITY = NetworkDecoder(eight_bit=False)
 
 SOFTMAX = SoftmaxDecoder()
 """VDM's decoder of 8-bit images: a softmax over the levels, at the lowest noise of the schedule."""
+
+
+GAUSSIAN = GaussianDecoder()
+"""The density of floats on a schedule in continuous time: no network, at the lowest noise of the schedule."""
+
+
+def density_decoder(schedule: Schedule, volume: Volume | None = None) -> Decoder:
+    """The decoder of floats: DENSITY on a discrete schedule, else GAUSSIAN; with a volume, the density of other units."""
+    return GaussianDecoder(volume) if schedule.steps is None else NetworkDecoder(False, volume)
 
 
 def default_decoder(schedule: Schedule) -> Decoder:
@@ -142,4 +189,6 @@ def _require_bins(x0: Tensor) -> None:
     try:
         bin_index(x0)
     except ValueError as error:
-        raise ValueError(f"reconstruction: {error}, and bits/dim by them; xhat.bound.DENSITY measures floats") from None
+        raise ValueError(
+            f"reconstruction: {error}, and bits/dim by them; xhat.bound.DENSITY and GAUSSIAN measure floats"
+        ) from None

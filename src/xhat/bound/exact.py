@@ -50,7 +50,8 @@ def variational_bound(
         denoiser: the model.
         x0: images (B, C, H, W), 8-bit values scaled to [-1, 1]; float64 images are computed in float64.
         steps: T; by default the schedule's own, or 1000 on a continuous schedule.
-        decoder: DISCRETIZED (default of discrete schedules), SOFTMAX (default of continuous ones), or DENSITY for floats.
+        decoder: DISCRETIZED (default of discrete schedules), SOFTMAX (default of continuous ones), or for floats DENSITY
+            and GAUSSIAN, on discrete and on continuous schedules.
         cond: keyword arguments of the network; the bound is then that of p(x0 | cond).
         seed: of the noise, which depends on (seed, step, image) alone.
         noise: unit-variance noise shaped like x0 for each step 1..T and, as step 0, for the decoder, instead of a draw.

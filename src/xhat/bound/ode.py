@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -73,12 +74,18 @@ class TruncatedNormal(Dequantization):
 
 @dataclass(frozen=True)
 class AsDensity(Dequantization):
-    """No bins: the log density of x0 itself, for latents and other floats."""
+    """No bins: the log density of x0 itself, for latents and other floats.
 
+    Attributes:
+        volume: of a density that is wanted in other units, v(x0): x0 (B, ...) -> log |dv/dx0| in nats, (B,).
+    """
+
+    volume: Callable[[Tensor], Tensor] | None = None
     name = "none"
 
     def start(self, x0: Tensor, alpha: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return alpha * x0, image_sum(alpha.log().expand_as(x0))
+        found = image_sum(alpha.log().expand_as(x0))
+        return alpha * x0, found if self.volume is None else found - self.volume(x0)
 
 
 class Trace:

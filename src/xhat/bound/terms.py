@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat.bound.decoders import Decoder, NetworkDecoder, SoftmaxDecoder, default_decoder
+from xhat.bound.decoders import Decoder, GaussianDecoder, NetworkDecoder, SoftmaxDecoder, default_decoder
 from xhat.budgets import MOST_STEPS
 from xhat.diffusion.denoiser import Denoiser, Prediction
 from xhat.diffusion.gaussians import Gaussian, kl, transition
@@ -100,7 +100,7 @@ class Form:
     def outside(self, x0: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The terms without a network call: prior (B,), and -log p(x0 | z) (B,), 0 if the decoder is part 1."""
         prior = prior_term(self.schedule, x0)
-        if isinstance(self.decoder, SoftmaxDecoder):
+        if isinstance(self.decoder, SoftmaxDecoder | GaussianDecoder):
             return prior, -self.decoder.log_prob(self.schedule, x0, noise)
         return prior, torch.zeros_like(prior)
 
@@ -166,7 +166,7 @@ def form_of(schedule: Schedule, steps: float | None = None, decoder: Decoder | N
     Args:
         schedule: of the latents.
         steps: T; by default the schedule's own, or 1000 in continuous time. math.inf is VDM's continuous-time bound.
-        decoder: DISCRETIZED, DENSITY or SOFTMAX; by default the one of `default_decoder`.
+        decoder: DISCRETIZED, DENSITY, GAUSSIAN or SOFTMAX; by default the one of `default_decoder`.
 
     Raises:
         ValueError: T is not possible on this schedule, or the decoder is not defined at its end.
@@ -180,7 +180,7 @@ def form_of(schedule: Schedule, steps: float | None = None, decoder: Decoder | N
     if schedule.steps is not None and steps != schedule.steps:
         raise ValueError(f"diffusion: this schedule has {schedule.steps} steps, and no bound for {steps}: leave steps out")
     if steps == math.inf and decoder.calls_network:
-        raise ValueError("reconstruction: in continuous time there is no last step of the network: use the SOFTMAX decoder")
+        raise ValueError("reconstruction: continuous time has no last step of the network: use SOFTMAX, or GAUSSIAN of floats")
     decoder.require(schedule, steps)
     if steps == math.inf:
         return ContinuousForm(schedule, DEFAULT_STEPS, decoder)

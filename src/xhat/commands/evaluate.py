@@ -145,9 +145,13 @@ def _evaluate(
     if latents:  # at most as many real ones as samples: decoding is dear
         drawn = shown(drawn, trained.shape, trained.denoiser) if samples is None else drawn
         of_real = shown(of_real[: max(2, len(drawn))], trained.shape, trained.denoiser)
+    elif trained.shape.units is not None:
+        of_real = trained.shape.units(of_real)
     result: dict[str, Any] = {"run": run_, "step": trained.step, "samples": len(drawn), "reference": len(of_real)}
     result |= {"of": "images" if trained.shape.is_picture or latents else "samples", "decoded": latents}
     result |= {"reference_is": reference.kind, **_quality(seen_in, drawn, of_real)}
+    if not (latents or trained.shape.is_eight_bit):
+        result |= _of_fields(drawn, of_real)
     standing = standing_penalties(trained.config, [trained.shape])
     penalties = {name: build_penalty(text, decoded=latents) for name, text in standing.items()}
     penalties |= own_penalties(build_objective(trained.config, trained.denoiser))
@@ -167,6 +171,18 @@ def _quality(seen_in: "Features | None", samples: Tensor, real: Tensor) -> dict[
     return {**asdict(found.distance), **confident, "digits": found.reading.digits}
 
 
+def _of_fields(samples: Tensor, real: Tensor) -> dict[str, Any]:
+    """Spectra and histograms beside those of real ones; and what two halves of these differ by, which is chance."""
+    from xhat.evaluation.fields import field_distance
+
+    found, half = field_distance(samples, real), len(real) // 2
+    values = {"spectrum_db": found.spectrum_db, "histogram_sd": found.histogram_sd, "power_ratio": found.ratio}
+    if half < 2:
+        return values
+    chance = field_distance(real[:half], real[half:])
+    return values | {"spectrum_db_by_chance": chance.spectrum_db, "histogram_sd_by_chance": chance.histogram_sd}
+
+
 def _generated(trained: TrainedRun, n: int, seed: int, cond: Condition | None) -> Tensor:
     """Samples as the run's config says, uint8 images or floats."""
     from xhat.config.build import build_sampling
@@ -182,35 +198,50 @@ def _generated(trained: TrainedRun, n: int, seed: int, cond: Condition | None) -
 
 
 def _read(samples: str, trained: TrainedRun) -> Tensor:
-    """Samples from a file or a folder, uint8, of the size and the channels of the run's.
+    """Samples from a file or a folder, of the size and the channels of the run's: uint8 images, or fields in the user's units.
 
     Raises:
         UsageError: they are of another size, or there is one only.
     """
     from xhat.data.load import load as load_data
     from xhat.data.parts import in_channels
+    from xhat.data.size import said
     from xhat.data.summary import notices
     from xhat.data.wording import counted
 
     if not Path(samples).exists():
         raise UsageError(f"--samples {samples} does not exist")
     shape, folder = _pictures(trained), Path(samples).is_dir()
-    if not shape.is_eight_bit or shape.side is None:
-        raise UsageError(f"--samples {samples}: the run makes no square 8-bit images, leave --samples out")
-    images = load_data(samples, shape.side if folder else None)
+    if not shape.is_eight_bit:
+        return _read_fields(samples, shape)
+    height, width = shape.sample[1:]
+    images = load_data(samples, (height, width) if folder else None)
     size = tuple(images.pixels.shape[2:])
-    if images.found.resized or size != (shape.side, shape.side):
+    if images.found.resized or size != (height, width):
         has = (
             f"{counted(images.found.resized, 'image')} of another size"
             if folder
             else f"images of another size, {size[1]}x{size[0]}"
         )
-        raise UsageError(f"--samples {samples} holds {has}: the run makes {shape.side}x{shape.side}")
+        raise UsageError(f"--samples {samples} holds {has}: the run makes {said((height, width))}")
     if len(images) < 2:
         raise UsageError(f"--samples {samples} holds one image, which says nothing of a spread: give at least two")
     pixels = in_channels(replace(images, name=f"--samples {samples}"), shape.channels).pixels[:]
     notes(notices(images))
     return pixels
+
+
+def _read_fields(samples: str, shape: DataShape) -> Tensor:
+    """Samples (N, ...) of a .npy, or of the array "samples" of an .npz, as `xhat sample` writes them."""
+    from xhat.sources.values import values_of
+
+    is_npz = samples.endswith(".npz")
+    found, _ = values_of(samples, array="samples" if is_npz else None)
+    if found.shape[1:] != shape.sample:
+        raise UsageError(f"--samples {samples} holds samples {found.shape[1:]}, the run makes {shape.sample}")
+    if len(found) < 2:
+        raise UsageError(f"--samples {samples} holds one sample, which says nothing of a spread: give at least two")
+    return found[:].float()
 
 
 def _pictures(trained: TrainedRun) -> DataShape:
@@ -228,7 +259,14 @@ def _show(result: dict[str, Any]) -> None:
     table = new_table(text_column(), number_column(""), text_column())
     what = result["of"]
     kind = f"held-out {what}" if result["reference_is"] == "held out" else f"training {what}"
-    if result["fid"] is None:
+    if "histogram_sd" in result:
+        for key, name, unit in (("spectrum_db", "spectra", "dB"), ("histogram_sd", "histograms", "SD")):
+            chance = result.get(f"{key}_by_chance")
+            told = f"{result['samples']} samples against {result['reference']} {kind}, mean difference"
+            if result[key] is not None:
+                between = "" if chance is None else f"; two halves of these: {chance:.3f}"
+                table.add_row(f"{name}, {unit}", f"{result[key]:.3f}", told + between)
+    elif result["fid"] is None:
         table.add_row("FID, KID", "", f"no feature network for these {what}: register one, and name it with --features")
     else:
         out.print(f"features: {result['features']}", soft_wrap=True)
@@ -245,7 +283,7 @@ def _show(result: dict[str, Any]) -> None:
         table.add_row(name, f"{value:.4f}", f"real {what}: {result['penalties_real'][name]:.4f}")
     show_table(out, table)
     rows = result["denoising"]
-    values = ("latents", "value") if result["decoded"] else (what, "pixel")
+    values = ("latents", "value") if result["decoded"] else (what, "normalised value" if "histogram_sd" in result else "pixel")
     of = f"held-out {values[0]}" if rows["images_are"] == "held out" else f"training {values[0]}"
     out.print(f"\ndenoising error: mean (x0 - x0_hat)² per {values[1]}, {rows['images']} {of}")
     headers = ("logsnr", "error\nof x0", "±\nstandard\nerror", "bits/dim\nper unit\nlogsnr")

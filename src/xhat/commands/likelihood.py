@@ -14,15 +14,17 @@ from xhat.bound.estimate import BoundEstimate, Progress
 from xhat.bound.terms import form_of
 from xhat.commands.real_images import real_images
 from xhat.commands.terminal import console, note, progress_bar
+from xhat.data.shape import DataShape
 from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
-from xhat.evaluation.likelihood import EVALUATIONS, Chosen, bound, choose_at_random, ode
+from xhat.evaluation.likelihood import EVALUATIONS, Chosen, bound, choose_at_random, decoder_of, dequantizations_of, ode
 from xhat.evaluation.reference import Reference
 from xhat.runs.load import TrainedRun, load
 from xhat.runs.progress_file import ProgressFile, attempt
 from xhat.tensors import bytes_of, device_of
 
 SAVE_SECONDS = 10.0
+DENSITY = "of the density of the values in the units of the data: below 0 where it is above 1"
 
 
 def evaluate_bound(
@@ -46,11 +48,13 @@ def evaluate_bound(
     identity = [trained.step, _weights_hash(trained), real.measured.images.fingerprint(), real.measured.conditional]
     kept = ProgressFile(folder / "bound.progress.safetensors", [*identity, len(own.x0), exact, steps, seed])
     evaluations = None if exact else EVALUATIONS
-    measure = partial(
-        bound, trained.denoiser, own, evaluations=evaluations, standard_error=standard_error, steps=steps, seed=seed
-    )
+    schedule, decoder = trained.denoiser.schedule, None
+    if _is_density(trained):
+        decoder = decoder_of(schedule, trained.shape)
+    how: dict[str, Any] = {"standard_error": standard_error, "steps": steps, "decoder": decoder, "seed": seed}
+    measure = partial(bound, trained.denoiser, own, evaluations=evaluations, **how)
     with _one_line("the bound"):
-        parts = form_of(trained.denoiser.schedule, steps).count
+        parts = form_of(schedule, steps, decoder).count
         progress = kept.read(parts, len(own.x0), pilot=not exact)
         found = _kept_up(measure, progress, kept, len(own.x0))
     kept.remove()
@@ -102,8 +106,10 @@ def evaluate_ode(run: str, data: str | None, n: int, seed: int) -> dict[str, Any
     real = real_images(trained, data)
     own = choose_at_random(real, n, THOROUGH.pilot_images, seed, device_of(trained.denoiser.net))
     with progress_bar() as bar, _one_line("the ODE likelihood"):
-        task = bar.add_task("ode", total=2 * len(own.x0))
-        found = ode(trained.denoiser, own, seed=seed, report=lambda images: bar.update(task, advance=images))
+        ways = dequantizations_of(trained.shape if _is_density(trained) else DataShape(1, 28, None))
+        task = bar.add_task("ode", total=len(ways) * len(own.x0))
+        report = partial(bar.update, task)
+        found = ode(trained.denoiser, own, dequantizations=ways, seed=seed, report=lambda images: report(advance=images))
     return {
         "bits_per_dim": found.bits_per_dim,
         "bits_per_dim_se": found.bits_per_dim_se,
@@ -126,7 +132,9 @@ def show_bound(result: dict[str, Any]) -> None:
     pilot = result["pilot_network_evaluations"]
     calls = f"{result['network_evaluations_per_image']:,} network evaluations per image"
     print(f"{of}; {calls}" + (f", and {pilot:,} for the pilot" if pilot else ""))
-    if result["bits_per_dim"] > 8:
+    if result["density"]:
+        print(DENSITY)
+    elif result["bits_per_dim"] > 8:
         print("more than 8 bits: the raw bytes are shorter; most bits are at the low noise")
         print("that this run did not learn")
     if result["picture"]:
@@ -137,8 +145,11 @@ def show_ode(result: dict[str, Any]) -> None:
     """Print what `evaluate_ode` found."""
     _headline("ODE likelihood", result)
     other = result["other_dequantization"]
-    print(f"dequantization: {result['dequantization']}")
-    print(f"  the smaller of two bounds; {other['name']}: {other['bits_per_dim']:.4f}")
+    if result["density"]:
+        print(DENSITY)
+    else:
+        print(f"dequantization: {result['dequantization']}")
+        print(f"  the smaller of two bounds; {other['name']}: {other['bits_per_dim']:.4f}")
     for how in ("trace", "solver"):
         print(f"{how}: {result[how]}")
     print(f"{result['network_evaluations_per_image']:.0f} network evaluations per image")
@@ -146,7 +157,8 @@ def show_ode(result: dict[str, Any]) -> None:
 
 def _headline(name: str, result: dict[str, Any]) -> None:
     """The number, its limits, and what it was measured on: three lines, to fit a terminal."""
-    kind = "held-out images" if result["reference_is"] == "held out" else "training images"
+    what = "samples" if result["density"] else "images"
+    kind = f"held-out {what}" if result["reference_is"] == "held out" else f"training {what}"
     given = ", given their labels" if result["conditional"] else ""
     total = f"{result['bits_per_dim']:.4f} ± {result['bits_per_dim_se']:.4f} bits/dim"
     console().print(Text.assemble(f"{name}: ", (total, "bold")), soft_wrap=True)
@@ -158,7 +170,13 @@ def _headline(name: str, result: dict[str, Any]) -> None:
 def _about(run: str, trained: TrainedRun, measured: Reference) -> dict[str, Any]:
     """What was measured, on what."""
     kind, conditional = measured.kind, measured.conditional
-    return {"run": run, "step": trained.step, "reference_is": kind, "conditional": conditional}
+    density = _is_density(trained)
+    return {"run": run, "step": trained.step, "reference_is": kind, "conditional": conditional, "density": density}
+
+
+def _is_density(trained: TrainedRun) -> bool:
+    """Whether the data are floats of the user's own; latents of a pipeline are nobody's units, and are refused."""
+    return not trained.shape.is_eight_bit and trained.denoiser.decode is None
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from xhat.errors import UsageError
 DESCRIPTION = """Draw images from a trained run.
 
 Writes an .npz with the array images, uint8, N x H x W x C, and a picture of the first 100 beside it; of data that are no 8-bit
-images the array is called samples, float32, N x ... Class-conditional models
+images the array is called samples, float32, N x ..., in the units of the data, and --out FILE.npy writes it alone.
+Class-conditional models
 draw all classes in turn, or the one of --label; the .npz then also holds labels: the data's own numbers, or, where the classes
 have names, positions in an array classes of these. A run of a pipeline draws what --prompt says, or the lines of --prompts in
 turn; the .npz then also holds prompts. Image k depends on the seed and k alone. Sampler, steps and guidance
@@ -33,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
     parser = new_parser("sample", DESCRIPTION)
     add_use(parser)
     parser.add_argument("run", metavar="RUN", help="a run folder, or an ema.safetensors")
-    parser.add_argument("--out", required=True, metavar="FILE.npz", help="where the images go")
+    parser.add_argument("--out", required=True, metavar="FILE.npz", help="where the samples go; .npy of fields")
     parser.add_argument("--n", type=int | None, default=None, help="number of images (default: 64, or one a prompt)")
     parser.add_argument("--prompt", type=str | None, default=None, help="draw what this says, with a run of a pipeline")
     parser.add_argument("--prompts", type=str | None, default=None, metavar="FILE", help="draw what its lines say, in turn")
@@ -61,14 +62,16 @@ def _sample(options: Any, out: Path, changes: dict[str, Any]) -> int:
     from xhat.runs.load import load
     from xhat.sampling.generate import generate
 
-    if out.suffix != ".npz":
-        raise UsageError(f"--out {out}: the file must end in .npz")
+    if out.suffix not in (".npz", ".npy"):
+        raise UsageError(f"--out {out}: the file must end in .npz, or in .npy for fields alone")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
     picture, force = out.with_suffix(".png"), options.force
     require_free(out, force=force)
     require_free(picture, force=force, ours=True)
     trained = load(options.run)
+    if out.suffix == ".npy" and (trained.shape.is_eight_bit or trained.denoiser.decode is not None):
+        raise UsageError(f"--out {out}: images go into an .npz, {out.with_suffix('.npz')}, with what they were told")
     number = None if options.label is None else class_number(options.label, trained.shape)
     n, told, prompts = asked_for(trained, options.prompt, options.prompts, options.n)
     if changes.get("guidance", 1) != 1 and trained.denoiser.decode is None:
@@ -106,7 +109,10 @@ def _sample(options: Any, out: Path, changes: dict[str, Any]) -> int:
     if labels is not None:
         arrays |= _labels_of(labels.numpy(), trained.shape)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    if out.suffix == ".npy":
+        np.save(buffer, arrays["samples"])
+    else:
+        np.savez_compressed(buffer, **arrays)
     if pictures:  # first: with the array in its place, all is there
         columns = grid_columns(shape.classes if number is None else None)
         first = images[:SHOWN] if latents else shown(images[:SHOWN], shape, trained.denoiser)

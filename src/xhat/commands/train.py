@@ -205,7 +205,8 @@ def _fit(setup: "Setup", run: Path) -> int:
 
     asked, main = train(setup, run, Display(console(stderr=True), say)), main_process()
     use = "".join(f" --use {shlex.quote(str(file.path))}" for file in used_files())
-    folder, samples = shlex.quote(str(run)), shlex.quote(str(run / "samples.npz"))
+    name = "samples.npz" if setup.shape.units is None else "samples.npy"
+    folder, samples = shlex.quote(str(run)), shlex.quote(str(run / name))
     if main and not asked:
         print(f"trained {setup.state.step} steps; samples, losses.png and metrics.jsonl are in {folder}")
         told = '--prompt "..."' if setup.state.objective.denoiser.decode is not None else "--n 64"

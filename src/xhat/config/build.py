@@ -75,7 +75,7 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
     if ours and shape.classes is not None and getattr(net, "classes", shape.classes) != shape.classes:
         raise ConfigError(f"network: {config.network} has {net.classes} classes, the data have {shape.classes}")
     try:
-        return Denoiser(
+        denoiser = Denoiser(
             net,
             make("schedule", config.schedule, SCHEDULES, Schedule),
             make("target", config.target, TARGETS, Target),
@@ -83,6 +83,8 @@ def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
             time_input=None if config.time_input == "network" else make("time_input", config.time_input, TIME_INPUTS),
             null=None if shape.classes is None else {"label": shape.classes},
         )
+        denoiser.units = shape.units
+        return denoiser
     except ConfigError:
         raise
     except ValueError as error:

@@ -2,16 +2,20 @@
 
 import ast
 import math
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+import xhat.config.names  # noqa: F401  # the sources are registered
 from xhat.config.config import Config
 from xhat.config.make import make
 from xhat.config.origins import origin
+from xhat.config.paths import with_quotes
 from xhat.config.syntax import parse_expression
 from xhat.data.images import Images
 from xhat.data.load import load_shape
@@ -26,9 +30,11 @@ from xhat.errors import ConfigError, DataError
 from xhat.pipelines.latents import pipeline_data
 from xhat.pipelines.network import folder_of, pixels_of
 from xhat.pipelines.pretrained import pretrained
-from xhat.registry import DATA
+from xhat.registry import DATA, MAPS, UNITS
 from xhat.rng import Shard
 
+NAMES: Mapping[str, Any] = ChainMap(DATA, UNITS, MAPS)  # type: ignore[arg-type]
+"""What the expression of a data source is made of."""
 MOST_MEASURED = 10_000
 """Samples of a source that are taken into memory to be measured on."""
 MOST_NUMBERS = 200_000_000
@@ -55,7 +61,7 @@ class Data:
 def is_source(text: str) -> bool:
     """Whether a config's `data` names a registered source, rather than a path."""
     try:
-        tree = parse_expression(text)
+        tree = parse_expression(with_quotes(text, NAMES))
     except ConfigError:
         return False
     name = tree.func if isinstance(tree, ast.Call) else tree
@@ -158,12 +164,18 @@ def in_memory(source: DataSource, shape: DataShape, name: str, most: int = MOST_
     told = dict(cond or {})
     labels: Tensor | None = told.pop("label") if shape.classes is not None and "label" in told else None
     values = x0 if x0.dtype == torch.uint8 else x0.float()  # as training takes them
+    own = getattr(getattr(source, "shape", None), "units", None)
+    if own is not None and shape.units is not None and own != shape.units:  # other data, in the units of those trained on
+        values = shape.units.normalised(own(values))
     return Images(values, labels, shape.classes or 0, name, shape.names, cond=told)
 
 
 def _brought(config: Config) -> DataSource:
-    context = {"seed": config.seed, "held_out": config.held_out}
-    made = make("data", config.data, DATA, object, context)
+    context = {"seed": config.seed, "held_out": config.held_out, "skip_corrupt": config.skip_corrupt}
+    try:
+        made = make("data", with_quotes(config.data, NAMES), NAMES, object, context)
+    except DataError as error:
+        raise type(error)(f"{_from(config.data)}{error}") from error
     if not isinstance(made, DataSource):
         got = type(made).__name__
         raise ConfigError(

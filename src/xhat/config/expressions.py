@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
 from xhat.config.syntax import parse_expression
-from xhat.errors import ConfigError, first_line
+from xhat.errors import ConfigError, DataError, first_line
 
 Names = Mapping[str, Any]
 LARGEST = 1_000_000
@@ -83,10 +83,12 @@ def _call(name: str, make: Any, args: list[Any], kwargs: dict[str, Any], context
     except TypeError as error:
         raise ConfigError(f"{name}{_plain(takes)}: {error}{_nearest(kwargs, takes)}") from None
     for key, value in bound.arguments.items():
-        _check_type(name, key, value, takes.parameters[key].annotation)
+        parameter = takes.parameters[key]
+        for one in value if parameter.kind is parameter.VAR_POSITIONAL else (value,):
+            _check_type(name, key, one, parameter.annotation)
     try:
         return make(*args, **kwargs, **extra)
-    except ConfigError:
+    except (ConfigError, DataError):
         raise
     except Exception as error:  # of an argument that the maker did not foresee, or of a user's own code: its first line
         raise ConfigError(f"{name}: {first_line(error)}") from error

@@ -12,6 +12,7 @@ import xhat.networks
 import xhat.objective
 import xhat.pipelines
 import xhat.sampling
+import xhat.sources
 from xhat.registry import (
     DECODERS,
     ESTIMATES,
@@ -27,7 +28,7 @@ from xhat.registry import (
     WHERE,
 )
 
-for _room in (xhat.diffusion, xhat.networks, xhat.objective, xhat.sampling, xhat.losses, xhat.pipelines):
+for _room in (xhat.diffusion, xhat.networks, xhat.objective, xhat.sampling, xhat.losses, xhat.pipelines, xhat.sources):
     for _module in pkgutil.walk_packages(_room.__path__, f"{_room.__name__}."):  # for what they register
         importlib.import_module(_module.name)
 

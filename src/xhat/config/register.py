@@ -63,6 +63,8 @@ class Register:
 NAMED: dict[str, Registry] = {
     "network": registry.NETWORKS,
     "data": registry.DATA,
+    "units": registry.UNITS,
+    "map": registry.MAPS,
     "penalty": registry.PENALTIES,
     "loss": registry.LOSSES,
     "weighting": registry.WEIGHTINGS,

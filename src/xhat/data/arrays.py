@@ -38,7 +38,7 @@ def load_array(path: Path, split: Literal["train", "test"] = "train") -> Images:
     Raises:
         DataError: unreadable, of another type, or of another shape.
     """
-    arrays = _read(path)
+    arrays = opened(path)
     training, part = _training(path, arrays)
     key = training
     if split == "test" and part == "train" and (test := _find(arrays, IMAGES, PARTS["test"])):
@@ -67,7 +67,13 @@ def load_array(path: Path, split: Literal["train", "test"] = "train") -> Images:
     return Images(pixels, labels, classes, name, names, Found(part, scale, notes=notes))
 
 
-def _read(path: Path) -> Arrays:
+def opened(path: Path) -> Arrays:
+    """The arrays of a file by name, "images" of a .npy, which is mapped.
+
+    Raises:
+        DataError: it is damaged, or holds Python objects.
+        BudgetError: it unpacks to more than there is room for.
+    """
     try:
         with naming(path):
             _require_room(path)

@@ -262,10 +262,9 @@ def _refuse(root: Path, failed: list[FileError], count: int) -> None:
     if len(unique) == 1:
         raise failed[0]
     if unique:
-        told = [f"{path.relative_to(root)} {error.reason}" for path, error in unique.items()]
-        raise DataError(
-            f"{root}: {len(unique)} of {count} image files cannot be used: {some(told)}: remove or replace them, or leave them out with --skip_corrupt true"
-        )
+        told = some([f"{path.relative_to(root)} {error.reason}" for path, error in unique.items()])
+        way_out = "remove or replace them, or leave them out with --skip_corrupt true"
+        raise DataError(f"{root}: {len(unique)} of {count} image files cannot be used: {told}: {way_out}")
 
 
 def _scale(ranges: list[tuple[float, float, bool]]) -> Range:

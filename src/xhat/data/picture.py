@@ -85,6 +85,21 @@ def read_range(head: Head) -> tuple[float, float, bool]:
         return lowest, highest, all(v.dtype.kind in "iu" for v in values)
 
 
+def read_values(head: Head) -> np.ndarray:
+    """The first page of a file as it is, (C, H, W): of 8 bits or more, grey or colour.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    page = head.pages[0]
+    with _open(head.path) as image:
+        if page.deep:
+            return _deep_values(image, page)[None]
+        turned = ImageOps.exif_transpose(image)
+        values = np.asarray(turned.convert("L" if turned.mode in _GREY else "RGB"))
+        return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+
+
 def read_pixels(head: Head, size: Size, scale: Range) -> list[np.ndarray]:
     """The pages of a file as uint8 (C, H, W), one channel where all are equal; `scale` is for those above 8 bits.
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from xhat.data.images import Images
 from xhat.data.size import said
+from xhat.data.units import Units
 from xhat.errors import DataError
 
 PIXELS = (-1.0, 1.0)
@@ -22,6 +23,7 @@ class DataShape:
         names: of the classes; empty where they are called 0, 1, ....
         range: lowest and highest value, (-1, 1) of pictures; None where nobody knows.
         conditions: names of what else the network is told: whoever samples has to say values of it.
+        units: what the values are to the user, of fields; None of what is as it is.
     """
 
     channels: int
@@ -30,6 +32,7 @@ class DataShape:
     names: tuple[str, ...] = field(default=(), compare=False)
     range: tuple[float, float] | None = field(default=PIXELS, compare=False)
     conditions: tuple[str, ...] = ()
+    units: Units | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, sample: tuple[int, ...], classes: int | None = None, **rest: Any) -> Self:
@@ -59,12 +62,12 @@ class DataShape:
     @property
     def is_picture(self) -> bool:
         """Whether a sample can be drawn: grey or colour, over two axes."""
-        return len(self.sample) == 3 and self.channels in (1, 3)
+        return len(self.sample) == 3 and self.channels in (1, 3) and self.units is None
 
     @property
     def is_eight_bit(self) -> bool:
         """Whether samples are kept as 8-bit pixels."""
-        return len(self.sample) == 3 and self.range == PIXELS
+        return len(self.sample) == 3 and self.range == PIXELS and self.units is None
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from xhat.data.images import Images
 from xhat.data.scale import EIGHT_BITS
 from xhat.data.shape import DataShape
 from xhat.data.source import DataSource, length_of
+from xhat.data.units import said
 from xhat.data.wording import counted
 
 SHOWN, NAME_LENGTH = 8, 24
@@ -40,6 +41,7 @@ def summary_of_source(name: str, source: DataSource, held_out: DataSource | None
     classes = [] if shape.classes is None else [f"the label, of {shape.classes:,} classes"]
     told = ", ".join([*classes, *shape.conditions]) or "nothing"
     reach = "unknown range" if shape.range is None else f"range {shape.range[0]:g} to {shape.range[1]:g}"
+    reach = reach if shape.units is None else said(shape.units)
     held = "none" if held_out is None else "some" if aside is None else f"{aside:,}"
     return f"data: {name}, {count} of {shape.said()}, {reach}; the network is told {told}; {held} held out"
 

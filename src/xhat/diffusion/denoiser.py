@@ -117,6 +117,7 @@ class Denoiser(nn.Module):
 
     Attributes:
         decode: makes images of samples that are latents, for whoever shows them; None where samples are what is shown.
+        units: gives the user's own values of normalised ones (B, C, ...), for penalties and samples; None of what is as it is.
 
     Raises:
         ValueError: the target cannot be inverted at an end of the schedule's trained times, or the network predicts another
@@ -145,6 +146,7 @@ class Denoiser(nn.Module):
         self.time_input, self.scale_input = time_input or own_time, scale_input or own_scale
         self.null = None if null is None else dict(null)
         self.decode: Callable[[Tensor], Tensor] | None = None
+        self.units: Callable[[Tensor], Tensor] | None = None
         _refuse_singular_ends(schedule, target, self.time_input)
 
     def forward(

@@ -1,16 +1,19 @@
 """The likelihood of real images under a model, in bits/dim: the variational bound, and the probability-flow ODE."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from xhat import rng
+from xhat.bound.decoders import Decoder, default_decoder, density_decoder
 from xhat.bound.estimate import BoundEstimate, Progress, estimate_bound
-from xhat.bound.ode import Dequantization, TruncatedNormal, Uniform, ode_likelihood
+from xhat.bound.ode import AsDensity, Dequantization, TruncatedNormal, Uniform, ode_likelihood
 from xhat.bound.student import limits, standard_error
+from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.diffusion.schedules import Schedule
 from xhat.errors import UsageError
 from xhat.evaluation.reference import RealImages
 
@@ -83,6 +86,7 @@ def bound(
     evaluations: int | None = EVALUATIONS,
     standard_error: float = 0.0,
     steps: float | None = None,
+    decoder: Decoder | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     report: Callable[[Progress, float], None] | None = None,
@@ -95,6 +99,7 @@ def bound(
         evaluations: network calls per image; None takes every step.
         standard_error: as many images as this standard error takes; 0 measures all.
         steps: T, or math.inf; None is the schedule's own, or 1000.
+        decoder: that of 8-bit images by default, see `decoder_of`.
         seed: of all draws.
         progress: of an interrupted measurement, to go on from.
         report: called after each batch of images.
@@ -109,12 +114,27 @@ def bound(
         evaluations=evaluations,
         standard_error=standard_error,
         steps=steps,
+        decoder=decoder,
         cond=chosen.cond,
         pilot_cond=chosen.pilot_cond,
         seed=seed,
         progress=progress,
         report=report,
     )
+
+
+def decoder_of(schedule: Schedule, shape: DataShape) -> Decoder:
+    """That of 8-bit images, or of the density of fields in the user's units."""
+    if shape.is_eight_bit:
+        return default_decoder(schedule)
+    return density_decoder(schedule, None if shape.units is None else shape.units.volume)
+
+
+def dequantizations_of(shape: DataShape) -> tuple[Dequantization, ...]:
+    """Of 8-bit images two, whose smaller bound counts; of fields none: the density itself, in the user's units."""
+    if shape.is_eight_bit:
+        return (Uniform(), TruncatedNormal())
+    return (AsDensity(None if shape.units is None else shape.units.volume),)
 
 
 @dataclass(frozen=True)
@@ -128,7 +148,7 @@ class OdeEstimate:
         network_evaluations_per_image: network calls, of both together.
         images: number of images.
         dequantization: the better one's name.
-        other_dequantization: the other one's.
+        other_dequantization: the other one's; None of fields.
         other_bits_per_dim: its bound.
     """
 
@@ -138,18 +158,24 @@ class OdeEstimate:
     network_evaluations_per_image: float
     images: int
     dequantization: str
-    other_dequantization: str
-    other_bits_per_dim: float
+    other_dequantization: str | None
+    other_bits_per_dim: float | None
 
 
 def ode(
-    denoiser: Denoiser, chosen: Chosen, *, seed: int = 0, report: Callable[[int], None] = lambda images: None
+    denoiser: Denoiser,
+    chosen: Chosen,
+    *,
+    dequantizations: Sequence[Dequantization] = (Uniform(), TruncatedNormal()),
+    seed: int = 0,
+    report: Callable[[int], None] = lambda images: None,
 ) -> OdeEstimate:
     """The ODE likelihood of the chosen images: Hutchinson's trace with one probe, the better of two dequantizations.
 
     Args:
         denoiser: the model, in evaluation mode.
         chosen: images; the pilot is not used.
+        dequantizations: see `dequantizations_of`.
         seed: of dequantizations and probes.
         report: called after each batch with the number of its images; every image is measured twice.
 
@@ -157,13 +183,15 @@ def ode(
         ValueError: as `ode_likelihood`.
     """
     bits, calls = {}, 0.0
-    for dequantization in (Uniform(), TruncatedNormal()):
+    for dequantization in dequantizations:
         bits[dequantization.name], its = _ode_bits(denoiser, chosen, dequantization, seed, report)
         calls += its
-    best, other = sorted(bits, key=lambda name: float(bits[name].mean()))
+    best, *others = sorted(bits, key=lambda name: float(bits[name].mean()))
     mean, error, count = float(bits[best].mean()), standard_error(bits[best]), len(chosen.x0)
     interval = limits(mean, error, count)
-    return OdeEstimate(mean, error, interval, calls / count, count, best, other, float(bits[other].mean()))
+    other = others[0] if others else None
+    second = None if other is None else float(bits[other].mean())
+    return OdeEstimate(mean, error, interval, calls / count, count, best, other, second)
 
 
 def _ode_bits(

@@ -19,6 +19,7 @@ from xhat.bound.estimate import Curve
 from xhat.data.images import to_uint8
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
+from xhat.evaluation.field_pictures import pictures
 from xhat.files.ours import SOFTWARE, write_ours
 from xhat.tensors import device_of
 
@@ -85,13 +86,15 @@ def thumbnails(images: Tensor, side: int = 128) -> Tensor:
 
 def is_shown(shape: DataShape, denoiser: Denoiser) -> bool:
     """Whether its samples can be shown as pictures."""
-    return shape.is_picture or denoiser.decode is not None
+    return shape.is_picture or denoiser.decode is not None or 2 <= len(shape.sample) <= 4
 
 
 def drawn(samples: Tensor, shape: DataShape) -> Tensor:
-    """Samples that can be drawn as uint8 images: those that are no pixels from their lowest value to their highest."""
+    """uint8 images of samples: those that are no pixels from their lowest value to their highest, fields as `pictures`."""
     if samples.dtype == torch.uint8:
         return samples
+    if not shape.is_picture:
+        return pictures(samples)
     low, high = shape.range or tuple(float(v) for v in samples.aminmax())
     return to_uint8((samples - low) * (2 / max(high - low, 1e-12)) - 1)
 

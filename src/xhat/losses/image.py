@@ -123,7 +123,10 @@ class ImageLoss(Loss):
             )
         scale, image = self.scale(denoiser, draw), self.image(denoiser, draw)
         if not self._checked:
-            self._require_range(draw.x0 if bool(draw.x0.flatten()[:1].isfinite()) else image.detach())  # a chain may have no x0
+            seen = draw.x0 if bool(draw.x0.flatten()[:1].isfinite()) else image.detach()  # a chain may have no x0
+            if draw.units is None:
+                self._require_range(seen)
+            self._checked = True
         if self.decode is None:
             return scale * self.measure(image, draw)
         rows, each = self._decoded_rows(scale, draw)  # decoding is dear, and most noise levels may not count
@@ -143,8 +146,8 @@ class ImageLoss(Loss):
         return rows[chosen.to(rows.device)], len(rows) / most
 
     def measure(self, image: Tensor, draw: Draw) -> Tensor:
-        """The penalty of images, decoded first, (B,); the draw is theirs, for a penalty that sees more than images."""
-        value = self._value(self._seen(image), draw)
+        """The penalty of images, decoded or in the user's units, (B,); the draw is theirs, for a penalty that sees more."""
+        value = self._value(self._seen(draw.physical(image)), draw)
         if not isinstance(value, Tensor) or value.shape != (len(image),):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
@@ -161,7 +164,7 @@ class ImageLoss(Loss):
     def _value(self, seen: Tensor, draw: Draw) -> Any:
         if isinstance(self.penalty, Paired):
             with torch.no_grad():
-                clean = self._seen(draw.x0)
+                clean = self._seen(draw.physical(draw.x0))
             return self.penalty(seen, clean)
         return self.penalty(seen, draw) if self._takes_draw else self.penalty(seen)  # type: ignore[call-arg]
 
@@ -196,7 +199,6 @@ class ImageLoss(Loss):
                 f"{what} in [{low:.3g}, {high:.3g}]; this penalty expects [{self.expect[0]:g}, {self.expect[1]:g}]: scale "
                 "them, or say with expect=(low, high) what is right, None for anything"
             )
-        self._checked = True
 
     def _seen(self, image: Tensor) -> Tensor:
         return image if self.decode is None else self.decode(image)

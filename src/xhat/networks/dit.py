@@ -52,7 +52,7 @@ class DiT(nn.Module):
     Args:
         channels: of the images.
         outputs: of the network; by default as many as channels.
-        size: side of the images, a multiple of patch.
+        size: side of the images, or their height and width, multiples of patch.
         classes: number of class labels; None is unconditional.
         patch: side of a patch.
         width: of a token.
@@ -66,7 +66,7 @@ class DiT(nn.Module):
         self,
         channels: int = 1,
         outputs: int | None = None,
-        size: int = 28,
+        size: int | tuple[int, ...] = 28,
         classes: int | None = None,
         patch: int = 4,
         width: int = 192,
@@ -76,14 +76,22 @@ class DiT(nn.Module):
         super().__init__()
         require_at_most(1000, depth=depth)
         require_at_most(65_536, width=width, patch=patch)
-        if size % patch:
-            raise ValueError(f"this DiT needs images whose side is a multiple of its patch {patch}, not {size}: set image_size")
+        sides = size if isinstance(size, tuple) else (size, size)
+        if len(sides) != 2:
+            raise ValueError(
+                f"this DiT is of images, the data have {len(sides)} axes: choose network {'unet' if sides else 'mlp'}"
+            )
+        if sides[0] % patch or sides[1] % patch:
+            raise ValueError(
+                f"this DiT needs images whose sides are multiples of its patch {patch}, not {size}: set image_size"
+            )
         if width % (4 * heads):
             raise ValueError(f"width must be a multiple of 4 · heads = {4 * heads}, got {width}")
-        self.channels, self.classes, self.patch, self.side = channels, classes, patch, size // patch
+        self.channels, self.classes, self.patch = channels, classes, patch
+        self.grid = (sides[0] // patch, sides[1] // patch)
         self.embedding = Embedding(width, classes)
         self.first = nn.Linear(channels * patch**2, width)
-        self.register_buffer("positions", fixed(partial(sine_positions, self.side, width)), persistent=False)
+        self.register_buffer("positions", fixed(partial(sine_positions, *self.grid, width)), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.last = zeroed(nn.Linear(width, (outputs or channels) * patch**2))
@@ -98,7 +106,7 @@ class DiT(nn.Module):
         x = rms_norm(x, -1) * (1 + scale) + shift
         with float32_edge(z.device):
             x = self.last(x.to(self.last.weight.dtype))
-        return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (self.side, self.side)), self.patch)
+        return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, self.grid), self.patch)
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """Weights that map hidden channels to hidden channels, for optimizers that treat matrices apart."""
@@ -106,10 +114,13 @@ class DiT(nn.Module):
         return [m.weight for m in inner if isinstance(m.weight, nn.Parameter)]
 
 
-def sine_positions(side: int, width: int) -> Tensor:
-    """Fixed two-dimensional sines and cosines, (side², width): half of the width for rows, half for columns."""
+def sine_positions(rows: int, columns: int, width: int) -> Tensor:
+    """Fixed two-dimensional sines and cosines, (rows · columns, width): half of the width for rows, half for columns."""
     frequencies = torch.exp(-math.log(100.0) * torch.arange(width // 4) / (width // 4))
-    angles = torch.arange(side).unsqueeze(1) * frequencies
-    line = torch.cat([angles.sin(), angles.cos()], dim=1)
-    rows, columns = line.unsqueeze(1).expand(-1, side, -1), line.unsqueeze(0).expand(side, -1, -1)
-    return torch.cat([rows, columns], dim=-1).flatten(0, 1)
+
+    def line(count: int) -> Tensor:
+        angles = torch.arange(count).unsqueeze(1) * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    down, across = line(rows).unsqueeze(1).expand(-1, columns, -1), line(columns).unsqueeze(0).expand(rows, -1, -1)
+    return torch.cat([down, across], dim=-1).flatten(0, 1)

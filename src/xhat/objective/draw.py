@@ -1,5 +1,6 @@
 """The shared draw: what all terms of one step see."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,6 +32,7 @@ class Draw:
         generator: where `normal` and `uniform` draw from, if the objective was called with one, instead of from the seed.
         extra: what the caller brought beside: masks, pixels, prompts, with one row a sample. The network never sees it.
         seen: what the network was shown in place of z, where that was perturbed.
+        units: gives the user's own values of normalised ones, see `Denoiser`; x0, z and the prediction are normalised.
         among: of a part of a draw, see `rows`: how many samples the whole has, and which of them these are.
     """
 
@@ -48,6 +50,11 @@ class Draw:
     extra: Extra | None = None
     among: tuple[int, Tensor] | None = None
     seen: Tensor | None = None
+    units: Callable[[Tensor], Tensor] | None = None
+
+    def physical(self, x: Tensor) -> Tensor:
+        """Values like x0 in the user's own units."""
+        return x if self.units is None else self.units(x)
 
     def rows(self, index: Tensor) -> "Draw":
         """The draw of samples number `index` (n,) alone; each keeps its own randomness."""

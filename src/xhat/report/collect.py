@@ -18,7 +18,7 @@ from xhat.runs.environment import read_environment
 from xhat.runs.metrics import read_metrics
 from xhat.studies.outcome import Outcome, best
 
-LOWER_IS_BETTER = ("bits", "denoising", "excess", "fid", "kid")
+LOWER_IS_BETTER = ("bits", "denoising", "excess", "fid", "kid", "spectrum", "histogram")
 OWN = ("run", "seed", *BUDGETS, *ON_THE_WAY)
 
 
@@ -63,6 +63,18 @@ COLUMNS = [
     ),
     Column("fid", "FID", "Distance of the samples' features to those of real images: lower is better.", "SD between seeds"),
     Column("kid", "KID", "As FID, without its bias for few samples: lower is better.", "SD between seeds"),
+    Column(
+        "spectrum",
+        "spectra, dB",
+        "Mean difference of the power at each wavenumber to that of real fields, in decibels: lower is better, 3 is twice.",
+        "SD between seeds",
+    ),
+    Column(
+        "histogram",
+        "histograms",
+        "Wasserstein-1 distance of the values of a channel to real ones, in their standard deviations: lower is better.",
+        "SD between seeds",
+    ),
     Column("read", "read", "Share of samples that a classifier reads as some digit with confidence 0.9.", "SD between seeds"),
     Column("fewest", "rarest", "How often the rarest digit is read; 1 is as often as the mean.", "SD between seeds"),
     Column("milliseconds", "ms/step", "Median time of a training step."),
@@ -99,7 +111,7 @@ def collect(
         for p in penalties
     ]
     known = {q for g in groups for q in g.outcome.values}
-    columns = [c for c in [*COLUMNS[:7], *added, *COLUMNS[7:]] if c.key in known]
+    columns = [c for c in [*COLUMNS[:9], *added, *COLUMNS[9:]] if c.key in known]
     marks = _marks([g.outcome for g in groups])
     floors, names = _floors(groups)
     entries = [_entry(g, columns, marks, names) for g in groups]
@@ -113,6 +125,7 @@ def collect(
         floors,
         [f"t = {t:.2f}" for t in times],
         [p for p in penalties if p in known],
+        quality="fid" if "fid" in known or "spectrum" not in known else "spectrum",
         notes=[*notes, *problems],
         refresh=refresh,
     )

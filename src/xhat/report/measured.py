@@ -18,9 +18,10 @@ from xhat.diffusion.denoiser import Condition
 from xhat.errors import DamagedError
 from xhat.evaluation.counts import QUICK
 from xhat.evaluation.denoising import LEVELS, DenoisingError
+from xhat.evaluation.fields import field_distance
 from xhat.evaluation.floor import FloorErrors
 from xhat.evaluation.level_errors import known_floor, level_errors
-from xhat.evaluation.likelihood import bound, choose_first
+from xhat.evaluation.likelihood import bound, choose_first, decoder_of
 from xhat.evaluation.penalties import mean_penalties
 from xhat.evaluation.quality import Features
 from xhat.evaluation.reference import RealImages, own_images
@@ -209,7 +210,9 @@ def _bound(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, f
     if real.measured.images.pixels.is_meta:
         raise ValueError("there are no images")
     chosen = choose_first(real, how.bound_images, QUICK.pilot_images, device_of(trained.denoiser.net))
-    found = bound(trained.denoiser, chosen)
+    density = not trained.shape.is_eight_bit and trained.denoiser.decode is None
+    decoder = decoder_of(trained.denoiser.schedule, trained.shape) if density else None
+    found = bound(trained.denoiser, chosen, decoder=decoder)
     curve = found.curve
     width = [last - first + 1 for first, last in zip(curve.first, curve.last, strict=True)]
     middle = [(first + last) / 2 for first, last in zip(curve.first, curve.last, strict=True)]
@@ -222,7 +225,7 @@ def _bound(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, f
 
 def _samples(trained: TrainedRun, run: Path, real: RealImages, how: How) -> tuple[dict[str, float], dict[str, float]]:
     """Numbers of samples, penalties of real images; and a picture of the first samples."""
-    from xhat.evaluation.pictures import drawn, save_grid, shown, thumbnails
+    from xhat.evaluation.pictures import drawn, is_shown, save_grid, shown, thumbnails
 
     sampling, told = build_sampling(trained.config.sampling, trained.denoiser.schedule), _told(trained, real)
     images, _ = sampling.generate(trained.denoiser, trained.shape, how.samples, cond=told)
@@ -230,12 +233,21 @@ def _samples(trained: TrainedRun, run: Path, real: RealImages, how: How) -> tupl
     if latents := denoiser.decode is not None:  # at most as many real ones: decoding is dear
         images, known = shown(images, shape, denoiser), known[: how.samples]
         known = known if known.is_meta else shown(known, shape, denoiser)
-    if latents or shape.is_picture:
+    known = known if shape.units is None else shape.units(known)
+    if is_shown(shape, denoiser):
         first = images[: GRID_ROWS * GRID_COLUMNS]
         save_grid(thumbnails(first if latents else drawn(first, shape)), run / FOLDER / "samples.png", GRID_COLUMNS, zoom=1)
     penalties = {name: build_penalty(text, decoded=latents) for name, text in how.penalties.items()}
     of_real = {} if known.is_meta else mean_penalties(known[: QUICK.penalty_images], penalties)
-    return mean_penalties(images, penalties) | _quality(trained, images), of_real
+    distances = {} if latents or shape.is_eight_bit else _distances(images, known)
+    return mean_penalties(images, penalties) | _quality(trained, images) | distances, of_real
+
+
+def _distances(samples: Tensor, real: Tensor) -> dict[str, float]:
+    """Of fields, which no network of features knows."""
+    found = field_distance(samples, real)
+    numbers = {"histogram": found.histogram_sd}
+    return numbers if found.spectrum_db is None else numbers | {"spectrum": found.spectrum_db}
 
 
 def _told(trained: TrainedRun, real: RealImages) -> Condition | None:

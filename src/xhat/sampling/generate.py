@@ -87,7 +87,8 @@ def generate(
         progress: called with the number of images done so far.
 
     Returns:
-        Samples (n, ...), uint8 images or floats, as the data are; and their labels (n,), None for unconditional models.
+        Samples (n, ...), uint8 images or floats, as the data are, fields in the user's units; and their
+        labels (n,), None for unconditional models.
 
     Raises:
         ValueError: the model has no such class, or is told something that has no values here.
@@ -112,7 +113,9 @@ def generate(
 
 
 def as_kept(samples: Tensor, shape: DataShape) -> Tensor:
-    """Samples as the data are kept: 8-bit pixels, or floats as they are."""
+    """Samples as the user has them: 8-bit pixels, fields in their units, other floats as they are."""
+    if shape.units is not None:
+        return shape.units(samples)
     return to_uint8(samples) if shape.is_eight_bit else samples
 
 

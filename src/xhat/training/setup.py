@@ -22,6 +22,7 @@ from xhat.data.source import DataSource, Feed, first_samples, name_of, shape_of
 from xhat.diffusion.denoiser import Condition
 from xhat.errors import ConfigError, DataError, RunError, with_kind
 from xhat.evaluation.denoising import LEVELS, reached
+from xhat.evaluation.pictures import is_shown
 from xhat.objective.draw import Draw
 from xhat.objective.objective import Objective
 from xhat.rng import Shard
@@ -129,12 +130,13 @@ def set_up(
     require_memory(size, f"{rows:,} samples {shape.sample} at a time", "lower batch_size, or raise accumulate")
     _require_parameters(objective)
     objective.to(device).train()
+    objective.denoiser.units = objective.denoiser.units or shape.units
     feed = Feed(source, shape, device)
     _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else called(config))
     measured = None if held_out is None else _held_out(objective, Feed(held_out, shape, device), options)
     latents = objective.denoiser.decode is not None
     count = PICTURE_LATENTS if latents else PICTURE_IMAGES
-    told = first_samples(feed, count).cond if shape.conditions and (shape.is_picture or latents) else None
+    told = first_samples(feed, count).cond if shape.conditions and is_shown(shape, objective.denoiser) else None
     average = power_average(objective.denoiser, options.ema).eval() if options.ema else None
     state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source))
     state.given = Given.of(objective.denoiser.net)

@@ -1,0 +1,203 @@
+"""Fields, signals, volumes and tables: floats of any number of channels and any rank, in the user's own units."""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from xhat.data.aside import aside
+from xhat.data.batch import Batch
+from xhat.data.order import AsTheyAre, Order
+from xhat.data.rows import Rows
+from xhat.data.shape import DataShape
+from xhat.data.stack import Stack, parts_of
+from xhat.data.units import Normalisation, Statistics, Units, bits, named, standard
+from xhat.data.wording import counted
+from xhat.errors import DataError
+from xhat.registry import DATA, MAPS
+from xhat.sources.labels import labels_of
+from xhat.sources.values import values_of
+
+MOST_CHANNELS = 16
+"""More channels than that are taken for an axis of the field, and asked about."""
+
+
+class Fields(Rows):
+    """Rows of fields: `units` says what their values mean, `left_out` how many samples were corrupt."""
+
+    units: Units
+    left_out: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@DATA.register
+def fields(
+    *files: str,
+    units: Any = None,
+    channel_axis: int | Literal["auto"] | None = "auto",
+    label: str | None = None,
+    array: str | None = None,
+    dtype: str | None = None,
+    shape: tuple[int, ...] | None = None,
+    held_out: float = 0.05,
+    seed: int = 0,
+    skip_corrupt: bool = False,
+) -> Fields:
+    """Samples in the user's own units: fields (N, C, H, W), signals (N, C, L), volumes (N, C, D, H, W), tables (N, D).
+
+    They are read when they are asked for, and normalised channel by channel as `units` says; samples that a run draws come out
+    in the user's units again, and penalties see these.
+
+    Args:
+        files: .npy, .npz, raw bytes, or folders with a .npy or an image file for each sample; several are stacked as
+            channels.
+        units: standard(), min_max(), given(shift, scale) or bits(), each with a map such as log(); by default bits() of
+            whole numbers from 0, else standard(). They are of the training samples.
+        channel_axis: of the files' arrays, counted from 0; None is that there is no axis of channels. By default 1, with
+            at most 16.
+        label: a .npy of a class for each sample, which the network is told.
+        array: of an .npz, which one.
+        dtype: of raw bytes, such as float32 or >f4.
+        shape: of raw bytes, (N, ...); N may be -1.
+        held_out: share of the samples to measure on.
+        seed: of the order.
+        skip_corrupt: leave out samples with values that are not finite, instead of refusing them.
+
+    Raises:
+        DataError: the files do not fit together, or hold something else.
+    """
+    if not files:
+        raise DataError("fields() names no file: fields(darcy.npy), or several whose arrays are stacked as channels")
+    read = [values_of(file, array=array, dtype=dtype, shape=shape) for file in files]
+    stacks = [_channels_first(file, stack, channel_axis) for file, (stack, _) in zip(files, read, strict=True)]
+    values, name = _together(files, stacks), ", ".join(files)
+    labels, classes, names = (None, None, ()) if label is None else labels_of(label, len(values))
+    kept, out = aside(len(values), held_out, labels)
+    normalisation: Normalisation = units or (bits() if _is_whole(values) else standard())
+    scan = _Scan.of(values, kept, normalisation.map, name, skip_corrupt)
+    found = normalisation.units(scan.statistics)
+    if len(scan.corrupt):
+        keep = torch.ones(len(values), dtype=torch.bool)
+        keep[scan.corrupt] = False
+        kept, out = kept[keep[kept]], None if out is None else out[keep[out]]
+
+    def at(index: Tensor) -> Batch:
+        cond = {} if labels is None else {"label": labels[index]}
+        return Batch(found.normalised(values[index]).float(), cond or None)
+
+    shape_ = DataShape.of(values.shape[1:], classes, names=names, range=None, units=found)
+    mark = f"{values.shape} {scan.crc:08x} {found}"
+    held = None if out is None else Rows(lambda i: at(out[i]), len(out), f"{mark} held out", AsTheyAre(len(out)), name, shape_)
+    rows = Fields(lambda i: at(kept[i]), len(kept), f"{mark} {len(kept)} {seed}", Order(len(kept), seed), name, shape_, held)
+    rows.units, rows.left_out = found, len(scan.corrupt)
+    if rows.left_out:
+        rows.notes = (f"{name}: left out: {counted(rows.left_out, 'sample')} that are not finite, {_numbers(scan.corrupt)}",)
+    return rows
+
+
+def _channels_first(file: str, stack: Stack, axis: int | Literal["auto"] | None) -> Stack:
+    """(N, C, ...) of an array with its channels elsewhere, or none."""
+    sample = stack.shape[1:]
+    if len(sample) == 1:  # vectors
+        return stack
+    if axis == "auto":
+        if sample[0] > MOST_CHANNELS:
+            raise DataError(
+                f"{file}: are its samples {sample} of {sample[0]} channels? say channel_axis=1 if they are, None if they "
+                "have no axis of channels, channel_axis=-1 if it is the last"
+            )
+        axis = 1
+    if axis is None:
+        return stack.each(lambda part: part.unsqueeze(1), (1, *sample), stack.dtype)
+    place = axis if axis >= 0 else axis + len(stack.shape)
+    if not 1 <= place < len(stack.shape):
+        raise DataError(f"{file}: channel_axis {axis} of an array {stack.shape}: it is 1 to {len(stack.shape) - 1}, or None")
+    moved = (sample[place - 1], *sample[: place - 1], *sample[place:])
+    return stack.each(lambda part: part.movedim(place, 1), moved, stack.dtype)
+
+
+def _together(files: tuple[str, ...], stacks: list[Stack]) -> Stack:
+    """Several as channels of one."""
+    first = stacks[0]
+    for file, stack in zip(files, stacks, strict=True):
+        if (len(stack), stack.shape[2:]) != (len(first), first.shape[2:]):
+            raise DataError(
+                f"{file} is {stack.shape}, {files[0]} {first.shape}: stacked as channels, they differ in these alone"
+            )
+    if len(stacks) == 1:
+        return first
+    channels = sum(stack.shape[1] for stack in stacks)
+    dtype = first.dtype
+    for stack in stacks[1:]:
+        dtype = torch.promote_types(dtype, stack.dtype)
+
+    def read(which: Any) -> Tensor:
+        index = which if isinstance(which, slice) else torch.from_numpy(which)
+        return torch.cat([stack[index].to(dtype) for stack in stacks], 1)
+
+    return Stack(read, len(first), (channels, *first.shape[2:]), dtype)
+
+
+def _is_whole(values: Stack) -> bool:
+    return not values.dtype.is_floating_point and not values.dtype.is_signed
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """All values, looked at once.
+
+    Attributes:
+        crc: of all.
+        statistics: of those to train on.
+        corrupt: numbers of samples with values that are not finite.
+    """
+
+    crc: int
+    statistics: Statistics
+    corrupt: Tensor
+
+    @classmethod
+    def of(cls, values: Stack, kept: Tensor, map: Any, name: str, skip: bool) -> "_Scan":
+        """Mean and variance by the pairwise rule of Chan et al. 1979, in float64.
+
+        Raises:
+            DataError: samples are not finite, or no value of the map's, and are not to be left out.
+        """
+        trained = torch.zeros(len(values), dtype=torch.bool)
+        trained[kept] = True
+        function = None if map is None else MAPS[named(map)[0]](*named(map)[1])
+        crc, first, corrupt, parts = 0, 0, list[Tensor](), list[tuple[Tensor, Tensor, Tensor, Tensor, int]]()
+        for part in parts_of(values):
+            part = part.contiguous()
+            crc = zlib.crc32(part.numpy().data, crc)
+            mapped = part.double() if function is None else function(part.double())
+            good = mapped.isfinite().flatten(1).all(1)
+            corrupt.append((~good).nonzero().squeeze(1) + first)
+            own = mapped[good & trained[first : first + len(part)]].transpose(0, 1).flatten(1)
+            if own.numel():
+                parts.append((own.mean(1), own.var(1, unbiased=False), *own.aminmax(dim=1), own.shape[1]))
+            first += len(part)
+        lost = torch.cat(corrupt)
+        if len(lost) and not skip:
+            of = "" if map is None else f" after {map}"
+            raise DataError(
+                f"{name}: {counted(len(lost), 'sample')} with values that are not finite{of}, {_numbers(lost)}: mend them, or "
+                "leave them out with --skip_corrupt true"
+            )
+        if not parts:
+            raise DataError(f"{name}: no sample has finite values")
+        mean, variance, lowest, highest, count = parts[0]
+        for m, v, low, high, n in parts[1:]:
+            whole = count + n
+            variance = (count * variance + n * v) / whole + (m - mean).square() * count * n / whole**2
+            mean = mean + (m - mean) * n / whole
+            lowest, highest, count = torch.minimum(lowest, low), torch.maximum(highest, high), whole
+        means, deviations, least, most = (tuple(x.tolist()) for x in (mean, variance.sqrt(), lowest, highest))
+        return cls(crc, Statistics(means, deviations, least, most, not values.dtype.is_floating_point), lost)
+
+
+def _numbers(index: Tensor) -> str:
+    few = ", ".join(map(str, index[:5].tolist()))
+    return f"number {few}" + (f" and {len(index) - 5:,} more" if len(index) > 5 else "")
