@@ -22,6 +22,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_processes() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def from_main(found: T) -> T:
     """What the main process has found, on all of them; they all ask, once Accelerate has brought them together."""
     if processes() == 1:

@@ -128,6 +128,7 @@ _OF_DATA: list[Registry] = []
 DATA = Registry("data source", _OF_DATA)
 UNITS = Registry("normalisation", _OF_DATA)
 MAPS = Registry("map of values", _OF_DATA)
+AUGMENTATIONS = Registry("augmentation")
 FEATURES = Registry("network of features")
 
 FAMILIES: tuple[Registry, ...] = tuple(family for family in list(globals().values()) if isinstance(family, Registry))

@@ -7,6 +7,7 @@ from xhat.config.config import Config
 from xhat.config.data import Data
 from xhat.config.origins import needed_by
 from xhat.config.use import used_files
+from xhat.data.null import WithNull
 from xhat.pipelines.network import folder_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def without_effect(config: Config, base: Mapping[str, Any], setup: "Setup", data
     if folder_of(config.network) is not None:
         why |= {"labels": PROMPTED, "label_dropout": None, "sampling.guidance": None}
     elif data.images is None:
-        why |= dict.fromkeys(("labels", "label_dropout", "image_size"), OWN_SOURCE)
+        ours = isinstance(data.train, WithNull) or type(data.train).__module__.startswith("xhat.sources.")
+        why |= dict.fromkeys(("labels",) if ours else ("labels", "label_dropout", "image_size"), OWN_SOURCE)
     asked = [key for key in why if _asked(config, base, key)]
     lines = [f"{key} {_value(config, key)} has no effect: {why[key]}" for key in asked if why[key]]
     if told and guidance != 1 and config.label_dropout == 0 and {"label_dropout", "sampling.guidance"} & set(asked):

@@ -37,6 +37,8 @@ class Model:
         image_size: side of the square images, or width and height, such as 64x96; by default the side of the data (of a
             folder the smallest, at most 64, where a few tiny images do not count).
         skip_corrupt: leave out files of a folder that cannot be read, which are named and counted, instead of refusing them.
+        augment: what training sees samples through, one after the other, such as flip, shift(2), crop(0.8); held-out ones are
+            measured as they are.
         labels: condition the network on the class labels of the data; auto does so if they have any.
         label_dropout: share of samples trained without their label, for guidance.
         held_out: share of the images that is set aside to measure on, at most 1,000; MNIST has a test set of its own.
@@ -57,6 +59,7 @@ class Model:
     data: str = "mnist"
     image_size: int | str | None = within(None, LEAST, MOST)
     skip_corrupt: bool = False
+    augment: str = ""
     labels: Literal["auto"] | bool = False
     label_dropout: float = within(0.1, 0, 1)
     held_out: float = within(0.05, 0, 0.5)
@@ -76,7 +79,14 @@ class Config(Options, Model):
     """A training run: what it trains, on what, and how."""
 
 
-LATER_KEYS: dict[str, Any] = {"held_out": 0.0, "track": None, "lora": None, "skip_corrupt": False}
+LATER_KEYS: dict[str, Any] = {
+    "held_out": 0.0,
+    "track": None,
+    "lora": None,
+    "skip_corrupt": False,
+    "augment": "",
+    "workers": None,
+}
 """Keys that configs of earlier versions do not have, and what they mean there: those runs were trained on all images."""
 
 

@@ -1,6 +1,7 @@
 """The data of a config: images that it names by a path, or a source of a user's own."""
 
 import ast
+import inspect
 import math
 from collections import ChainMap
 from collections.abc import Callable, Mapping
@@ -15,8 +16,9 @@ import xhat.config.names  # noqa: F401  # the sources are registered
 from xhat.config.config import Config
 from xhat.config.make import make
 from xhat.config.origins import origin
-from xhat.config.paths import with_quotes
+from xhat.config.paths import arguments, with_quotes
 from xhat.config.syntax import parse_expression
+from xhat.data.augment import Augmented
 from xhat.data.images import Images
 from xhat.data.load import load_shape
 from xhat.data.null import WithNull
@@ -24,14 +26,15 @@ from xhat.data.order import AsTheyAre, Order
 from xhat.data.parts import Parts, labels_for, load_parts
 from xhat.data.rows import images_as_rows
 from xhat.data.shape import DataShape, data_shape
-from xhat.data.size import size_of
+from xhat.data.size import Size, said, size_of
 from xhat.data.source import DataSource, asked, available, shape_of
 from xhat.errors import ConfigError, DataError
 from xhat.pipelines.latents import pipeline_data
 from xhat.pipelines.network import folder_of, pixels_of
 from xhat.pipelines.pretrained import pretrained
-from xhat.registry import DATA, MAPS, UNITS
+from xhat.registry import AUGMENTATIONS, DATA, MAPS, UNITS
 from xhat.rng import Shard
+from xhat.sources.pictures import Pictures
 
 NAMES: Mapping[str, Any] = ChainMap(DATA, UNITS, MAPS)  # type: ignore[arg-type]
 """What the expression of a data source is made of."""
@@ -58,10 +61,21 @@ class Data:
     images: Parts | None
 
 
+def in_words(data: str) -> str:
+    """The expression of a source that a path alone stands for: Parquet files, shards, a data set that was saved to disk."""
+    lower, path = data.lower(), Path(data)
+    if lower.endswith(".parquet"):
+        return f"parquet({data!r})"
+    if lower.endswith(".tar"):
+        return f"webdataset({data!r})"
+    saved = any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+    return f"huggingface({data!r})" if saved else data
+
+
 def is_source(text: str) -> bool:
     """Whether a config's `data` names a registered source, rather than a path."""
     try:
-        tree = parse_expression(with_quotes(text, NAMES))
+        tree = parse_expression(with_quotes(in_words(text), NAMES))
     except ConfigError:
         return False
     name = tree.func if isinstance(tree, ast.Call) else tree
@@ -69,6 +83,17 @@ def is_source(text: str) -> bool:
 
 
 def build_data(config: Config, share: float | None = None, say: Callable[[str], None] | None = None) -> Data:
+    """The data that a config names, as `_data`, seen through what the config augments them with."""
+    ways = [make("augment", text, AUGMENTATIONS) for text in arguments(config.augment)]
+    data = _data(config, share, say)
+    if not ways:
+        return data
+    if folder_of(config.network) is not None:
+        raise ConfigError("augment: latents are made once, of images as they are: leave augment out")
+    return replace(data, train=Augmented(data.train, ways, config.seed))
+
+
+def _data(config: Config, share: float | None = None, say: Callable[[str], None] | None = None) -> Data:
     """The data that a config names.
 
     Args:
@@ -80,10 +105,14 @@ def build_data(config: Config, share: float | None = None, say: Callable[[str], 
         DataError: they cannot be read, or give no samples.
         ConfigError: an argument of a source that does not fit.
     """
-    if is_source(config.data):
+    folder = folder_of(config.network)
+    if is_source(config.data) and (folder is None or not _makes_pictures(config)):
         source = _brought(config)
-        return Data(source, _held_out_of(source, config.data), _shape_of(source, config.data), None)
-    if (folder := folder_of(config.network)) is not None:
+        shape, held = _shape_of(source, config.data), _held_out_of(source, config.data)
+        if shape.classes is not None and getattr(source, "droppable", False):
+            source = WithNull(source, {"label": shape.classes}, config.label_dropout, config.seed)
+        return Data(source, held, shape, None)
+    if folder is not None:
         train, held, shape = _of_pipeline(config, folder, share, say)
         return Data(train, held, shape, None)
     part = config.held_out if share is None else share
@@ -96,10 +125,11 @@ def _of_pipeline(
 ) -> tuple[DataSource, DataSource | None, DataShape]:
     """Latents and text states by the pipeline's own parts."""
     side = size_of(config.image_size) or pixels_of(folder)
+    source = _brought(config, side, 0.0) if is_source(config.data) else None
     return pipeline_data(
         folder,
         lambda: pretrained(folder),
-        config.data,
+        source if isinstance(source, Pictures) else config.data,
         side=side,
         held_out=config.held_out if share is None else share,
         dropout=config.label_dropout,
@@ -130,7 +160,8 @@ def build_shape(config: Config) -> DataShape:
     Raises:
         DataError or ConfigError: as `build_data`.
     """
-    if is_source(config.data):
+    of_source = is_source(config.data)
+    if of_source and not (folder_of(config.network) and _makes_pictures(config)):
         return _shape_of(_brought(config), config.data)
     if (folder := folder_of(config.network)) is not None:
         return _of_pipeline(config, folder)[2]
@@ -147,7 +178,7 @@ def build_parts(config: Config, shape: DataShape) -> Parts:
     if not is_source(config.data) and folder is None:
         return load_parts(config.data, shape.image_size, config.held_out, skip=config.skip_corrupt)
     source: DataSource
-    if folder is None or is_source(config.data):
+    if folder is None or (is_source(config.data) and not _makes_pictures(config)):
         source = _brought(config)
         held = _held_out_of(source, config.data)
     else:
@@ -170,10 +201,17 @@ def in_memory(source: DataSource, shape: DataShape, name: str, most: int = MOST_
     return Images(values, labels, shape.classes or 0, name, shape.names, cond=told)
 
 
-def _brought(config: Config) -> DataSource:
-    context = {"seed": config.seed, "held_out": config.held_out, "skip_corrupt": config.skip_corrupt}
+def _makes_pictures(config: Config) -> bool:
+    """Whether the source of a pipeline's config gives pictures, of which latents are made; others give latents."""
+    text = in_words(config.data).partition("(")[0].strip()
+    return text in DATA and inspect.signature(DATA[text]).return_annotation is Pictures
+
+
+def _brought(config: Config, size: Size | None = None, share: float | None = None) -> DataSource:
+    context: dict[str, Any] = {"seed": config.seed, "held_out": config.held_out if share is None else share}
+    context |= {"skip_corrupt": config.skip_corrupt, "image_size": config.image_size if size is None else said(size)}
     try:
-        made = make("data", with_quotes(config.data, NAMES), NAMES, object, context)
+        made = make("data", with_quotes(in_words(config.data), NAMES), NAMES, object, context)
     except DataError as error:
         raise type(error)(f"{_from(config.data)}{error}") from error
     if not isinstance(made, DataSource):

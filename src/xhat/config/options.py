@@ -9,7 +9,7 @@ from xhat.config.ranges import COUNT, FINITE, require_in_range, within
 BUDGETS = ("max_steps", "max_images", "max_minutes")
 ON_THE_WAY = ("checkpoint_every", "sample_every", "log_every", "eval_every", "track")
 """When what is written."""
-MAY_CHANGE = (*BUDGETS, *ON_THE_WAY, "accumulate", "optimizer.lr", "optimizer.muon_lr")
+MAY_CHANGE = (*BUDGETS, *ON_THE_WAY, "workers", "accumulate", "optimizer.lr", "optimizer.muon_lr")
 """Options that a resumed run may have otherwise: how long, what is written on the way, in how many parts a batch is computed,
 and how fast it learns, for a training that diverges."""
 
@@ -71,6 +71,8 @@ class Options:
         sample_every: steps between pictures of samples.
         log_every: steps between lines of metrics.jsonl.
         eval_every: steps between measurements on held-out images, 0 for none; by default they take about 2 % of the time.
+        workers: processes that read data ahead of the training; by default none for what is in memory or mapped, else one less
+            than the cores, at most 4.
         precision: of the network's body; auto is bf16 where the machine is fast at it.
         compile: torch.compile the network; auto does so if the budget repays it.
         ema: relative width of the power-function average of the weights (EDM2); 0 keeps the last weights.
@@ -88,6 +90,7 @@ class Options:
     sample_every: int = within(500, 1, COUNT)
     log_every: int = within(20, 1, COUNT)
     eval_every: int | None = within(None, 0, COUNT)
+    workers: int | None = within(None, 0, 1024)
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     ema: float = within(0.1, 0, 0.28)

@@ -22,6 +22,7 @@ OF_KEYS: dict[str, Registry] = {
     "time_input": registry.TIME_INPUTS,
     "times": registry.TIMES,
     "data": registry.DATA,
+    "augment": registry.AUGMENTATIONS,
     "sampling.sampler": registry.SAMPLERS,
     "sampling.spacing": registry.SPACINGS,
 }

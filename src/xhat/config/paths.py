@@ -19,7 +19,7 @@ def with_quotes(text: str, names: Container[str]) -> str:
     found = _CALL.fullmatch(text)
     if found is None or found[1] not in names:
         return text
-    return f"{found[1]}({', '.join(_quoted(part, names) for part in _arguments(found[2]))})"
+    return f"{found[1]}({', '.join(_quoted(part, names) for part in arguments(found[2]))})"
 
 
 def _quoted(argument: str, names: Container[str]) -> str:
@@ -40,8 +40,8 @@ def _means_something(value: str, names: Container[str]) -> bool:
     return isinstance(tree, _PLAIN)
 
 
-def _arguments(text: str) -> Iterator[str]:
-    """What stands between commas that are in no brackets and in no quotes."""
+def arguments(text: str) -> Iterator[str]:
+    """What stands between commas that are in no brackets and in no quotes: "flip, shift(2)" are two."""
     part, depth, quote = "", 0, ""
     for letter in text:
         if quote:

@@ -65,6 +65,7 @@ NAMED: dict[str, Registry] = {
     "data": registry.DATA,
     "units": registry.UNITS,
     "map": registry.MAPS,
+    "augmentation": registry.AUGMENTATIONS,
     "penalty": registry.PENALTIES,
     "loss": registry.LOSSES,
     "weighting": registry.WEIGHTINGS,

@@ -187,7 +187,7 @@ def _stack(path: Path, array: np.ndarray, scale: Range) -> Stack:
         found = np.array(values[which], order="C")  # a copy, which no mapping is behind
         return torch.from_numpy(found if found.dtype == np.uint8 else to_pixels(found, scale))
 
-    return Stack(read, len(frames), frames.shape[1:], torch.uint8)
+    return Stack(read, len(frames), frames.shape[1:], torch.uint8, in_memory=not isinstance(array, np.memmap))
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -276,16 +276,23 @@ def _scale(ranges: list[tuple[float, float, bool]]) -> Range:
 
 def _classes(root: Path, heads: list[Head]) -> tuple[list[int] | None, tuple[str, ...], str]:
     """Labels (N,) and names of the sub-folders, or why there are none."""
-    below = [head.path.relative_to(root).parts for head in heads]
+    found = classes_of(root, [head.path for head in heads])
+    if isinstance(found, str):
+        return None, (), found
+    return [label for label, head in zip(found[0], heads, strict=True) for _ in head.pages], found[1], ""
+
+
+def classes_of(root: Path, paths: Sequence[Path]) -> tuple[list[int], tuple[str, ...]] | str:
+    """Class number of each file, its sub-folder's, and the names of these; or why there are none."""
+    below = [path.relative_to(root).parts for path in paths]
     loose = ["/".join(parts) for parts in below if len(parts) == 1]
     names = sorted({parts[0] for parts in below})
-    if loose and len(loose) < len(heads):
-        return None, (), f"{len(loose):,} of {len(heads):,} files outside the sub-folders: {some(loose)}"
+    if loose and len(loose) < len(below):
+        return f"{len(loose):,} of {len(below):,} files outside the sub-folders: {some(loose)}"
     if loose or len(names) < 2:
-        return None, (), "two or more sub-folders, one per class, would give labels"
+        return "two or more sub-folders, one per class, would give labels"
     number = {name: k for k, name in enumerate(names)}
-    labels = [number[parts[0]] for parts, head in zip(below, heads, strict=True) for _ in head.pages]
-    return labels, tuple(name.encode(errors="replace").decode() for name in names), ""
+    return [number[parts[0]] for parts in below], tuple(name.encode(errors="replace").decode() for name in names)
 
 
 def _of_frames(root: Path, heads: list[Head]) -> list[str]:

@@ -18,6 +18,7 @@ from xhat.data.idx import Split, load_idx, mnist
 from xhat.data.images import Images
 from xhat.data.picture import fit
 from xhat.data.shape import DataShape, data_shape
+from xhat.data.shared import once_per_machine
 from xhat.data.size import Size, said, size_of
 from xhat.data.stack import parts_of
 from xhat.errors import DataError, DataNotFoundError
@@ -46,7 +47,7 @@ def load(
         DataNotFoundError: missing.
         DataError: empty, truncated or not images.
     """
-    images = _read(data, size_of(size), split, skip, say)
+    images = once_per_machine(lambda: _read(data, size_of(size), split, skip, say))
     if (most := images.extremes[1]) <= DARK:
         line = f"{images.name}: no pixel is above {most:.0f} of 255, the images are nearly black: multiply them"
         images = replace(images, found=replace(images.found, notes=(*images.found.notes, line)))

@@ -14,7 +14,8 @@ from xhat.errors import DataError
 
 MOST_PIXELS = 100_000_000
 """Of one image: decoded, and on a white ground, it takes a gigabyte."""
-_GREY = {"1", "L", "LA", "La"}
+GREY = {"1", "L", "LA", "La"}
+"""Modes of Pillow that have no colour."""
 
 
 class FileError(DataError):
@@ -58,7 +59,7 @@ def read_head(path: Path) -> Head:
     Raises:
         FileError: it cannot be read.
     """
-    with _open(path) as image:
+    with opened_image(path) as image:
         if image.mode == "LAB":
             raise FileError(path, "has the colour mode LAB, which is not read", "convert it to RGB")
         if image.width * image.height > MOST_PIXELS:
@@ -77,7 +78,7 @@ def read_range(head: Head) -> tuple[float, float, bool]:
     Raises:
         FileError: it cannot be read, or holds infinite values.
     """
-    with _open(head.path) as image:
+    with opened_image(head.path) as image:
         values = [_deep_values(image, page) for page in head.pages if page.deep]
         lowest, highest = float(min(v.min() for v in values)), float(max(v.max() for v in values))
         if not np.isfinite([lowest, highest]).all():
@@ -92,11 +93,11 @@ def read_values(head: Head) -> np.ndarray:
         FileError: it cannot be read.
     """
     page = head.pages[0]
-    with _open(head.path) as image:
+    with opened_image(head.path) as image:
         if page.deep:
             return _deep_values(image, page)[None]
         turned = ImageOps.exif_transpose(image)
-        values = np.asarray(turned.convert("L" if turned.mode in _GREY else "RGB"))
+        values = np.asarray(turned.convert("L" if turned.mode in GREY else "RGB"))
         return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
@@ -106,7 +107,7 @@ def read_pixels(head: Head, size: Size, scale: Range) -> list[np.ndarray]:
     Raises:
         FileError: it cannot be read.
     """
-    with _open(head.path) as image:
+    with opened_image(head.path) as image:
         read = []
         for page in head.pages:
             if page.deep:
@@ -114,7 +115,7 @@ def read_pixels(head: Head, size: Size, scale: Range) -> list[np.ndarray]:
             else:
                 image.seek(page.number)
                 turned = ImageOps.exif_transpose(image)
-            pixels = fit(turned, size, turned.mode in _GREY)
+            pixels = fit(turned, size, turned.mode in GREY)
             read.append(pixels[:1] if (pixels == pixels[:1]).all() else pixels)
         return read
 
@@ -132,7 +133,7 @@ def fit(image: Image.Image, size: Size, grey: bool) -> np.ndarray:
 def _page(image: Image.Image, number: int) -> Page:
     image.seek(number)
     deep = image.mode.startswith("I") or image.mode == "F"
-    return Page(number, image.size, deep, deep or image.mode in _GREY)
+    return Page(number, image.size, deep, deep or image.mode in GREY)
 
 
 def _deep_values(image: Image.Image, page: Page) -> np.ndarray:
@@ -143,7 +144,12 @@ def _deep_values(image: Image.Image, page: Page) -> np.ndarray:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
+def opened_image(path: Path) -> Iterator[Image.Image]:
+    """A file while it is read.
+
+    Raises:
+        FileError: it cannot be.
+    """
     try:
         with Image.open(path) as image:
             yield image

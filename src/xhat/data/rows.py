@@ -39,7 +39,10 @@ class Rows:
     Attributes:
         shape: what is known of the data; None is what the first samples look like.
         held_out: samples to measure on, if some were set aside.
+        droppable: whether a config's label_dropout leaves out its labels now and then.
     """
+
+    droppable = False
 
     def __init__(
         self,

@@ -47,4 +47,4 @@ def how_to_save(values: np.ndarray) -> str:
         return "some of its values are not finite"
     found = f"its values are {lowest:.4g} to {highest:.4g}: "
     formula = _FORMULAS.get(scale_of(lowest, highest, whole=False))
-    return found + (f"save {formula}" if formula else "fields in other units are not read yet, scale them to 0..255 first")
+    return found + (f"save {formula}" if formula else "fields in other units are read by --data 'fields(FILE)'")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xhat.data.batch import Batch, has_parts, require_rows
 from xhat.data.images import to_float
+from xhat.data.lost import lost_of
 from xhat.data.shape import PIXELS, DataShape
 from xhat.errors import DataError, with_kind
 from xhat.rng import Shard
@@ -126,6 +127,12 @@ class Feed:
         if tuple(batch.x0.shape[1:]) != self.shape.sample:
             self._refuse(batch.x0)
         return Batch(self._float(batch.x0), self._moved(batch.cond), self._moved(batch.extra))
+
+    @property
+    def lost(self) -> Mapping[str, str]:
+        """Samples that could not be read so far, on this process, each with why."""
+        found = lost_of(self.source)
+        return {} if found is None else found.names
 
     def _refuse(self, x0: Tensor) -> NoReturn:
         name, was = name_of(self.source), tuple(x0.shape[1:])

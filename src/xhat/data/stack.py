@@ -20,6 +20,7 @@ class Stack:
         sample: the axes of one.
         dtype: of its values.
         index: numbers of those that belong to the stack, in its order; by default all.
+        in_memory: whether reading is from this process's own memory.
     """
 
     is_meta = False
@@ -31,7 +32,10 @@ class Stack:
         sample: tuple[int, ...],
         dtype: torch.dtype,
         index: Tensor | None = None,
+        *,
+        in_memory: bool = False,
     ) -> None:
+        self.in_memory = in_memory
         self._read, self._length, self._sample, self._index = read, length, sample, index
         self.dtype = dtype
 
@@ -42,7 +46,7 @@ class Stack:
         def read(which: Any) -> Tensor:
             return values[torch.from_numpy(which) if isinstance(which, np.ndarray) else which]
 
-        return cls(read, len(values), tuple(values.shape[1:]), values.dtype)
+        return cls(read, len(values), tuple(values.shape[1:]), values.dtype, in_memory=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,11 +75,12 @@ class Stack:
     def chosen(self, index: Tensor) -> "Stack":
         """Some of them, none of which is read yet."""
         of = index if self._index is None else self._index[index]
-        return Stack(self._read, self._length, self._sample, self.dtype, of)
+        return Stack(self._read, self._length, self._sample, self.dtype, of, in_memory=self.in_memory)
 
     def each(self, make: Callable[[Tensor], Tensor], sample: tuple[int, ...], dtype: torch.dtype) -> "Stack":
         """What is made of them, as they are read: samples (n, ...) -> as many others."""
-        return Stack(lambda which: make(self._read(which)), self._length, sample, dtype, self._index)
+        made = lambda which: make(self._read(which))  # noqa: E731
+        return Stack(made, self._length, sample, dtype, self._index, in_memory=self.in_memory)
 
 
 Samples = Tensor | Stack

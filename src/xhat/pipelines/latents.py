@@ -27,6 +27,7 @@ from xhat.errors import DataError
 from xhat.files.atomic import read_bytes
 from xhat.pipelines.encoded import Encoded, Told, encoded
 from xhat.rng import Shard
+from xhat.sources.pictures import Pictures
 
 PROMPT_FILES = (".txt", ".jsonl")
 
@@ -83,7 +84,7 @@ class LatentRows:
 def pipeline_data(
     folder: Path,
     open_pipeline: Callable[[], Any],
-    data: str,
+    data: str | Pictures,
     *,
     side: tuple[int, int],
     held_out: float,
@@ -96,7 +97,8 @@ def pipeline_data(
     Args:
         folder: of the pipeline.
         open_pipeline: gives a `Pretrained`, where latents are not in the cache.
-        data: a folder of images with captions; labelled images, whose classes are the prompts; or a file of prompts.
+        data: a folder of images with captions; labelled images, whose classes are the prompts; a file of prompts; or a
+            source of pictures with captions or labels.
         side: height and width of the images in pixels.
         held_out: share to set aside.
         dropout: share of samples that are trained without their prompt.
@@ -106,12 +108,7 @@ def pipeline_data(
     Raises:
         DataError: as for `read_captions`, or images that cannot be read.
     """
-    path = Path(data).expanduser()
-    if path.suffix in PROMPT_FILES and path.is_file():
-        prompts = read_prompts(path)
-        told = Told(None, len(prompts), prompts, f"prompts {hash_of(repr(prompts).encode())}", data, side)
-    else:
-        told = _of_folder(path, data, side) if path.is_dir() else _of_images(data, side)
+    told = _told(data, side)
     of = encoded(folder, told, open_pipeline, say)
     shape = DataShape.of(of.latent, None, range=None, conditions=(*of.texts, *of.sizes))
     rows, out = (torch.arange(told.samples), None) if of.mean is None else aside(told.samples, held_out)
@@ -121,6 +118,17 @@ def pipeline_data(
         return train, measured, shape
     null = {name: value for name, value in of.null.items() if name in of.texts}
     return WithNull(train, null, dropout, seed), measured, shape
+
+
+def _told(data: str | Pictures, side: tuple[int, int]) -> Told:
+    if isinstance(data, Pictures):
+        prompts = data.texts()
+        return Told(lambda i, j: to_float(data.pixels(i, j)), len(prompts), prompts, f"{data.fingerprint()}", data.name, side)
+    path = Path(data).expanduser()
+    if path.suffix in PROMPT_FILES and path.is_file():
+        prompts = read_prompts(path)
+        return Told(None, len(prompts), prompts, f"prompts {hash_of(repr(prompts).encode())}", data, side)
+    return _of_folder(path, data, side) if path.is_dir() else _of_images(data, side)
 
 
 def hash_of(*parts: bytes) -> str:

@@ -91,7 +91,7 @@ def fields(
     mark = f"{values.shape} {scan.crc:08x} {found}"
     held = None if out is None else Rows(lambda i: at(out[i]), len(out), f"{mark} held out", AsTheyAre(len(out)), name, shape_)
     rows = Fields(lambda i: at(kept[i]), len(kept), f"{mark} {len(kept)} {seed}", Order(len(kept), seed), name, shape_, held)
-    rows.units, rows.left_out = found, len(scan.corrupt)
+    rows.units, rows.left_out, rows.droppable = found, len(scan.corrupt), labels is not None
     if rows.left_out:
         rows.notes = (f"{name}: left out: {counted(rows.left_out, 'sample')} that are not finite, {_numbers(scan.corrupt)}",)
     return rows

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from xhat.data.lost import told
 from xhat.objective.objective import Objective
 from xhat.runs.metrics import Mark, append_metrics, restore_metrics, sync_metrics
 from xhat.training.display import Display
@@ -44,7 +45,7 @@ class Log:
         self.run, self.accelerator, self.every, self.batch, self.display = run, accelerator, every, batch, display
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.since, self.steps = time.perf_counter(), 0
+        self.since, self.steps, self.lost = time.perf_counter(), 0, 0
         self.levels = LevelMeans(objective, accelerator.device)
         if before is not None:
             self.counts = dict(before["counts"])
@@ -72,7 +73,13 @@ class Log:
             self.display.say(text)
 
     def step(
-        self, done: int, step: Step, progress: float, seconds: float, measured: Mapping[str, float]
+        self,
+        done: int,
+        step: Step,
+        progress: float,
+        seconds: float,
+        measured: Mapping[str, float],
+        lost: Mapping[str, str] | None = None,
     ) -> dict[str, Any] | None:
         """Take in one step; on each `every`-th, and at the end, write a row.
 
@@ -82,6 +89,7 @@ class Log:
             progress: share of the budget.
             seconds: trained so far.
             measured: on held-out images, at steps that write a row.
+            lost: samples of this process that could not be read so far, each with why.
 
         Returns:
             The row that was written; None if none was.
@@ -90,6 +98,7 @@ class Log:
             self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach()
             self.counts[name] = self.counts.get(name, 0) + 1
         self.steps += 1
+        self._tell(lost or {})
         if done % self.every and progress < 1:
             return None
         speed, means, levels = self._speed(), self._means(), self.levels.take(self.accelerator)
@@ -104,9 +113,16 @@ class Log:
             "images_per_second": round(speed, 1),
         }
         row |= {"lr": step.rate, "grad_norm": grad_norm, "loss": loss, "terms": means, "levels": levels, **measured}
+        row |= {"left_out": self.lost} if self.lost else {}
         self.mark = append_metrics(self.run, row, self.mark)
         self.display.show(done, progress, loss, speed, seconds)
         return row
+
+    def _tell(self, lost: Mapping[str, str]) -> None:
+        """Of samples that could not be read the first are named, and all counted."""
+        if (line := told(lost, self.lost)) is not None:
+            self.say(line)
+        self.lost = len(lost)
 
     def close(self) -> None:
         """Nothing more is shown."""

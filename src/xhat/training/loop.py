@@ -13,6 +13,7 @@ from xhat.errors import RunError
 from xhat.rng import Shard
 from xhat.training.faults import mendable
 from xhat.training.setup import Setup
+from xhat.training.sharing import shard_of
 from xhat.training.stop import Stop
 
 
@@ -131,9 +132,9 @@ def micro_batch(setup: Setup, step: int, part: int) -> tuple[Shard, Batch]:
     They are a function of (seed, step, process, part), so that there is nothing to checkpoint; they are set after the data are
     read, which may draw from the same global numbers.
     """
-    rank, world = setup.accelerator.process_index, setup.accelerator.num_processes
+    rank = setup.accelerator.process_index
     seed = rng.generator(setup.state.objective.seed, "network", step, rank).initial_seed()
-    shard = Shard((part * world + rank) * setup.rows, setup.options.batch_size)
+    shard = shard_of(setup.options, setup.rows, setup.accelerator, part)
     batch = setup.feed.get(step, shard, setup.rows)
     torch.manual_seed(seed + part)
     return shard, batch

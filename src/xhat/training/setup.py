@@ -3,23 +3,24 @@
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from xhat.budgets import require_memory
 from xhat.config.build import build_sampling
 from xhat.config.config import Config
 from xhat.config.options import Options
 from xhat.config.origins import called
+from xhat.data.ahead import Ahead, workers_for
 from xhat.data.batch import Batch, chosen_rows
 from xhat.data.shape import DataShape
 from xhat.data.source import DataSource, Feed, first_samples, name_of, shape_of
 from xhat.diffusion.denoiser import Condition
+from xhat.distributed import local_processes
 from xhat.errors import ConfigError, DataError, RunError, with_kind
 from xhat.evaluation.denoising import LEVELS, reached
 from xhat.evaluation.pictures import is_shown
@@ -35,6 +36,7 @@ from xhat.training.hardware import fast_bf16
 from xhat.training.held_out import IMAGES, STRIDE, HeldOut
 from xhat.training.learning_rate import LearningRate
 from xhat.training.optimizers import build_optimizers
+from xhat.training.sharing import requests_of, rows_of, shared_out_otherwise
 from xhat.training.state import State
 from xhat.training.trackers import require_tracker
 
@@ -78,6 +80,11 @@ class Setup:
     autocast: torch.autocast
     resumed: "Resumed | None"
     about: dict[str, Any]
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Training is under way: what reads ahead may."""
+        source = self.feed.source
+        return source.at_work() if isinstance(source, Ahead) else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -125,25 +132,30 @@ def set_up(
         require_tracker(options.track)
     budget, shape = Budget.of(options), shape_of(source)
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
-    device, rows = accelerator.device, _rows(options, accelerator.num_processes)
+    device, rows = accelerator.device, rows_of(options, accelerator.num_processes)
     size = 4 * rows * math.prod(shape.sample)
     require_memory(size, f"{rows:,} samples {shape.sample} at a time", "lower batch_size, or raise accumulate")
     _require_parameters(objective)
     objective.to(device).train()
     objective.denoiser.units = objective.denoiser.units or shape.units
-    feed = Feed(source, shape, device)
+    read_by = workers_for(source, options.workers, local_processes())
+    ahead = Ahead(source, read_by, requests_of(options, rows, accelerator), pin=device.type == "cuda") if read_by else source
+    feed = Feed(ahead, shape, device)
     _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else called(config))
     measured = None if held_out is None else _held_out(objective, Feed(held_out, shape, device), options)
     latents = objective.denoiser.decode is not None
-    count = PICTURE_LATENTS if latents else PICTURE_IMAGES
-    told = first_samples(feed, count).cond if shape.conditions and is_shown(shape, objective.denoiser) else None
+    told = (
+        first_samples(feed, PICTURE_LATENTS if latents else PICTURE_IMAGES).cond
+        if shape.conditions and is_shown(shape, objective.denoiser)
+        else None
+    )
     average = power_average(objective.denoiser, options.ema).eval() if options.ema else None
     state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source))
     state.given = Given.of(objective.denoiser.net)
     rates = LearningRate(state.optimizers, budget, options.optimizer.warmup_steps)  # at their peaks, which a checkpoint changes
     resumed = None
     if checkpoint is not None:
-        remark = _shared_out_otherwise(checkpoint, options, accelerator.num_processes, objective.denoiser.net)
+        remark = shared_out_otherwise(checkpoint, options, accelerator.num_processes, objective.denoiser.net)
         state.load(checkpoint)
         resumed = Resumed(checkpoint.path.name, checkpoint.state.get("log"), remark)
     return Setup(
@@ -162,26 +174,6 @@ def set_up(
         resumed=resumed,
         about=about or {},
     )
-
-
-def _shared_out_otherwise(checkpoint: Checkpoint, options: Options, processes: int, net: nn.Module) -> str:
-    """What to say where a step's batch was computed in other parts than it will be.
-
-    Raises:
-        RunError: dropout draws its numbers part by part: the training would be another one.
-    """
-    before = checkpoint.state.get("shared_out", [processes, options.accumulate])
-    if before == [processes, options.accumulate]:
-        return ""
-    there, here = (
-        f"{n} process{'es' * (n > 1)} · accumulate {parts}" for n, parts in (before, (processes, options.accumulate))
-    )
-    if any(isinstance(part, _DropoutNd) and part.p for part in net.modules()):
-        raise RunError(
-            f"the network has dropout, whose numbers are drawn for each part of a batch: it was trained on {there}, and would "
-            f"be trained otherwise on {here}: resume on the former, or train anew"
-        )
-    return f"trained on {there} so far, now on {here}: the same data, times and noise, but sums are rounded otherwise"
 
 
 def _require_parameters(objective: Objective) -> None:
@@ -224,13 +216,6 @@ def _held_out(objective: Objective, feed: Feed, options: Options) -> HeldOut | N
         raise DataError(f"held out: {error}") from error
     found.check(objective.denoiser)
     return found
-
-
-def _rows(options: Options, processes: int) -> int:
-    parts = processes * options.accumulate
-    if options.batch_size % parts:
-        raise RunError(f"batch_size {options.batch_size} must be a multiple of processes · accumulate = {parts}")
-    return options.batch_size // parts
 
 
 def _autocast(options: Options, device: torch.device) -> torch.autocast:

@@ -60,7 +60,8 @@ def train(setup: Setup, run: Path, display: Display, callbacks: Sequence[Callbac
             _compile_where_it_pays(setup, log)
         loop = Loop(setup, stop, started)
         complete(setup, run, ended=loop.progress() >= 1)
-        asked, last = _train(loop, run, log, told)
+        with setup.reading():
+            asked, last = _train(loop, run, log, told)
         if setup.accelerator.is_main_process:
             save_loss_curves(run)
         if last is not None:
@@ -108,7 +109,7 @@ def _train(loop: Loop, run: Path, log: Log, told: Callbacks) -> tuple[int, Momen
         loop.update()
         ended = loop.progress() >= 1
         measured = _measured(setup, ended)
-        row = log.step(state.step, step, loop.progress(), state.seconds, measured)
+        row = log.step(state.step, step, loop.progress(), state.seconds, measured, setup.feed.lost)
         at = _moment(loop, run, step)
         told.call("step", at)
         _tell(told, at, row, measured)
