@@ -25,7 +25,7 @@ FLOORS = (
     ("commands", "cli", "__main__"),
 )
 """From the lowest; xhat/__init__.py stands above all, but for its version."""
-MOST_ROOMS, MOST_LINES = 27, 320
+MOST_ROOMS, MOST_LINES = 28, 320
 
 KNOWN: set[str] = set()
 """What is not mended yet: "module -> module" for an import, or the name of a module that is too long."""

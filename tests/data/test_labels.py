@@ -134,7 +134,7 @@ def test_whole_numbers_of_other_types_share_one_scale_over_all_parts(tmp_path):
         (0, 1, "save (255 * x).round().astype('uint8')"),
         (-1, 1, "save (127.5 * (x + 1)).round().astype('uint8')"),
         (0, 255, "save x.round().astype('uint8')"),
-        (-40, 1013, "fields in other units are not read yet"),
+        (-40, 1013, "fields in other units are read by --data"),
         (0, np.nan, "not finite"),
     ],
 )

@@ -103,9 +103,9 @@ def test_hidden_matrices_are_hidden(kind):
 
 
 def test_positions_are_all_different():
-    positions = sine_positions(7, 32)
-    distances = torch.cdist(positions, positions) + 10 * torch.eye(49)
-    assert positions.shape == (49, 32)
+    positions = sine_positions(7, 5, 32)
+    distances = torch.cdist(positions, positions) + 10 * torch.eye(35)
+    assert positions.shape == (35, 32)
     assert distances.min() > 0.1
 
 

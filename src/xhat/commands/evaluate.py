@@ -203,6 +203,7 @@ def _read(samples: str, trained: TrainedRun) -> Tensor:
     Raises:
         UsageError: they are of another size, or there is one only.
     """
+    from xhat.data.arrays import load_array
     from xhat.data.load import load as load_data
     from xhat.data.parts import in_channels
     from xhat.data.size import said
@@ -215,7 +216,8 @@ def _read(samples: str, trained: TrainedRun) -> Tensor:
     if not shape.is_eight_bit:
         return _read_fields(samples, shape)
     height, width = shape.sample[1:]
-    images = load_data(samples, (height, width) if folder else None)
+    array = Path(samples).suffix.lower() in (".npy", ".npz")  # of whatever size it is
+    images = load_array(Path(samples)) if array else load_data(samples, (height, width) if folder else None)
     size = tuple(images.pixels.shape[2:])
     if images.found.resized or size != (height, width):
         has = (

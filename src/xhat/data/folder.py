@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from xhat.budgets import require_memory
+from xhat.data.classes import classes_of
 from xhat.data.files import Listing, list_images
 from xhat.data.images import Found, Images
 from xhat.data.pack import only_one, pack_of, write_pack
@@ -280,19 +281,6 @@ def _classes(root: Path, heads: list[Head]) -> tuple[list[int] | None, tuple[str
     if isinstance(found, str):
         return None, (), found
     return [label for label, head in zip(found[0], heads, strict=True) for _ in head.pages], found[1], ""
-
-
-def classes_of(root: Path, paths: Sequence[Path]) -> tuple[list[int], tuple[str, ...]] | str:
-    """Class number of each file, its sub-folder's, and the names of these; or why there are none."""
-    below = [path.relative_to(root).parts for path in paths]
-    loose = ["/".join(parts) for parts in below if len(parts) == 1]
-    names = sorted({parts[0] for parts in below})
-    if loose and len(loose) < len(below):
-        return f"{len(loose):,} of {len(below):,} files outside the sub-folders: {some(loose)}"
-    if loose or len(names) < 2:
-        return "two or more sub-folders, one per class, would give labels"
-    number = {name: k for k, name in enumerate(names)}
-    return [number[parts[0]] for parts in below], tuple(name.encode(errors="replace").decode() for name in names)
 
 
 def _of_frames(root: Path, heads: list[Head]) -> list[str]:

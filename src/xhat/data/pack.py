@@ -45,7 +45,7 @@ def pack_of(key: str) -> tuple[Pack, Stack] | None:
         pack: Pack = read_values(path.with_suffix(".json"), Pack)
         if path.stat().st_size == math.prod(pack.shape) and crc_of(path) == pack.crc:
             return pack, stack_of(path, pack.shape)
-    except (FileNotFoundError, DamagedError):
+    except (OSError, DamagedError):  # whatever it is: they can be made again
         pass
     return None
 

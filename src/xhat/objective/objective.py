@@ -195,42 +195,16 @@ class Objective(nn.Module):
             shown = self._noisy(x0, t, noise + self.input_perturbation * more)
         call = partial(self.denoiser, z, t, cond, checkpoint=how.checkpoint, seen=shown) if how.given else no_samples
         prediction = call() if how.made else Pending(self.denoiser, z, t, call)
-        return Draw(
-            x0,
-            t,
-            noise,
-            z,
-            prediction,
-            importance,
-            cond,
-            step,
-            self.seed,
-            shard.number,
-            generator,
-            extra,
-            seen=shown,
-            units=self.denoiser.units,
-        )
+        at, units = shard.number, self.denoiser.units
+        return Draw(x0, t, noise, z, prediction, importance, cond, step, self.seed, at, generator, extra, None, shown, units)
 
     def draw_at(self, x0: Tensor, t: Tensor, *, step: int, cond: Condition | None = None, extra: Extra | None = None) -> Draw:
         """A draw at given times (B,) instead of the sampler's, with the noise of that step and no perturbation."""
         first_sample, once = whole_batch(x0.shape[0]).number, torch.ones_like(t)
         noise = self._normal(x0, "noise", step, first_sample, None)
         z = self._noisy(x0, t, noise)
-        return Draw(
-            x0,
-            t,
-            noise,
-            z,
-            self.denoiser(z, t, cond),
-            once,
-            cond,
-            step,
-            self.seed,
-            first_sample,
-            extra=extra,
-            units=self.denoiser.units,
-        )
+        prediction, units = self.denoiser(z, t, cond), self.denoiser.units
+        return Draw(x0, t, noise, z, prediction, once, cond, step, self.seed, first_sample, None, extra, None, None, units)
 
     def _place(self, x0: Tensor, step: SupportsInt | None, shard: Shard | None) -> tuple[int, Shard, bool]:
         """The step of a call, its place in it, counted where they are not given, and whether it is the step's first call."""

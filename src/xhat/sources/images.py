@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from xhat.data.classes import classes_of
 from xhat.data.files import list_images
-from xhat.data.folder import classes_of
 from xhat.data.picture import opened_image
 from xhat.data.size import size_of
 from xhat.errors import DataError, DataNotFoundError
