@@ -30,7 +30,9 @@ class Numbers:
         if step == self.fail:
             raise DataError(f"step {step} is bad")
         self.lost.names[f"{step}"] = f"sample of step {step}"
-        return Batch(torch.arange(shard.first, shard.first + rows).float()[:, None] + 1000 * step, None, {"pid": [os.getpid()] * rows})
+        return Batch(
+            torch.arange(shard.first, shard.first + rows).float()[:, None] + 1000 * step, None, {"pid": [os.getpid()] * rows}
+        )
 
     def fingerprint(self):
         return "numbers"
@@ -83,10 +85,13 @@ def test_what_the_source_refuses_is_one_line():
 
 def test_a_worker_that_is_killed_is_named():
     ahead = Ahead(Numbers(), 1, requests())
-    with ahead.at_work(), pytest.raises(DataError, match="a process that reads Numbers has ended"):
+
+    def read_and_kill():
         for request, _ in zip(requests()(0), range(99), strict=False):
-            found = ahead.get(*request)
-            os.kill(found.extra["pid"][0], signal.SIGKILL)
+            os.kill(ahead.get(*request).extra["pid"][0], signal.SIGKILL)
+
+    with ahead.at_work(), pytest.raises(DataError, match="a process that reads Numbers has ended"):
+        read_and_kill()
 
 
 def test_signals_to_the_training_are_not_theirs():
@@ -104,7 +109,7 @@ def test_what_they_could_not_read_is_known_here():
     ahead = Ahead(Numbers(), 1, requests())
     with ahead.at_work():
         ahead.get(0, Shard(0, 6), 3)
-    assert list(lost_of(ahead).names.values())[0] == "sample of step 0"
+    assert lost_of(ahead).names["0"] == "sample of step 0"
     assert lost_of(WithNull(from_tensors(torch.zeros(30, 2)), {})) is None
 
 

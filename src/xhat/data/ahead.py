@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from xhat.data.batch import Batch
 from xhat.data.lost import Lost, lost_of
 from xhat.data.source import DataSource, asked, name_of
-from xhat.errors import DataError, XhatError
+from xhat.errors import DataError, XhatError, first_line
 from xhat.rng import Shard
 
 DEPTH, MOST_WORKERS = 2, 4
@@ -63,9 +63,9 @@ class Ahead:
             found, lost = next(self._batches)
         except XhatError:
             raise
-        except RuntimeError as error:  # a worker that was killed, for want of memory as a rule
-            line = str(error).splitlines()[0]
-            raise DataError(f"a process that reads {self.name} has ended ({line}): try fewer workers") from error
+        except (RuntimeError, OSError, EOFError) as error:  # a worker that was killed, for want of memory as a rule
+            what = f"a process that reads {self.name} has ended ({first_line(error)})"
+            raise DataError(f"{what}: try fewer workers") from error
         self._expected = next(self._next)
         self.lost.names |= lost
         if isinstance(found, str):

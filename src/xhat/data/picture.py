@@ -153,7 +153,7 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except FileError:
+    except DataError:
         raise
     except UnidentifiedImageError:
         raise FileError(path, "is not an image", "remove it or convert it") from None

@@ -1,6 +1,6 @@
 """Pictures as libraries hand them over, as pixels of one size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -46,6 +46,25 @@ def picture_of(value: Any, what: str) -> Image.Image:
 def pixels_of(picture: Image.Image, size: Size, channels: int) -> Tensor:
     """uint8 (C, H, W): resized until it is no smaller, the centre cropped."""
     return torch.from_numpy(fit(picture, size, channels == 1))
+
+
+def those_that_can_be_read(rows: Iterable[Any], picture: Callable[[Any], Image.Image], *, skip: bool) -> list[Image.Image]:
+    """The pictures of some rows.
+
+    Raises:
+        DataError: one cannot be read, and none may be left out; or all of them.
+    """
+    found, last = list[Image.Image](), DataError("there are no pictures")
+    for row in rows:
+        try:
+            found.append(picture(row))
+        except DataError as error:
+            last = error
+            if not skip:
+                raise DataError(f"{error}; or leave it out with --skip_corrupt true") from None
+    if not found:
+        raise last
+    return found
 
 
 def shape_of_pictures(pictures: Sequence[Image.Image], size: Size | None) -> tuple[int, Size]:

@@ -17,7 +17,7 @@ from xhat.data.shape import PIXELS, DataShape
 from xhat.data.size import Size, size_of
 from xhat.errors import DataError, DataNotFoundError, RunError
 from xhat.registry import DATA
-from xhat.sources.decoded import picture_of, pixels_of, shape_of_pictures
+from xhat.sources.decoded import picture_of, pixels_of, shape_of_pictures, those_that_can_be_read
 from xhat.sources.pictures import LOOKED_AT
 from xhat.sources.streamed import Samples
 from xhat.sources.values import stamp
@@ -77,7 +77,8 @@ def webdataset(
     if suffix is None or suffix not in first[0]:
         known = ", ".join(key for key in first[0] if not key.startswith("__"))
         raise DataError(f"{shards}: which members are the pictures? image=..., one of {known}")
-    seen = [picture_of(raw[suffix], f"{shards}: {raw['__key__']}.{suffix}") for raw in first if suffix in raw]
+    own = [raw for raw in first if suffix in raw]
+    seen = those_that_can_be_read(own, lambda raw: picture_of(raw[suffix], f"{shards}: {raw['__key__']}"), skip=skip_corrupt)
     channels, size = shape_of_pictures(seen, size_of(image_size))
     decode = _Decode(shards, suffix, label, caption, channels, size)
     number = None if label is None else classes or counted.classes
@@ -88,8 +89,10 @@ def webdataset(
     whole = f"{mark:08x} {len(paths)} {suffix} {label} {caption} {size} {channels} {shuffle} {seed} {held_out:g}"
     held = None
     if limit:
-        own = Samples(lambda _: begin(0, out=True, order=False), decode, f"{whole} held out", shards, shape, skip=skip_corrupt)
-        held = own if own.available(2) == 2 else None
+        aside = Samples(
+            lambda _: begin(0, out=True, order=False), decode, f"{whole} held out", shards, shape, skip=skip_corrupt
+        )
+        held = aside if aside.available(2) == 2 else None
     return Samples(begin, decode, whole, shards, shape, length=counted.length, skip=skip_corrupt, held_out=held)
 
 

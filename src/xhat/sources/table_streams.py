@@ -14,7 +14,7 @@ from xhat.data.shape import PIXELS, DataShape
 from xhat.data.size import size_of
 from xhat.errors import DataError
 from xhat.registry import DATA
-from xhat.sources.decoded import picture_of, pixels_of, shape_of_pictures
+from xhat.sources.decoded import picture_of, pixels_of, shape_of_pictures, those_that_can_be_read
 from xhat.sources.pictures import LOOKED_AT
 from xhat.sources.streamed import Samples
 from xhat.sources.tables import IMAGE_COLUMNS, column_of, files_of, loaded, of_name, text_of
@@ -59,10 +59,7 @@ def huggingface_stream(
         DataError: it cannot be read, or has no such columns.
     """
     table, mark = _opened(name, split, config)
-    first = list(islice(iter(table), LOOKED_AT))
-    if not first:
-        raise DataError(f"{name} holds no rows")
-    known = list(first[0])
+    known = list(table.column_names or next(iter(table), ()))
     column = column_of(known, image, IMAGE_COLUMNS, name, "image")
     classified = None if label is None else column_of(known, label, (), name, "label")
     words = None if caption is None else column_of(known, caption, (), name, "caption")
@@ -71,9 +68,8 @@ def huggingface_stream(
     if classified and not number:
         raise DataError(f"{name}: how many classes has {classified}? Say it, classes=10")
     raws = list(islice(iter(table), LOOKED_AT))
-    channels, size = shape_of_pictures(
-        [picture_of(raw[column], f"{name}: row {k}") for k, raw in enumerate(raws)], size_of(image_size)
-    )
+    seen = those_that_can_be_read(raws, lambda raw: picture_of(raw[column], f"{name}: a row"), skip=skip_corrupt)
+    channels, size = shape_of_pictures(seen, size_of(image_size))
 
     def decode(raw: Any) -> Batch:
         pixels = pixels_of(picture_of(raw[column], f"{name}: a row"), size, channels)
