@@ -17,7 +17,16 @@ from xhat.commands.terminal import console, note, progress_bar
 from xhat.data.shape import DataShape
 from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
-from xhat.evaluation.likelihood import EVALUATIONS, Chosen, bound, choose_at_random, decoder_of, dequantizations_of, ode
+from xhat.evaluation.likelihood import (
+    EVALUATIONS,
+    Chosen,
+    bound,
+    choose_at_random,
+    decoder_of,
+    dequantizations_of,
+    ode,
+    steps_of_density,
+)
 from xhat.evaluation.reference import Reference
 from xhat.runs.load import TrainedRun, load
 from xhat.runs.progress_file import ProgressFile, attempt
@@ -51,6 +60,7 @@ def evaluate_bound(
     schedule, decoder = trained.denoiser.schedule, None
     if _is_density(trained):
         decoder = decoder_of(schedule, trained.shape)
+        steps = steps or steps_of_density(schedule)
     how: dict[str, Any] = {"standard_error": standard_error, "steps": steps, "decoder": decoder, "seed": seed}
     measure = partial(bound, trained.denoiser, own, evaluations=evaluations, **how)
     with _one_line("the bound"):

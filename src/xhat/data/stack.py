@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PART = 64 * 2**20
+PART = 8 * 2**20
 """Bytes that are read at a time by whoever looks at all."""
 
 

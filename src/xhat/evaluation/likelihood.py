@@ -1,5 +1,6 @@
 """The likelihood of real images under a model, in bits/dim: the variational bound, and the probability-flow ODE."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -128,6 +129,11 @@ def decoder_of(schedule: Schedule, shape: DataShape) -> Decoder:
     if shape.is_eight_bit:
         return default_decoder(schedule)
     return density_decoder(schedule, None if shape.units is None else shape.units.volume)
+
+
+def steps_of_density(schedule: Schedule) -> float | None:
+    """Infinitely many in continuous time: the few first steps of a thousand go through most of the noise levels of floats."""
+    return math.inf if schedule.steps is None else None
 
 
 def dequantizations_of(shape: DataShape) -> tuple[Dequantization, ...]:

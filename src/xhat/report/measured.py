@@ -21,7 +21,7 @@ from xhat.evaluation.denoising import LEVELS, DenoisingError
 from xhat.evaluation.fields import field_distance
 from xhat.evaluation.floor import FloorErrors
 from xhat.evaluation.level_errors import known_floor, level_errors
-from xhat.evaluation.likelihood import bound, choose_first, decoder_of
+from xhat.evaluation.likelihood import bound, choose_first, decoder_of, steps_of_density
 from xhat.evaluation.penalties import mean_penalties
 from xhat.evaluation.quality import Features
 from xhat.evaluation.reference import RealImages, own_images
@@ -211,8 +211,9 @@ def _bound(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, f
         raise ValueError("there are no images")
     chosen = choose_first(real, how.bound_images, QUICK.pilot_images, device_of(trained.denoiser.net))
     density = not trained.shape.is_eight_bit and trained.denoiser.decode is None
-    decoder = decoder_of(trained.denoiser.schedule, trained.shape) if density else None
-    found = bound(trained.denoiser, chosen, decoder=decoder)
+    schedule = trained.denoiser.schedule
+    decoder, steps = (decoder_of(schedule, trained.shape), steps_of_density(schedule)) if density else (None, None)
+    found = bound(trained.denoiser, chosen, decoder=decoder, steps=steps)
     curve = found.curve
     width = [last - first + 1 for first, last in zip(curve.first, curve.last, strict=True)]
     middle = [(first + last) / 2 for first, last in zip(curve.first, curve.last, strict=True)]

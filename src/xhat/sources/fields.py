@@ -1,9 +1,11 @@
 """Fields, signals, volumes and tables: floats of any number of channels and any rank, in the user's own units."""
 
+import difflib
 import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +17,8 @@ from xhat.data.shape import DataShape
 from xhat.data.stack import Stack, parts_of
 from xhat.data.units import Normalisation, Statistics, Units, bits, named, standard
 from xhat.data.wording import counted
-from xhat.errors import DataError
-from xhat.registry import DATA, MAPS
+from xhat.errors import ConfigError, DataError
+from xhat.registry import DATA, MAPS, UNITS
 from xhat.sources.labels import labels_of
 from xhat.sources.values import values_of
 
@@ -75,7 +77,7 @@ def fields(
     values, name = _together(files, stacks), ", ".join(files)
     labels, classes, names = (None, None, ()) if label is None else labels_of(label, len(values))
     kept, out = aside(len(values), held_out, labels)
-    normalisation: Normalisation = units or (bits() if _is_whole(values) else standard())
+    normalisation = _normalisation(units) if units is not None else bits() if _is_whole(values) else standard()
     scan = _Scan.of(values, kept, normalisation.map, name, skip_corrupt)
     found = normalisation.units(scan.statistics)
     if len(scan.corrupt):
@@ -93,8 +95,19 @@ def fields(
     rows = Fields(lambda i: at(kept[i]), len(kept), f"{mark} {len(kept)} {seed}", Order(len(kept), seed), name, shape_, held)
     rows.units, rows.left_out, rows.droppable = found, len(scan.corrupt), labels is not None
     if rows.left_out:
-        rows.notes = (f"{name}: left out: {counted(rows.left_out, 'sample')} that are not finite, {_numbers(scan.corrupt)}",)
+        rows.notes = (
+            f"{name}: left out: {counted(rows.left_out, 'sample')} that are not finite, {_numbers(scan.corrupt.tolist())}",
+        )
     return rows
+
+
+def _normalisation(units: Any) -> Normalisation:
+    if not hasattr(units, "units"):
+        close = difflib.get_close_matches(str(units), UNITS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(UNITS)}"
+        raise ConfigError(f'unknown name "{units}" for units: {hint}')
+    found: Normalisation = units
+    return found
 
 
 def _channels_first(file: str, stack: Stack, axis: int | Literal["auto"] | None) -> Stack:
@@ -160,7 +173,7 @@ class _Scan:
 
     @classmethod
     def of(cls, values: Stack, kept: Tensor, map: Any, name: str, skip: bool) -> "_Scan":
-        """Mean and variance by the pairwise rule of Chan et al. 1979, in float64.
+        """In one pass.
 
         Raises:
             DataError: samples are not finite, or no value of the map's, and are not to be left out.
@@ -168,36 +181,54 @@ class _Scan:
         trained = torch.zeros(len(values), dtype=torch.bool)
         trained[kept] = True
         function = None if map is None else MAPS[named(map)[0]](*named(map)[1])
-        crc, first, corrupt, parts = 0, 0, list[Tensor](), list[tuple[Tensor, Tensor, Tensor, Tensor, int]]()
+        crc, first, lost = 0, 0, list[int]()
+        moments = _Moments(values.shape[1])  # nothing small may outlive a part: it would pin the memory of large ones
         for part in parts_of(values):
             part = part.contiguous()
             crc = zlib.crc32(part.numpy().data, crc)
             mapped = part.double() if function is None else function(part.double())
             good = mapped.isfinite().flatten(1).all(1)
-            corrupt.append((~good).nonzero().squeeze(1) + first)
-            own = mapped[good & trained[first : first + len(part)]].transpose(0, 1).flatten(1)
-            if own.numel():
-                parts.append((own.mean(1), own.var(1, unbiased=False), *own.aminmax(dim=1), own.shape[1]))
+            lost += ((~good).nonzero().squeeze(1) + first).tolist()
+            moments.add(mapped[good & trained[first : first + len(part)]].transpose(0, 1).flatten(1))
             first += len(part)
-        lost = torch.cat(corrupt)
         if len(lost) and not skip:
             of = "" if map is None else f" after {map}"
             raise DataError(
                 f"{name}: {counted(len(lost), 'sample')} with values that are not finite{of}, {_numbers(lost)}: mend them, or "
                 "leave them out with --skip_corrupt true"
             )
-        if not parts:
+        if not moments.count:
             raise DataError(f"{name}: no sample has finite values")
-        mean, variance, lowest, highest, count = parts[0]
-        for m, v, low, high, n in parts[1:]:
-            whole = count + n
-            variance = (count * variance + n * v) / whole + (m - mean).square() * count * n / whole**2
-            mean = mean + (m - mean) * n / whole
-            lowest, highest, count = torch.minimum(lowest, low), torch.maximum(highest, high), whole
-        means, deviations, least, most = (tuple(x.tolist()) for x in (mean, variance.sqrt(), lowest, highest))
-        return cls(crc, Statistics(means, deviations, least, most, not values.dtype.is_floating_point), lost)
+        return cls(crc, moments.statistics(whole=not values.dtype.is_floating_point), torch.tensor(lost, dtype=torch.long))
 
 
-def _numbers(index: Tensor) -> str:
-    few = ", ".join(map(str, index[:5].tolist()))
+class _Moments:
+    """Mean and squares of each channel, part by part, by the pairwise rule of Chan et al. 1979; lowest and highest values."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.mean, self.squares = np.zeros(channels), np.zeros(channels)
+        self.lowest, self.highest = np.full(channels, np.inf), np.full(channels, -np.inf)
+
+    def add(self, values: Tensor) -> None:
+        """Take in values (C, n), float64."""
+        if not (count := values.shape[1]):
+            return
+        mean, whole = values.mean(1).numpy(), self.count + count
+        apart = mean - self.mean
+        self.squares += values.var(1, unbiased=False).numpy() * count + apart**2 * (self.count * count / whole)
+        self.mean += apart * (count / whole)
+        np.minimum(self.lowest, values.amin(1).numpy(), out=self.lowest)
+        np.maximum(self.highest, values.amax(1).numpy(), out=self.highest)
+        self.count = whole
+
+    def statistics(self, *, whole: bool) -> Statistics:
+        """Of all that was taken in."""
+        deviation = np.sqrt(self.squares / self.count)
+        mean, deviations, low, high = (tuple(x.tolist()) for x in (self.mean, deviation, self.lowest, self.highest))
+        return Statistics(mean, deviations, low, high, whole)
+
+
+def _numbers(index: list[int]) -> str:
+    few = ", ".join(map(str, index[:5]))
     return f"number {few}" + (f" and {len(index) - 5:,} more" if len(index) > 5 else "")
