@@ -169,7 +169,8 @@ def accepted(page, words, capsys):
         if words[1] == "train" and "--resume" not in words:
             config = resolve(words[2:])[0]
             latents = DataShape.of((4, 8, 8), None, range=None, conditions=("encoder_hidden_states",))
-            shape = latents if config.init == PIPELINE else DataShape(1, 28, 10 if config.labels else None)
+            images = DataShape(1, 28, 10 if config.labels else None)
+            shape = latents if config.init == PIPELINE else DataShape.of((5,)) if config.network == "mlp" else images
             build_objective(config, build_denoiser(config, shape))
         known = options_of(words[1], capsys)
         assert all(w in known or w.startswith("--terms.") for w in words if w.startswith("--")), where

@@ -3,7 +3,7 @@
 
 The nouns of the core path are here; the families are in namespaces: `schedules`, `targets`, `variances`, `weightings`,
 `times`, `time_inputs`, `gaussians`; `gates`, `multipliers`; `samplers`, `spacings`, `differentiate`, `guidance`; `norms`,
-`penalties`; `bound`; `data`.
+`penalties`; `bound`; `data`, `sources`.
 """
 
 import sys
@@ -22,6 +22,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 if TYPE_CHECKING:
     from xhat import bound as bound
     from xhat import data as data
+    from xhat import sources as sources
     from xhat.analysis.gradients import gradient_profile
     from xhat.bound import estimate_bound, ode_likelihood, variational_bound
     from xhat.config.options import Options
@@ -90,6 +91,7 @@ FAMILIES = {
     "penalties": "xhat.losses.penalties",
     "samplers": "xhat.sampling.samplers",
     "schedules": "xhat.diffusion.schedules",
+    "sources": "xhat.sources",
     "spacings": "xhat.sampling.spacings",
     "targets": "xhat.diffusion.targets",
     "time_inputs": "xhat.diffusion.time_inputs",
