@@ -107,6 +107,32 @@ def test_a_damaged_cache_is_made_anew(tmp_path, packs, cache, damage):
     assert {p.suffix for p in cache.iterdir()} == {".pack", ".json"}
 
 
+def test_another_folder_of_the_same_names_sizes_and_times_is_another(tmp_path, packs):
+    found = []
+    for name, grey in (("a", 20), ("b", 220)):
+        (tmp_path / name).mkdir()
+        for k in range(6):
+            path = tmp_path / name / f"{k}.bmp"
+            Image.new("L", (8, 8), grey + k).save(path)
+            os.utime(path, (0, 0))
+        found.append(load_folder(tmp_path / name).pixels[:, 0, 0, 0].tolist())
+    assert found == [list(range(20, 26)), list(range(220, 226))]
+
+
+def test_what_was_packed_before_goes_when_nobody_has_used_it_for_a_week(tmp_path, packs, cache):
+    root = write_pngs(tmp_path / "d", 6, (8, 8))
+    before = load_folder(root)
+    Image.new("RGB", (8, 8), (1, 200, 3)).save(root / "zzz.png")
+    load_folder(root)
+    assert len(list(cache.glob("*.pack"))) == 2
+    assert before.pixels[0].shape == (3, 8, 8)  # who trains on it still may
+    for path in cache.iterdir():
+        os.utime(path, (0, 0))
+    Image.new("RGB", (8, 8), (1, 100, 3)).save(root / "zzz.png")
+    load_folder(root)
+    assert len(list(cache.glob("*.pack"))) == 1
+
+
 def test_a_cache_that_cannot_be_written_is_noted(tmp_path, packs, cache):
     root = write_pngs(tmp_path / "d", 6, (8, 8))
     cache.write_text("no folder")

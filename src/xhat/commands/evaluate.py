@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from xhat.bound.student import limits
@@ -238,12 +239,12 @@ def _read_fields(samples: str, shape: DataShape) -> Tensor:
     from xhat.sources.values import values_of
 
     is_npz = samples.endswith(".npz")
-    found, _ = values_of(samples, array="samples" if is_npz else None)
+    found = values_of(samples, array="samples" if is_npz else None).stack
     if found.shape[1:] != shape.sample:
         raise UsageError(f"--samples {samples} holds samples {found.shape[1:]}, the run makes {shape.sample}")
     if len(found) < 2:
         raise UsageError(f"--samples {samples} holds one sample, which says nothing of a spread: give at least two")
-    return found[:].float()
+    return found[:].to(torch.promote_types(found.dtype, torch.float32))
 
 
 def _pictures(trained: TrainedRun) -> DataShape:

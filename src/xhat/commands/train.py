@@ -218,9 +218,11 @@ def _fit(setup: "Setup", run: Path) -> int:
 
 def say_what_is_trained_on(config: Config, data: Data) -> None:
     """What was noticed while reading the images, and one line about them; or a line about a user's own source."""
-    from xhat.data.summary import summary, summary_of_source
+    from xhat.data.summary import notes_of, summary, summary_of_source
 
     if data.images is None:
+        for line in notes_of(data.train):
+            note(line)
         say(summary_of_source(config.data, data.train, data.held_out, data.shape))
         return
     train, held_out = data.images

@@ -28,7 +28,7 @@ from xhat.data.rows import images_as_rows
 from xhat.data.shape import DataShape, data_shape
 from xhat.data.size import Size, said, size_of
 from xhat.data.source import DataSource, asked, available, shape_of
-from xhat.errors import ConfigError, DataError
+from xhat.errors import ConfigError, DataError, DataNotFoundError
 from xhat.pipelines.latents import pipeline_data
 from xhat.pipelines.network import folder_of, pixels_of
 from xhat.pipelines.pretrained import pretrained
@@ -213,7 +213,8 @@ def _brought(config: Config, size: Size | None = None, share: float | None = Non
     try:
         made = make("data", with_quotes(in_words(config.data), NAMES), NAMES, object, context)
     except DataError as error:
-        raise type(error)(f"{_from(config.data)}{error}") from error
+        kind = DataNotFoundError if isinstance(error, DataNotFoundError) else DataError
+        raise kind(f"{_from(config.data)}{error}") from error
     if not isinstance(made, DataSource):
         got = type(made).__name__
         raise ConfigError(

@@ -4,6 +4,8 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -94,7 +96,18 @@ class Ahead:
         self._end()
         self._next = self.requests(step)
         self._expected = next(self._next)
-        loader: DataLoader[Any] = DataLoader(
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="This DataLoader will create"
+            )  # whoever asks for more than cores means it
+            loader = self._loader(step)
+            before = signal.getsignal(signal.SIGCHLD)
+            self._batches = iter(loader)
+        if threading.current_thread() is threading.main_thread():  # else a worker's end would be raised anywhere in a step
+            signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+    def _loader(self, step: int) -> "DataLoader[Any]":
+        return DataLoader(
             _Calls(self.source),
             sampler=self.requests(step),  # any iterable, and no end
             batch_size=None,
@@ -105,7 +118,6 @@ class Ahead:
             worker_init_fn=_alone,
             multiprocessing_context="fork",
         )
-        self._batches = iter(loader)
 
 
 class _Calls(Dataset[Any]):

@@ -19,6 +19,7 @@ from xhat.data.stack import Samples, Stack, view_of
 from xhat.data.wording import counted
 from xhat.errors import BudgetError, DataError
 from xhat.files.atomic import naming
+from xhat.files.stamp import require_unchanged, stamp
 
 Arrays = Mapping[str, np.ndarray]
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
@@ -178,16 +179,17 @@ def _channels_first(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 def _stack(path: Path, array: np.ndarray, scale: Range) -> Stack:
     """Images of an array, made of its values as they are asked for: of a mapped file nothing stays in memory."""
-    frames = _channels_first(path, array)
+    frames, mapped, before = _channels_first(path, array), isinstance(array, np.memmap), stamp(path)
 
     def read(which: Any) -> Tensor:
         values = frames
-        if isinstance(array, np.memmap):  # mapped for this moment only: what was read is given back
+        if mapped:  # for this moment only: what was read is given back
+            require_unchanged(path, before)
             values = _channels_first(path, _mapped(path))
         found = np.array(values[which], order="C")  # a copy, which no mapping is behind
         return torch.from_numpy(found if found.dtype == np.uint8 else to_pixels(found, scale))
 
-    return Stack(read, len(frames), frames.shape[1:], torch.uint8, in_memory=not isinstance(array, np.memmap))
+    return Stack(read, len(frames), frames.shape[1:], torch.uint8, in_memory=not mapped)
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -46,13 +46,16 @@ class Listing:
         paths: the image files, sorted.
         empty: sub-folders of the folder itself without an image.
         notes: one line each about what is left out.
-        stamp: a checksum of names, sizes and times of the files: the same as long as nobody has touched them.
+        stamp: a checksum of names, sizes and times of the files, wherever the folder is.
+        key: of this folder here as it is now, its own name first: other files, with the names, sizes and times of these, have
+            another.
     """
 
     paths: list[Path]
     empty: list[str]
     notes: tuple[str, ...]
     stamp: str
+    key: str
 
 
 @lru_cache
@@ -69,6 +72,7 @@ def list_images(root: Path) -> Listing:
         DataError: there are none.
     """
     found, broken, hidden, others = list[tuple[tuple[str, ...], int, int]](), 0, 0, Counter[str]()
+    mine = dict[tuple[str, ...], tuple[int, int]]()
     for parts, entry in _files(str(root)):
         suffix = os.path.splitext(entry.name)[1].lower()
         if any(map(_is_hidden, parts)):
@@ -78,6 +82,7 @@ def list_images(root: Path) -> Listing:
         elif entry.is_file():
             about = entry.stat()
             found.append((parts, about.st_size, about.st_mtime_ns))
+            mine[parts] = (about.st_ino, about.st_ctime_ns)
         else:
             broken += 1
     found.sort()
@@ -96,7 +101,9 @@ def list_images(root: Path) -> Listing:
     with_images = {parts[0] for parts, _, _ in found}
     empty = [f.name for f in sorted(root.iterdir()) if f.is_dir() and not _is_hidden(f.name) and f.name not in with_images]
     stamp = hashlib.sha256(repr(found).encode(errors="surrogateescape")).hexdigest()
-    return Listing(paths, empty, tuple(notes), stamp)
+    place = os.path.realpath(root).encode(errors="surrogateescape")
+    own = hashlib.sha256(stamp.encode() + place + repr([mine[parts] for parts, _, _ in found]).encode()).hexdigest()
+    return Listing(paths, empty, tuple(notes), stamp, f"{hashlib.sha256(place).hexdigest()[:16]}-{own[:32]}")
 
 
 def _is_hidden(name: str) -> bool:

@@ -18,7 +18,7 @@ from xhat.budgets import require_memory
 from xhat.data.classes import classes_of
 from xhat.data.files import Listing, list_images
 from xhat.data.images import Found, Images
-from xhat.data.pack import only_one, pack_of, write_pack
+from xhat.data.pack import drop_others, only_one, pack_of, write_pack
 from xhat.data.picture import FileError, Head, read_head, read_pixels, read_range
 from xhat.data.scale import EIGHT_BITS, Range, scale_of
 from xhat.data.size import Size, said, size_of
@@ -80,7 +80,7 @@ def load_folder(root: Path, size: int | Size | None = None, *, skip: bool = Fals
     """
     listing, wanted = list_images(root), size_of(size)
     many = len(listing.paths) >= PACKED_FROM
-    key = f"images-{VERSION}-{listing.stamp[:32]}-{said(wanted) if wanted else 'own'}{'-skip' * skip}"
+    key = f"images-{VERSION}-{listing.key}-{said(wanted) if wanted else 'own'}{'-skip' * skip}"
     if many and (found := _packed(root, key)) is not None:
         return found
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -92,6 +92,7 @@ def load_folder(root: Path, size: int | Size | None = None, *, skip: bool = Fals
                 if (found := _packed(root, key)) is None:
                     (say or (lambda line: None))(f"{root}: decoding {folder.count:,} images to {said(folder.size)}, once")
                     folder.pack(key)
+                    drop_others(key, listing.key)
                     found = _packed(root, key)
         except OSError as error:
             return folder.images(

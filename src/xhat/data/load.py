@@ -1,5 +1,6 @@
 """One config line chooses the data: `mnist`, a folder, an IDX file, .npz or .npy."""
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from xhat.data.shared import once_per_machine
 from xhat.data.size import Size, said, size_of
 from xhat.data.stack import parts_of
 from xhat.errors import DataError, DataNotFoundError
+from xhat.registry import DATA
 
 DARK = 15
 
@@ -73,7 +75,9 @@ def _read(data: str, size: Size | None, split: Split, skip: bool, say: Callable[
     path = Path(data)
     path = path if path.exists() or not data.startswith("~") else path.expanduser()
     if not path.exists():
-        source = " or bring it, with --use, if it is a data source of yours:" if data.endswith(")") else ":"
+        close = difflib.get_close_matches(data.partition("(")[0].strip().lower(), DATA, n=1)
+        meant = f" (did you mean {close[0]}(...)?)" if close and data.endswith(")") else ""
+        source = f"{meant} or bring it, with --use, if it is a data source of yours:" if data.endswith(")") else ":"
         raise DataNotFoundError(
             f'data "{data}" does not exist{source} give mnist, a folder of images, an IDX file, .npz or .npy'
         )

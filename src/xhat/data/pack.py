@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +20,8 @@ from xhat.files.cache import cache_folder
 from xhat.files.locks import lock_if_possible
 from xhat.files.values import read_values, write_values
 
-WAIT = 0.2
-"""Seconds between two looks at whether another process is done."""
+WAIT, WEEK = 0.2, 7 * 24 * 3600
+"""Seconds between two looks at whether another process is done, and in a week."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ def pack_of(key: str) -> tuple[Pack, Stack] | None:
     try:
         pack: Pack = read_values(path.with_suffix(".json"), Pack)
         if path.stat().st_size == math.prod(pack.shape) and crc_of(path) == pack.crc:
+            for used in (path, path.with_suffix(".json")):
+                with contextlib.suppress(OSError):
+                    os.utime(used)
             return pack, stack_of(path, pack.shape)
     except (OSError, DamagedError):  # whatever it is: they can be made again
         pass
@@ -74,6 +78,22 @@ def write_pack(key: str, parts: Iterable[np.ndarray], about: Callable[[], tuple[
     write_parts(path, written())
     shape, more = about()
     write_values(path.with_suffix(".json"), asdict(Pack(shape, crc, more)))
+
+
+def drop_others(key: str, part: str) -> None:
+    """Remove what was packed of the same folder when it was another, and nobody has used for a week.
+
+    Args:
+        key: of what is packed now.
+        part: of it: the folder's name, a dash, and how the folder is.
+    """
+    old = time.time() - WEEK
+    place, dash, _ = part.partition("-")
+    before, _, after = key.partition(part)
+    for path in cache_folder().glob(f"{before}{place}{dash}*{after}.*"):
+        with contextlib.suppress(OSError):
+            if path.stem != key and path.stat().st_mtime < old:
+                path.unlink()
 
 
 @contextlib.contextmanager

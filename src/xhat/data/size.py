@@ -16,7 +16,7 @@ def size_of(given: int | str | Size | None) -> Size | None:
     if given is None or isinstance(given, tuple):
         return given
     sides = str(given).lower().replace("×", "x").split("x")
-    if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
+    if len(sides) > 2 or not all(side.strip().isdecimal() and side.isascii() for side in sides):
         raise ConfigError(f'image_size must be a side, such as 64, or width and height, such as 64x96, got "{given}"')
     width, height = int(sides[0]), int(sides[-1])
     for side in (width, height):

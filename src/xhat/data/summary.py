@@ -46,6 +46,15 @@ def summary_of_source(name: str, source: DataSource, held_out: DataSource | None
     return f"data: {name}, {count} of {shape.said()}, {reach}; the network is told {told}; {held} held out"
 
 
+def notes_of(source: object) -> tuple[str, ...]:
+    """What a source, or the one that it wraps, has noticed while it was opened, one line each."""
+    while source is not None:
+        if isinstance(found := getattr(source, "notes", None), tuple):
+            return found
+        source = getattr(source, "source", None)
+    return ()
+
+
 def notices(images: Images) -> list[str]:
     """What to tell whoever uses the images, one line each: what was noticed while reading them, and values that were scaled."""
     low, high = images.found.scale

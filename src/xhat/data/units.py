@@ -10,6 +10,9 @@ from torch import Tensor
 from xhat.errors import ConfigError, DataError
 from xhat.registry import MAPS, UNITS
 
+COARSE, SMALL, LARGE = 1e4, 1e-30, 1e30
+"""An offset in units of the spread from which float32 is too coarse, and scales within which it is at ease."""
+
 
 class Map(Protocol):
     """An increasing function of values, applied before the shift and the scale: a registered dataclass of numbers."""
@@ -52,6 +55,10 @@ class asinh:
 
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise ConfigError(f"asinh({self.scale}): the scale is above 0")
+
     def __call__(self, values: Tensor) -> Tensor:
         return (values / self.scale).asinh()
 
@@ -74,7 +81,8 @@ class Units:
     map: tuple[str, tuple[float, ...]] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Values in the user's units, with their gradient, of normalised ones (B, C, ...)."""
+        """Values in the user's units, with their gradient, of normalised ones (B, C, ...); float64 if float32 is too coarse."""
+        x = x.double() if self.fine else x
         shift, scale = self._over(x)
         mapped = x * scale + shift
         return mapped if self.map is None else self._map().inverse(mapped)
@@ -82,11 +90,20 @@ class Units:
     def normalised(self, values: Tensor) -> Tensor:
         """What the network sees of values (B, C, ...), in float32 at least."""
         values = values if values.is_floating_point() and values.dtype != torch.float16 else values.float()
+        values = values.double() if self.fine else values
         shift, scale = self._over(values)
         return ((values if self.map is None else self._map()(values)) - shift) / scale
 
+    @property
+    def fine(self) -> bool:
+        """Whether float32 cannot tell neighbouring values apart, or has none so large or so small."""
+        count = max(len(self.shift), len(self.scale))
+        pairs = zip(self.shift * (count // len(self.shift)), self.scale * (count // len(self.scale)), strict=True)
+        return any(abs(shift) > COARSE * scale or not SMALL < scale < LARGE for shift, scale in pairs)
+
     def volume(self, x: Tensor) -> Tensor:
         """log |dv/dx| of each sample, (B,): what a density in the user's units is smaller by, in nats."""
+        x = x.double() if self.fine else x
         _, scale = self._over(x)
         found = scale.log().expand_as(x).flatten(1).sum(1)
         if self.map is None:
@@ -159,6 +176,9 @@ class standard:
     map: Any = None
 
     def units(self, found: Statistics) -> Units:
+        for low, high, deviation in zip(found.lowest, found.highest, found.deviation, strict=True):
+            if low < high and not 0 < deviation < math.inf:
+                raise ConfigError(f"the spread of values of {low:g} to {high:g} cannot be computed: rescale them")
         return _made(found.mean, found.deviation, self.map)
 
 
@@ -230,8 +250,10 @@ def _several(numbers: float | tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _made(shift: tuple[float, ...], scale: tuple[float, ...], map: Any) -> Units:
-    """A channel that is the same everywhere has no scale: its own stays."""
-    kept = tuple(s if s > 0 else 1.0 for s in scale)
+    """A channel that is the same everywhere has no scale: a thousandth of its value, so that samples of it are nearly that."""
+    own = shift * (len(scale) // len(shift))
+    kept = tuple(s if s > 0 else 1e-3 * max(abs(v), 1e-3) for s, v in zip(scale, own, strict=False))
+    kept = kept if len(kept) == len(scale) else scale
     return Units(shift, kept, None if map is None else named(map))
 
 

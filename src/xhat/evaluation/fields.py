@@ -26,7 +26,12 @@ class FieldDistance:
 
 
 def field_distance(samples: Tensor, real: Tensor) -> FieldDistance:
-    """Between samples (N, C, ...) and real ones (M, C, ...), in any units that both are in."""
+    """Between samples (N, C, ...) and real ones (M, C, ...), in any units that both are in; constant channels do not count."""
+    flat = real.transpose(0, 1).flatten(1)
+    moving = (flat.amax(1) > flat.amin(1)).nonzero().squeeze(1)  # a channel that is the same everywhere has no scale
+    if not len(moving):
+        return FieldDistance(None, 0.0, [])
+    samples, real = samples[:, moving], real[:, moving]
     if samples.ndim < 3:
         return FieldDistance(None, histogram_distance(samples, real), [])
     decibels = 10 * (spectrum(samples).clamp(min=1e-300) / spectrum(real).clamp(min=1e-300)).log10()

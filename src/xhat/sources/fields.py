@@ -22,8 +22,8 @@ from xhat.registry import DATA, MAPS, UNITS
 from xhat.sources.labels import labels_of
 from xhat.sources.values import values_of
 
-MOST_CHANNELS = 16
-"""More channels than that are taken for an axis of the field, and asked about."""
+MOST_CHANNELS, FEW_CHANNELS, MOST_HELD_OUT = 16, 4, 0.5
+"""Of more channels than the first, or a last axis as short as the second, it is asked where the channels are."""
 
 
 class Fields(Rows):
@@ -72,8 +72,10 @@ def fields(
     """
     if not files:
         raise DataError("fields() names no file: fields(darcy.npy), or several whose arrays are stacked as channels")
-    read = [values_of(file, array=array, dtype=dtype, shape=shape) for file in files]
-    stacks = [_channels_first(file, stack, channel_axis) for file, (stack, _) in zip(files, read, strict=True)]
+    if not 0 <= held_out <= MOST_HELD_OUT:
+        raise DataError(f"fields(held_out={held_out}): a share of 0 to {MOST_HELD_OUT:g}")
+    read = [values_of(file, array=array, dtype=dtype, shape=shape, skip=skip_corrupt) for file in files]
+    stacks = [_channels_first(file, found.stack, channel_axis) for file, found in zip(files, read, strict=True)]
     values, name = _together(files, stacks), ", ".join(files)
     labels, classes, names = (None, None, ()) if label is None else labels_of(label, len(values))
     kept, out = aside(len(values), held_out, labels)
@@ -90,14 +92,19 @@ def fields(
         return Batch(found.normalised(values[index]).float(), cond or None)
 
     shape_ = DataShape.of(values.shape[1:], classes, names=names, range=None, units=found)
-    mark = f"{values.shape} {scan.crc:08x} {found}"
+    told = "" if labels is None else f" {zlib.crc32(labels.numpy().data, zlib.crc32(repr(names).encode())):08x}"
+    mark = f"{values.shape} {scan.crc:08x} {found}{told}"
     held = None if out is None else Rows(lambda i: at(out[i]), len(out), f"{mark} held out", AsTheyAre(len(out)), name, shape_)
     rows = Fields(lambda i: at(kept[i]), len(kept), f"{mark} {len(kept)} {seed}", Order(len(kept), seed), name, shape_, held)
-    rows.units, rows.left_out, rows.droppable = found, len(scan.corrupt), labels is not None
-    if rows.left_out:
-        rows.notes = (
-            f"{name}: left out: {counted(rows.left_out, 'sample')} that are not finite, {_numbers(scan.corrupt.tolist())}",
-        )
+    rows.units, rows.droppable = found, labels is not None
+    rows.left_out = len(scan.corrupt) + sum(of.left_out for of in read)
+    lost = f"{counted(len(scan.corrupt), 'sample')} that are not finite, {_numbers(scan.corrupt.tolist())}"
+    rows.notes = tuple(note for of in read for note in of.notes) + (f"{name}: left out: {lost}",) * bool(len(scan.corrupt))
+    rows.notes += tuple(
+        f"{name}: channel {k} is {low:g} everywhere: there is nothing to learn of it"
+        for k, (low, high) in enumerate(zip(scan.statistics.lowest, scan.statistics.highest, strict=True))
+        if low == high
+    )
     return rows
 
 
@@ -115,8 +122,11 @@ def _channels_first(file: str, stack: Stack, axis: int | Literal["auto"] | None)
     sample = stack.shape[1:]
     if len(sample) == 1:  # vectors
         return stack
+    if isinstance(axis, bool) or not (axis is None or axis == "auto" or isinstance(axis, int)):
+        raise DataError(f"{file}: channel_axis is a whole number or None, got {axis!r}")
     if axis == "auto":
-        if sample[0] > MOST_CHANNELS:
+        last = sample[-1] <= FEW_CHANNELS < min(sample[:-1])
+        if sample[0] > MOST_CHANNELS or last:
             raise DataError(
                 f"{file}: are its samples {sample} of {sample[0]} channels? say channel_axis=1 if they are, None if they "
                 "have no axis of channels, channel_axis=-1 if it is the last"
@@ -144,7 +154,8 @@ def _together(files: tuple[str, ...], stacks: list[Stack]) -> Stack:
     channels = sum(stack.shape[1] for stack in stacks)
     dtype = first.dtype
     for stack in stacks[1:]:
-        dtype = torch.promote_types(dtype, stack.dtype)
+        whole = dtype != stack.dtype and not (dtype.is_floating_point and stack.dtype.is_floating_point)
+        dtype = torch.float64 if whole else torch.promote_types(dtype, stack.dtype)
 
     def read(which: Any) -> Tensor:
         index = which if isinstance(which, slice) else torch.from_numpy(which)
@@ -193,6 +204,9 @@ class _Scan:
             first += len(part)
         if len(lost) and not skip:
             of = "" if map is None else f" after {map}"
+            if map is not None and len(lost) > len(values) // 10:
+                what = f"{counted(len(lost), 'sample')} have no value{of}, {_numbers(lost)}"
+                raise DataError(f"{name}: {what}: choose an offset, such as log(0.1), or asinh()")
             raise DataError(
                 f"{name}: {counted(len(lost), 'sample')} with values that are not finite{of}, {_numbers(lost)}: mend them, or "
                 "leave them out with --skip_corrupt true"
@@ -216,7 +230,8 @@ class _Moments:
             return
         mean, whole = values.mean(1).numpy(), self.count + count
         apart = mean - self.mean
-        self.squares += values.var(1, unbiased=False).numpy() * count + apart**2 * (self.count * count / whole)
+        with np.errstate(all="ignore"):  # what is too large is said by whoever asks for the spread
+            self.squares += values.var(1, unbiased=False).numpy() * count + apart**2 * (self.count * count / whole)
         self.mean += apart * (count / whole)
         np.minimum(self.lowest, values.amin(1).numpy(), out=self.lowest)
         np.maximum(self.highest, values.amax(1).numpy(), out=self.highest)
@@ -224,7 +239,8 @@ class _Moments:
 
     def statistics(self, *, whole: bool) -> Statistics:
         """Of all that was taken in."""
-        deviation = np.sqrt(self.squares / self.count)
+        with np.errstate(all="ignore"):
+            deviation = np.sqrt(self.squares / self.count)
         mean, deviations, low, high = (tuple(x.tolist()) for x in (self.mean, deviation, self.lowest, self.highest))
         return Statistics(mean, deviations, low, high, whole)
 

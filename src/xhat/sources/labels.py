@@ -1,7 +1,5 @@
 """Labels of a file of their own."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,7 @@ def labels_of(file: str, count: int) -> tuple[Tensor, int, tuple[str, ...]]:
     Raises:
         DataError: it has not one for each of `count` samples.
     """
-    values = values_of_labels(Path(file))
+    values = values_of_labels(file)
     try:
         labels, classes, names = numbered(class_values(values, count, file))
     except UnclearLabelsError as error:

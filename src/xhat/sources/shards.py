@@ -16,11 +16,11 @@ from xhat.data.batch import Batch
 from xhat.data.shape import PIXELS, DataShape
 from xhat.data.size import Size, size_of
 from xhat.errors import DataError, DataNotFoundError, RunError
+from xhat.files.stamp import stamp
 from xhat.registry import DATA
 from xhat.sources.decoded import picture_of, pixels_of, shape_of_pictures, those_that_can_be_read
 from xhat.sources.pictures import LOOKED_AT
 from xhat.sources.streamed import Samples
-from xhat.sources.values import stamp
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "ppm")
 ELSEWHERE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")

@@ -13,12 +13,12 @@ from xhat.data.batch import Batch
 from xhat.data.shape import PIXELS, DataShape
 from xhat.data.size import size_of
 from xhat.errors import DataError
+from xhat.files.stamp import stamp
 from xhat.registry import DATA
 from xhat.sources.decoded import picture_of, pixels_of, shape_of_pictures, those_that_can_be_read
 from xhat.sources.pictures import LOOKED_AT
 from xhat.sources.streamed import Samples
 from xhat.sources.tables import IMAGE_COLUMNS, column_of, files_of, loaded, of_name, text_of
-from xhat.sources.values import stamp
 
 
 @DATA.register

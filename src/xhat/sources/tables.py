@@ -13,10 +13,10 @@ from torch import Tensor
 from xhat.data.labels import UnclearLabelsError, class_values, numbered
 from xhat.data.size import size_of
 from xhat.errors import DataError, DataNotFoundError, RunError, first_line
+from xhat.files.stamp import stamp
 from xhat.registry import DATA
 from xhat.sources.decoded import picture_of
 from xhat.sources.pictures import Pictures, pictures_as_rows
-from xhat.sources.values import stamp
 
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png")
 

@@ -10,7 +10,7 @@ from xhat.config.options import MAY_CHANGE, Options
 from xhat.config.parsing import options_of
 from xhat.data.shape import DataShape
 from xhat.data.source import name_of
-from xhat.data.summary import summary_of_source
+from xhat.data.summary import notes_of, summary_of_source
 from xhat.data.wrap import as_source
 from xhat.diffusion.denoiser import Denoiser
 from xhat.distributed import main_process
@@ -110,7 +110,8 @@ def fit(
                 shown.say(f"{folder} holds no run yet: starting from step 0")
             for line in set_aside(damaged):
                 shown.say(line)
-            shown.say(summary_of_source(name_of(source), source, measured, setup.shape))
+            for line in (*notes_of(source), summary_of_source(name_of(source), source, measured, setup.shape)):
+                shown.say(line)
             if before and (jump := rate_jump(before, how, setup.state.step, setup.state.seconds)):
                 shown.say(jump)
         asked = train(setup, folder, shown, callbacks or ())

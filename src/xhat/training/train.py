@@ -10,7 +10,7 @@ import torch
 
 from xhat.config.changes import flat
 from xhat.distributed import from_main
-from xhat.errors import RunError, SharedError
+from xhat.errors import DataError, RunError, SharedError
 from xhat.objective.multipliers import FromGradients
 from xhat.rng import Shard
 from xhat.runs.checkpoint import checkpoints
@@ -103,7 +103,7 @@ def _train(loop: Loop, run: Path, log: Log, told: Callbacks) -> tuple[int, Momen
     """Step after step; checkpoints and pictures every so many of them, and at the end. Who asked to stop; the last moment."""
     setup, state, options, asked, at = loop.setup, loop.state, loop.setup.options, 0, None
     while not asked and loop.progress() < 1:
-        step = loop.gradients()
+        step = _next(loop, run, log)
         if not step.finite:
             raise SharedError(_blame(setup, run, log))
         loop.update()
@@ -120,6 +120,16 @@ def _train(loop: Loop, run: Path, log: Log, told: Callbacks) -> tuple[int, Momen
         if not asked and picture_due(setup, ended=ended) and (picture := save_picture(setup, run)):
             told.call("pictured", replace(at, path=picture))
     return asked, at
+
+
+def _next(loop: Loop, run: Path, log: Log) -> Step:
+    """The gradients of the next step; where its data cannot be read, what one process has trained so far is kept."""
+    try:
+        return loop.gradients()
+    except DataError:
+        if loop.alone and loop.state.step:
+            save(loop.setup, run, log)
+        raise
 
 
 def _moment(loop: Loop, run: Path, step: Step) -> Moment:
