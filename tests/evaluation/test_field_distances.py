@@ -70,19 +70,21 @@ def test_maps_of_channels_from_dark_to_bright():
     fields[:, 1] = 3.0
     found = pictures(fields)
     zoom = 12
-    assert found.shape == (2, 3, 4 * zoom, 2 * 4 * zoom + 2)
+    assert found.shape == (2, 3, 4 * zoom + 4, 2 * 4 * zoom + 1 + 4)
+    assert found[0, :, 0, 0].tolist() == [255, 255, 255]  # around it
+    found = found[:, :, 2:-2, 2:-2]
     dark, bright = found[0, :, 0, 0].tolist(), found[1, :, -1, 4 * zoom - 1].tolist()
     assert dark == [68, 1, 84]
     assert bright == [253, 231, 37]
-    assert found[0, :, 5, 4 * zoom].tolist() == [255, 255, 255]  # between the channels
-    assert len(found[:, :, :, 4 * zoom + 2 :].flatten(2).unique(dim=2).squeeze(0).unique(dim=0)) <= 2  # constant: one colour
+    assert found[0, :, 5, 4 * zoom].tolist() == [32, 32, 32]  # between the channels
+    assert len(found[:, :, :, 4 * zoom + 1 :].flatten(2).unique(dim=2).squeeze(0).unique(dim=0)) <= 2  # constant: one colour
 
 
 def test_volumes_show_their_middle_slices():
     volume = torch.zeros(1, 1, 4, 6, 8)
     volume[0, 0, 2], volume[0, 0, :, 3], volume[0, 0, :, :, 4] = 1, 1, 1
     found = pictures(volume)
-    assert (found[0, 2, :10, : 8 * 8] < 200).all()  # bright all over: yellow has little blue
+    assert (found[0, 2, 2:10, 2 : 8 * 8] < 200).all()  # bright all over: yellow has little blue
     assert found.shape[0] == 1
     assert pictures(torch.zeros(1, 1, 4, 6, 8)).shape == found.shape
 

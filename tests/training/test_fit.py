@@ -108,7 +108,7 @@ def test_data_of_any_rank_train_measure_and_sample(tmp_path, sample):
     assert samples.dtype == torch.float32
     assert labels is None
     drawn = sorted((tmp_path / "run").glob("samples/*.png"))
-    assert bool(drawn) == (sample == (1, 6, 4)), "pictures where they are pictures"
+    assert bool(drawn) == (len(sample) > 1), "pictures of all that has axes"
 
 
 def test_a_run_of_objects_loads_into_its_denoiser(tmp_path):

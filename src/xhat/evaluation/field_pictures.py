@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
-MOST_CHANNELS, SIDE, GAP = 4, 48, 2
-"""Channels that are shown of a sample, the least side of a map in pixels, and what is left between two."""
+MOST_CHANNELS, SIDE, GAP, DARK = 4, 48, 2, 32
+"""Channels that are shown of a sample, the least side of a map in pixels, the white around it, the grey between channels."""
 WIDTH, HEIGHT, FINE = 160, 80, 3
 """Of the picture of a signal, and how many times finer it is drawn."""
 LINES = ((31, 95, 168), (196, 87, 46), (59, 138, 79), (122, 79, 163))
@@ -52,13 +52,13 @@ def _maps(values: Tensor, reach: tuple[Tensor, Tensor]) -> Tensor:
     coloured = coloured.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
     parts = [coloured[:, 0]]
     for channel in range(1, coloured.shape[1]):
-        parts += [torch.full((*parts[0].shape[:3], GAP), 255, dtype=torch.uint8), coloured[:, channel]]
-    return torch.cat(parts, -1)
+        parts += [torch.full((*parts[0].shape[:3], 1), DARK, dtype=torch.uint8), coloured[:, channel]]
+    return pad(torch.cat(parts, -1), (GAP,) * 4, value=255)
 
 
 def _below(maps: list[Tensor]) -> Tensor:
     width = max(part.shape[-1] for part in maps)
-    wide = [torch.nn.functional.pad(part, (0, width - part.shape[-1], 0, GAP), value=255) for part in maps]
+    wide = [pad(part, (0, width - part.shape[-1]), value=255) for part in maps]
     return torch.cat(wide, -2)
 
 

@@ -34,7 +34,7 @@ from xhat.runs.metrics import read_metrics
 from xhat.runs.weights import WEIGHTS
 from xhat.tensors import device_of
 
-FOLDER, FORMAT = "measured", "xhat-measured-2"
+FOLDER, FORMAT = "measured", "xhat-measured-3"
 GRID_ROWS, GRID_COLUMNS, CHAINS = 4, 10, 5
 MOST_REAL = 50_000
 """Real images that samples are compared with, as FID is usually reported."""

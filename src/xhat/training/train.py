@@ -103,7 +103,14 @@ def _train(loop: Loop, run: Path, log: Log, told: Callbacks) -> tuple[int, Momen
     """Step after step; checkpoints and pictures every so many of them, and at the end. Who asked to stop; the last moment."""
     setup, state, options, asked, at = loop.setup, loop.state, loop.setup.options, 0, None
     while not asked and loop.progress() < 1:
-        step = _next(loop, run, log)
+        try:
+            step = loop.gradients()
+        except DataError:  # what one process has trained so far is kept; of several the others would wait for it
+            if loop.alone and state.step:
+                save(setup, run, log)
+            if loop.alone and loop.stop.asked:  # who asked to stop may have ended what reads ahead, too
+                return loop.stop.asked, at
+            raise
         if not step.finite:
             raise SharedError(_blame(setup, run, log))
         loop.update()
@@ -120,16 +127,6 @@ def _train(loop: Loop, run: Path, log: Log, told: Callbacks) -> tuple[int, Momen
         if not asked and picture_due(setup, ended=ended) and (picture := save_picture(setup, run)):
             told.call("pictured", replace(at, path=picture))
     return asked, at
-
-
-def _next(loop: Loop, run: Path, log: Log) -> Step:
-    """The gradients of the next step; where its data cannot be read, what one process has trained so far is kept."""
-    try:
-        return loop.gradients()
-    except DataError:
-        if loop.alone and loop.state.step:
-            save(loop.setup, run, log)
-        raise
 
 
 def _moment(loop: Loop, run: Path, step: Step) -> Moment:
