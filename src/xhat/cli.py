@@ -46,7 +46,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         discard(sys.stdout)
         code = NOBODY_READS
-    if code and argv is None:
+    if argv is None:
         end_one_of_several(code)
     return code
 

@@ -1,6 +1,7 @@
 """Parquet, data sets of Hugging Face, shards and folders: the same pictures, the same order on any number of processes."""
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import TINY, xhat
 from xhat.config.config import Config
 from xhat.config.data import build_data, in_words
 from xhat.data import WithNull
@@ -189,6 +191,21 @@ def test_corrupt_ones_are_refused_or_the_next_takes_their_place(place, tmp_path,
     assert whole == halves
     assert not any(5 in batch for batch in whole)
     assert len(parts[0].lost.names) >= 1
+
+
+def test_what_is_left_out_is_named_and_counted_in_the_metrics(place, tmp_path, capsys):
+    root = tmp_path / "folder"
+    root.mkdir()
+    for k in range(40):
+        (root / f"{k:02}.png").write_bytes(b"no" if k in (7, 30) else png(PIXELS[k]))
+    command = ("train", "mnist", "--data", f"images({root})", "--run", tmp_path / "run", "--held_out", 0, "--max_steps", 6)
+    code, _, err = xhat(*command, "--skip_corrupt", "true", *TINY, capsys=capsys)
+    assert code == 0, err
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["left_out"] == 2
+    assert "left out, the next one is taken instead" in err
+    assert "07.png" in err
+    assert "30.png" in err
 
 
 def test_paths_alone_stand_for_their_source(place):

@@ -108,6 +108,9 @@ for step, (x0, mask) in enumerate(batches()):
     losses.append(total)
 if accelerator.is_main_process:
     print(json.dumps({"losses": losses, "weights": [p.detach().flatten().tolist() for p in own.parameters()]}))
+accelerator.wait_for_everyone()
+del prepared  # DDP holds the process group, whose threads may abort a Python that is taken down
+accelerator.free_memory()
 accelerator.end_training()
 """
 

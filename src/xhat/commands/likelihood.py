@@ -14,7 +14,6 @@ from xhat.bound.estimate import BoundEstimate, Progress
 from xhat.bound.terms import form_of
 from xhat.commands.real_images import real_images
 from xhat.commands.terminal import console, note, progress_bar
-from xhat.data.shape import DataShape
 from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
 from xhat.evaluation.likelihood import (
@@ -22,10 +21,10 @@ from xhat.evaluation.likelihood import (
     Chosen,
     bound,
     choose_at_random,
-    decoder_of,
-    dequantizations_of,
+    dequantizations_for,
+    form_for,
+    is_density,
     ode,
-    steps_of_density,
 )
 from xhat.evaluation.reference import Reference
 from xhat.runs.load import TrainedRun, load
@@ -57,14 +56,12 @@ def evaluate_bound(
     identity = [trained.step, _weights_hash(trained), real.measured.images.fingerprint(), real.measured.conditional]
     kept = ProgressFile(folder / "bound.progress.safetensors", [*identity, len(own.x0), exact, steps, seed])
     evaluations = None if exact else EVALUATIONS
-    schedule, decoder = trained.denoiser.schedule, None
-    if _is_density(trained):
-        decoder = decoder_of(schedule, trained.shape)
-        steps = steps or steps_of_density(schedule)
+    decoder, usual = form_for(trained.denoiser, trained.shape)
+    steps = usual if steps is None else steps
     how: dict[str, Any] = {"standard_error": standard_error, "steps": steps, "decoder": decoder, "seed": seed}
     measure = partial(bound, trained.denoiser, own, evaluations=evaluations, **how)
     with _one_line("the bound"):
-        parts = form_of(schedule, steps, decoder).count
+        parts = form_of(trained.denoiser.schedule, steps, decoder).count
         progress = kept.read(parts, len(own.x0), pilot=not exact)
         found = _kept_up(measure, progress, kept, len(own.x0))
     kept.remove()
@@ -116,7 +113,7 @@ def evaluate_ode(run: str, data: str | None, n: int, seed: int) -> dict[str, Any
     real = real_images(trained, data)
     own = choose_at_random(real, n, THOROUGH.pilot_images, seed, device_of(trained.denoiser.net))
     with progress_bar() as bar, _one_line("the ODE likelihood"):
-        ways = dequantizations_of(trained.shape if _is_density(trained) else DataShape(1, 28, None))
+        ways = dequantizations_for(trained.denoiser, trained.shape)
         task = bar.add_task("ode", total=len(ways) * len(own.x0))
         report = partial(bar.update, task)
         found = ode(trained.denoiser, own, dequantizations=ways, seed=seed, report=lambda images: report(advance=images))
@@ -180,13 +177,8 @@ def _headline(name: str, result: dict[str, Any]) -> None:
 def _about(run: str, trained: TrainedRun, measured: Reference) -> dict[str, Any]:
     """What was measured, on what."""
     kind, conditional = measured.kind, measured.conditional
-    density = _is_density(trained)
+    density = is_density(trained.denoiser, trained.shape)
     return {"run": run, "step": trained.step, "reference_is": kind, "conditional": conditional, "density": density}
-
-
-def _is_density(trained: TrainedRun) -> bool:
-    """Whether the data are floats of the user's own; latents of a pipeline are nobody's units, and are refused."""
-    return not trained.shape.is_eight_bit and trained.denoiser.decode is None
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The data of a config: images that it names by a path, or a source of a user's own."""
 
 import ast
-import inspect
 import math
 from collections import ChainMap
 from collections.abc import Callable, Mapping
@@ -26,7 +25,7 @@ from xhat.data.order import AsTheyAre, Order
 from xhat.data.parts import Parts, labels_for, load_parts
 from xhat.data.rows import images_as_rows
 from xhat.data.shape import DataShape, data_shape
-from xhat.data.size import Size, said, size_of
+from xhat.data.size import said, size_of
 from xhat.data.source import DataSource, asked, available, shape_of
 from xhat.errors import ConfigError, DataError, DataNotFoundError
 from xhat.pipelines.latents import pipeline_data
@@ -35,6 +34,7 @@ from xhat.pipelines.pretrained import pretrained
 from xhat.registry import AUGMENTATIONS, DATA, MAPS, UNITS
 from xhat.rng import Shard
 from xhat.sources.pictures import Pictures
+from xhat.sources.streamed import Samples
 
 NAMES: Mapping[str, Any] = ChainMap(DATA, UNITS, MAPS)  # type: ignore[arg-type]
 """What the expression of a data source is made of."""
@@ -106,36 +106,38 @@ def _data(config: Config, share: float | None = None, say: Callable[[str], None]
         ConfigError: an argument of a source that does not fit.
     """
     folder = folder_of(config.network)
-    if is_source(config.data) and (folder is None or not _makes_pictures(config)):
-        source = _brought(config)
+    source = _brought(config, folder) if is_source(config.data) else None
+    if source is not None and not (folder is not None and isinstance(source, Pictures)):
+        if folder is not None and isinstance(source, Samples):
+            raise DataError(
+                f"{config.data} is read from front to back, and latents are made once: give a source with numbered rows"
+            )
         shape, held = _shape_of(source, config.data), _held_out_of(source, config.data)
         if shape.classes is not None and getattr(source, "droppable", False):
             source = WithNull(source, {"label": shape.classes}, config.label_dropout, config.seed)
         return Data(source, held, shape, None)
     if folder is not None:
-        train, held, shape = _of_pipeline(config, folder, share, say)
-        return Data(train, held, shape, None)
+        return _of_pipeline(config, folder, source or config.data, share, say)
     part = config.held_out if share is None else share
     parts = load_parts(config.data, config.image_size, part, skip=config.skip_corrupt, say=say)
     return data_of(config, parts, data_shape(parts.train, config.labels))
 
 
 def _of_pipeline(
-    config: Config, folder: Path, share: float | None = None, say: Callable[[str], None] | None = None
-) -> tuple[DataSource, DataSource | None, DataShape]:
+    config: Config, folder: Path, pictures: str | Pictures, share: float | None, say: Callable[[str], None] | None
+) -> Data:
     """Latents and text states by the pipeline's own parts."""
-    side = size_of(config.image_size) or pixels_of(folder)
-    source = _brought(config, side, 0.0) if is_source(config.data) else None
-    return pipeline_data(
+    train, held, shape = pipeline_data(
         folder,
         lambda: pretrained(folder),
-        source if isinstance(source, Pictures) else config.data,
-        side=side,
+        pictures,
+        side=size_of(config.image_size) or pixels_of(folder),
         held_out=config.held_out if share is None else share,
         dropout=config.label_dropout,
         seed=config.seed,
         say=say,
     )
+    return Data(train, held, shape, None)
 
 
 def data_of(config: Config, parts: Parts, shape: DataShape) -> Data:
@@ -160,11 +162,8 @@ def build_shape(config: Config) -> DataShape:
     Raises:
         DataError or ConfigError: as `build_data`.
     """
-    of_source = is_source(config.data)
-    if of_source and not (folder_of(config.network) and _makes_pictures(config)):
-        return _shape_of(_brought(config), config.data)
-    if (folder := folder_of(config.network)) is not None:
-        return _of_pipeline(config, folder)[2]
+    if is_source(config.data) or folder_of(config.network) is not None:
+        return _data(config).shape
     return load_shape(config.data, config.image_size, config.labels, skip=config.skip_corrupt)
 
 
@@ -174,16 +173,11 @@ def build_parts(config: Config, shape: DataShape) -> Parts:
     Raises:
         DataError or ConfigError: as `build_data`.
     """
-    folder = folder_of(config.network)
-    if not is_source(config.data) and folder is None:
+    if not is_source(config.data) and folder_of(config.network) is None:
         return load_parts(config.data, shape.image_size, config.held_out, skip=config.skip_corrupt)
-    source: DataSource
-    if folder is None or (is_source(config.data) and not _makes_pictures(config)):
-        source = _brought(config)
-        held = _held_out_of(source, config.data)
-    else:
-        source, held, _ = _of_pipeline(config, folder)
-    return Parts(in_memory(source, shape, config.data), None if held is None else in_memory(held, shape, config.data))
+    data = _data(replace(config, label_dropout=0.0))
+    held = None if data.held_out is None else in_memory(data.held_out, shape, config.data)
+    return Parts(in_memory(data.train, shape, config.data), held)
 
 
 def in_memory(source: DataSource, shape: DataShape, name: str, most: int = MOST_MEASURED) -> Images:
@@ -201,15 +195,10 @@ def in_memory(source: DataSource, shape: DataShape, name: str, most: int = MOST_
     return Images(values, labels, shape.classes or 0, name, shape.names, cond=told)
 
 
-def _makes_pictures(config: Config) -> bool:
-    """Whether the source of a pipeline's config gives pictures, of which latents are made; others give latents."""
-    text = in_words(config.data).partition("(")[0].strip()
-    return text in DATA and inspect.signature(DATA[text]).return_annotation is Pictures
-
-
-def _brought(config: Config, size: Size | None = None, share: float | None = None) -> DataSource:
-    context: dict[str, Any] = {"seed": config.seed, "held_out": config.held_out if share is None else share}
-    context |= {"skip_corrupt": config.skip_corrupt, "image_size": config.image_size if size is None else said(size)}
+def _brought(config: Config, folder: Path | None) -> DataSource:
+    """The source that an expression names; of a pipeline's folder in the size that it draws, unless the config has another."""
+    size = said(pixels_of(folder)) if folder is not None and config.image_size is None else config.image_size
+    context = {"seed": config.seed, "held_out": config.held_out, "skip_corrupt": config.skip_corrupt, "image_size": size}
     try:
         made = make("data", with_quotes(in_words(config.data), NAMES), NAMES, object, context)
     except DataError as error:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 
 from xhat.data.batch import Batch
+from xhat.data.layers import layers
 from xhat.data.lost import Lost, lost_of
 from xhat.data.source import DataSource, asked, name_of
 from xhat.errors import DataError, XhatError, first_line
@@ -163,8 +164,4 @@ def workers_for(source: DataSource, asked_for: int | None, processes: int) -> in
 
 def is_slow(source: object) -> bool:
     """Whether a source, or the one that it wraps, says that its samples are decoded: by an attribute `decodes`."""
-    while source is not None:
-        if getattr(source, "decodes", False):
-            return True
-        source = getattr(source, "source", None)
-    return False
+    return any(getattr(one, "decodes", False) for one in layers(source))

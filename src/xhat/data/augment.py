@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from xhat import rng
 from xhat.data.batch import Batch
 from xhat.data.images import to_float, to_uint8
-from xhat.data.source import DataSource, available, name_of, shape_of
+from xhat.data.over import Over
+from xhat.data.source import DataSource
 from xhat.errors import ConfigError, DataError
 from xhat.registry import AUGMENTATIONS
 from xhat.rng import Shard
@@ -96,7 +97,7 @@ def _require_axes(x0: Tensor, name: str, known: Sequence[int]) -> None:
         raise DataError(f"augment: {name} is not of samples {tuple(x0.shape[1:])}: leave it out")
 
 
-class Augmented:
+class Augmented(Over):
     """A source whose samples are augmented; what is held out is not.
 
     Which way is a function of (seed, step, sample).
@@ -108,8 +109,8 @@ class Augmented:
     """
 
     def __init__(self, source: DataSource, ways: Sequence[Augmentation], seed: int = 0) -> None:
-        self.source, self.ways, self.seed = source, tuple(ways), seed
-        self.shape, self.name, self.held_out = shape_of(source), name_of(source), getattr(source, "held_out", None)
+        super().__init__(source)
+        self.ways, self.seed = tuple(ways), seed
 
     def get(self, step: int, shard: Shard, rows: int) -> Batch:
         """As of `DataSource`.
@@ -128,14 +129,3 @@ class Augmented:
             chance = torch.rand(shard.total, 3, generator=rng.generator(self.seed, "augment", number, step))
             x0 = way(x0, chance[shard.first : shard.first + rows])
         return batch._replace(x0=x0)
-
-    def available(self, most: int) -> int:
-        """How many samples the source has, at most so many."""
-        return available(self.source, most)
-
-    def __len__(self) -> int:
-        return len(self.source)  # type: ignore[arg-type]  # a TypeError where the source does not say
-
-    def fingerprint(self) -> str:
-        """That of the source: the same data, seen in other ways."""
-        return self.source.fingerprint()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from xhat.data.batch import Batch
+from xhat.data.layers import layers
 from xhat.data.wording import counted, some
 from xhat.errors import DataError
 
@@ -44,11 +45,7 @@ class Lost:
 
 def lost_of(source: object) -> Lost | None:
     """What a source, or the one that it wraps, could not read; None of one that keeps no count."""
-    while source is not None:
-        if isinstance(found := getattr(source, "lost", None), Lost):
-            return found
-        source = getattr(source, "source", None)
-    return None
+    return next((found for one in layers(source) if isinstance(found := getattr(one, "lost", None), Lost)), None)
 
 
 def told(names: Mapping[str, str], before: int) -> str | None:

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from xhat import rng
 from xhat.data.batch import Batch
-from xhat.data.source import DataSource, available, name_of, shape_of
+from xhat.data.over import Over
+from xhat.data.source import DataSource
 from xhat.rng import Shard
 
 
-class WithNull:
+class WithNull(Over):
     """A source whose samples lose their conditions with some probability (Ho & Salimans 2022, algorithm 1).
 
     Which of them do is a function of (seed, step, sample).
@@ -24,8 +25,8 @@ class WithNull:
     """
 
     def __init__(self, source: DataSource, null: Mapping[str, Tensor | float], share: float = 0.1, seed: int = 0) -> None:
-        self.source, self.null, self.share, self.seed = source, dict(null), share, seed
-        self.shape, self.name, self.held_out = shape_of(source), name_of(source), getattr(source, "held_out", None)
+        super().__init__(source)
+        self.null, self.share, self.seed = dict(null), share, seed
 
     def get(self, step: int, shard: Shard, rows: int) -> Batch:
         """As of `DataSource`."""
@@ -40,14 +41,3 @@ class WithNull:
             return value
         null = torch.as_tensor(self.null[name], dtype=value.dtype, device=value.device)
         return torch.where(kept.to(value.device).reshape(-1, *(1,) * (value.ndim - 1)), value, null)
-
-    def available(self, most: int) -> int:
-        """How many samples the source has, at most so many."""
-        return available(self.source, most)
-
-    def __len__(self) -> int:
-        return len(self.source)  # type: ignore[arg-type]  # a TypeError where the source does not say
-
-    def fingerprint(self) -> str:
-        """That of the source: the same data, whatever is told of them."""
-        return self.source.fingerprint()

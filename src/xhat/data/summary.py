@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from xhat.data.images import Images
+from xhat.data.layers import layers
 from xhat.data.scale import EIGHT_BITS
 from xhat.data.shape import DataShape
 from xhat.data.source import DataSource, length_of
@@ -48,11 +49,7 @@ def summary_of_source(name: str, source: DataSource, held_out: DataSource | None
 
 def notes_of(source: object) -> tuple[str, ...]:
     """What a source, or the one that it wraps, has noticed while it was opened, one line each."""
-    while source is not None:
-        if isinstance(found := getattr(source, "notes", None), tuple):
-            return found
-        source = getattr(source, "source", None)
-    return ()
+    return next((found for one in layers(source) if isinstance(found := getattr(one, "notes", None), tuple)), ())
 
 
 def notices(images: Images) -> list[str]:

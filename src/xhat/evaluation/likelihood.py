@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from xhat import rng
-from xhat.bound.decoders import Decoder, default_decoder, density_decoder
+from xhat.bound.decoders import Decoder, Volume, density_decoder
 from xhat.bound.estimate import BoundEstimate, Progress, estimate_bound
 from xhat.bound.ode import AsDensity, Dequantization, TruncatedNormal, Uniform, ode_likelihood
 from xhat.bound.student import limits, standard_error
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Condition, Denoiser
-from xhat.diffusion.schedules import Schedule
 from xhat.errors import UsageError
 from xhat.evaluation.reference import RealImages
 
@@ -100,7 +99,7 @@ def bound(
         evaluations: network calls per image; None takes every step.
         standard_error: as many images as this standard error takes; 0 measures all.
         steps: T, or math.inf; None is the schedule's own, or 1000.
-        decoder: that of 8-bit images by default, see `decoder_of`.
+        decoder: that of 8-bit images by default, see `form_for`.
         seed: of all draws.
         progress: of an interrupted measurement, to go on from.
         report: called after each batch of images.
@@ -124,23 +123,29 @@ def bound(
     )
 
 
-def decoder_of(schedule: Schedule, shape: DataShape) -> Decoder:
-    """That of 8-bit images, or of the density of fields in the user's units."""
-    if shape.is_eight_bit:
-        return default_decoder(schedule)
-    return density_decoder(schedule, None if shape.units is None else shape.units.volume)
+def is_density(denoiser: Denoiser, shape: DataShape) -> bool:
+    """Whether the likelihood of such data is a density: of floats in the user's units, not of 8-bit images, nor of latents."""
+    return not shape.is_eight_bit and denoiser.decode is None
 
 
-def steps_of_density(schedule: Schedule) -> float | None:
-    """Infinitely many in continuous time: the few first steps of a thousand go through most of the noise levels of floats."""
-    return math.inf if schedule.steps is None else None
+def form_for(denoiser: Denoiser, shape: DataShape) -> tuple[Decoder | None, float | None]:
+    """Decoder and steps of the bound by default: None is that of 8-bit images.
+
+    A density has infinitely many steps in continuous time: the first few of a thousand go through most noise levels of floats.
+    """
+    if not is_density(denoiser, shape):
+        return None, None
+    decoder = density_decoder(denoiser.schedule, _volume(shape))
+    return decoder, math.inf if denoiser.schedule.steps is None else None
 
 
-def dequantizations_of(shape: DataShape) -> tuple[Dequantization, ...]:
-    """Of 8-bit images two, whose smaller bound counts; of fields none: the density itself, in the user's units."""
-    if shape.is_eight_bit:
-        return (Uniform(), TruncatedNormal())
-    return (AsDensity(None if shape.units is None else shape.units.volume),)
+def dequantizations_for(denoiser: Denoiser, shape: DataShape) -> tuple[Dequantization, ...]:
+    """Two of 8-bit images, whose smaller bound counts; of floats none, the density itself."""
+    return (AsDensity(_volume(shape)),) if is_density(denoiser, shape) else (Uniform(), TruncatedNormal())
+
+
+def _volume(shape: DataShape) -> Volume | None:
+    return None if shape.units is None else shape.units.volume
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,7 @@ def ode(
     Args:
         denoiser: the model, in evaluation mode.
         chosen: images; the pilot is not used.
-        dequantizations: see `dequantizations_of`.
+        dequantizations: see `dequantizations_for`.
         seed: of dequantizations and probes.
         report: called after each batch with the number of its images; every image is measured twice.
 

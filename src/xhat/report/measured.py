@@ -21,7 +21,7 @@ from xhat.evaluation.denoising import LEVELS, DenoisingError
 from xhat.evaluation.fields import field_distance
 from xhat.evaluation.floor import FloorErrors
 from xhat.evaluation.level_errors import known_floor, level_errors
-from xhat.evaluation.likelihood import bound, choose_first, decoder_of, steps_of_density
+from xhat.evaluation.likelihood import bound, choose_first, form_for, is_density
 from xhat.evaluation.penalties import mean_penalties
 from xhat.evaluation.quality import Features
 from xhat.evaluation.reference import RealImages, own_images
@@ -210,9 +210,7 @@ def _bound(trained: TrainedRun, real: RealImages, how: How) -> tuple[dict[str, f
     if real.measured.images.pixels.is_meta:
         raise ValueError("there are no images")
     chosen = choose_first(real, how.bound_images, QUICK.pilot_images, device_of(trained.denoiser.net))
-    density = not trained.shape.is_eight_bit and trained.denoiser.decode is None
-    schedule = trained.denoiser.schedule
-    decoder, steps = (decoder_of(schedule, trained.shape), steps_of_density(schedule)) if density else (None, None)
+    decoder, steps = form_for(trained.denoiser, trained.shape)
     found = bound(trained.denoiser, chosen, decoder=decoder, steps=steps)
     curve = found.curve
     width = [last - first + 1 for first, last in zip(curve.first, curve.last, strict=True)]
@@ -240,7 +238,7 @@ def _samples(trained: TrainedRun, run: Path, real: RealImages, how: How) -> tupl
         save_grid(thumbnails(first if latents else drawn(first, shape)), run / FOLDER / "samples.png", GRID_COLUMNS, zoom=1)
     penalties = {name: build_penalty(text, decoded=latents) for name, text in how.penalties.items()}
     of_real = {} if known.is_meta else mean_penalties(known[: QUICK.penalty_images], penalties)
-    distances = {} if latents or shape.is_eight_bit else _distances(images, known)
+    distances = _distances(images, known) if is_density(denoiser, shape) else {}
     return mean_penalties(images, penalties) | _quality(trained, images) | distances, of_real
 
 

@@ -33,7 +33,6 @@ class Samples:
     """
 
     decodes = True
-    ordered = True
 
     def __init__(
         self,
@@ -83,11 +82,10 @@ class Samples:
 
     def _taken(self) -> Batch:
         """The sample that stands here, or the next one that can be decoded; one step further."""
-        try:
-            return self._first_good()
-        finally:
-            self._ahead.popleft()
-            self._position += 1
+        found = self._first_good()
+        self._ahead.popleft()
+        self._position += 1
+        return found
 
     def _first_good(self) -> Batch:
         for further in range(MOST_IN_A_ROW):
@@ -118,4 +116,4 @@ class Samples:
                 raise DataError(f"{self.name} cannot be read further: {type(error).__name__}: {error}") from error
             self._pass, self._within = self._pass + 1, 0
             self._open = self.begin(self._pass)
-        raise DataError(f"{self.name} gives no samples")
+        raise DataError(f"{self.name} gives no samples" + (", beside those that are held out" if self.held_out else ""))

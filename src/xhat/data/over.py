@@ -1,0 +1,26 @@
+"""Sources over other sources."""
+
+from xhat.data.source import DataSource, available, name_of, shape_of
+
+
+class Over:
+    """A source that hands on what another one gives, changed; shape, name, held-out samples and fingerprint are that one's.
+
+    Args:
+        source: of the samples.
+    """
+
+    def __init__(self, source: DataSource) -> None:
+        self.source = source
+        self.shape, self.name, self.held_out = shape_of(source), name_of(source), getattr(source, "held_out", None)
+
+    def available(self, most: int) -> int:
+        """How many samples the source has, at most so many."""
+        return available(self.source, most)
+
+    def __len__(self) -> int:
+        return len(self.source)  # type: ignore[arg-type]  # a TypeError where the source does not say
+
+    def fingerprint(self) -> str:
+        """That of the source: the same data, whatever is told of them and however they are seen."""
+        return self.source.fingerprint()

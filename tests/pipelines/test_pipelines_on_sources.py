@@ -1,0 +1,100 @@
+"""A pipeline on captioned pictures of a source, and on pictures that are not square."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import xhat as run_command
+from pipelines import tiny
+from xhat.runs.load import load
+
+SMALL = ("--batch_size", 4, "--log_every", 1, "--sampling.steps", 2, "--max_steps", 2, "--held_out", 0.4)
+
+
+def png(values):
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A pipeline `sd`, and 40 captioned pictures as a folder `pics`, as Parquet and as shards."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    root = tmp_path_factory.mktemp("sources")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XHAT_CACHE", str(root / "cache"))
+        tiny.stable_diffusion().save_pretrained(root / "sd")
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 20, 24, 3), dtype=np.uint8)
+        files, words = [png(values) for values in pixels], [f"a {('red', 'blue')[k % 2]} cloth" for k in range(40)]
+        (root / "pics").mkdir()
+        for k, (data, text) in enumerate(zip(files, words, strict=True)):
+            (root / "pics" / f"{k:02}.png").write_bytes(data)
+            (root / "pics" / f"{k:02}.txt").write_text(text)
+        datasets.Dataset.from_dict({"image": files, "text": words}).to_parquet(str(root / "p.parquet"))
+        with tarfile.open(root / "p.tar", "w") as tar:
+            for k, data in enumerate(files):
+                member = tarfile.TarInfo(f"{k:02}.png")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        yield root
+
+
+def trained(place, name, data, *more):
+    run = place / name
+    assert run_command("train", "--init", place / "sd", "--lora", 2, "--data", data, "--run", run, *SMALL, *more)[0] == 0
+    return load(run)
+
+
+def test_captions_of_a_column_are_those_of_a_folder(place):
+    of_folder = trained(place, "folder", place / "pics", "--image_size", 16)
+    of_table = trained(place, "table", f"parquet({place / 'p.parquet'}, caption=text)", "--image_size", 16)
+    for (name, own), other in zip(
+        of_folder.denoiser.state_dict().items(), of_table.denoiser.state_dict().values(), strict=True
+    ):
+        assert torch.equal(own, other), name
+
+
+@pytest.mark.parametrize("data", ["pics", "parquet({place}/p.parquet, caption=text)"])
+def test_pictures_that_are_not_square(place, data):
+    name = f"wide-{data[:4]}"
+    text = place / "pics" if data == "pics" else data.format(place=place)
+    run = trained(place, name, text, "--image_size", "24x16")
+    assert run.shape.sample == (4, 8, 12)
+    out = place / f"{name}.npz"
+    assert run_command("sample", place / name, "--prompt", "a red cloth", "--n", 2, "--steps", 2, "--out", out)[0] == 0
+    assert np.load(out)["images"].shape == (2, 16, 24, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ("parquet({place}/p.parquet)", "what do the pictures show? name a column, caption=... or label=..."),
+        ("webdataset({place}/p.tar)", "is read from front to back, and latents are made once"),
+        (
+            "huggingface_stream({place}/p.parquet, caption=text, measured=4)",
+            "is read from front to back, and latents are made once",
+        ),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused(place, tmp_path, capsys, data, line):
+    command = (
+        "train",
+        "--init",
+        place / "sd",
+        "--lora",
+        2,
+        "--data",
+        data.format(place=place),
+        "--run",
+        tmp_path / "r",
+        *SMALL,
+    )
+    code, _, err = run_command(*command, capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert line in err
