@@ -10,12 +10,14 @@ import torch
 from torch.utils.data import Dataset
 
 import xhat
-from xhat.data import Batch, from_dataset, from_tensors
+from xhat.data import Batch, from_dataset, from_iterable, from_tensors
 from xhat.data.ahead import Ahead, Request, is_slow, workers_for
 from xhat.data.lost import Lost, lost_of, told
 from xhat.data.null import WithNull
+from xhat.data.shape import DataShape
 from xhat.errors import DataError
 from xhat.rng import Shard
+from xhat.sources.streamed import Samples
 
 
 class Numbers:
@@ -59,6 +61,26 @@ def test_they_give_what_the_source_gives(workers, start):
             assert torch.equal(found.x0, source.get(*request).x0)
             assert found.extra["pid"][0] != os.getpid()
     assert ahead.fingerprint() == "numbers"
+
+
+@pytest.mark.parametrize("kind", ["samples", "batches"])
+def test_what_was_open_before_they_began_is_opened_anew(kind, tmp_path):
+    """A fork shares the place in an open file: two workers that go on from it read each other's samples."""
+    (tmp_path / "file").write_bytes(bytes(range(200)))
+
+    def begin(_=0):
+        with open(tmp_path / "file", "rb", buffering=0) as file:
+            while value := file.read(1):
+                yield torch.tensor([float(value[0])]) if kind == "samples" else torch.tensor([[float(value[0])]])
+
+    def source():
+        return Samples(begin, Batch, "mark", "name", DataShape.of((1,))) if kind == "samples" else from_iterable(begin)
+
+    order, ahead, expected = requests(), Ahead(source(), 2, requests()), source()
+    ahead.get(0, Shard(0, 6), 3)
+    with ahead.at_work():
+        for request, _ in zip(order(1), range(40), strict=False):
+            assert torch.equal(ahead.get(*request).x0, expected.get(*request).x0), request
 
 
 def test_out_of_order_and_before_the_training_it_is_read_on_the_spot():

@@ -1,6 +1,7 @@
 """Parquet, data sets of Hugging Face, shards and folders: the same pictures, the same order on any number of processes."""
 
 import io
+import itertools
 import json
 import tarfile
 
@@ -13,7 +14,7 @@ from helpers import TINY, xhat
 from xhat.config.config import Config
 from xhat.config.data import build_data, in_words
 from xhat.data import WithNull
-from xhat.data.ahead import is_slow
+from xhat.data.ahead import Ahead, Request, is_slow
 from xhat.errors import DataError, DataNotFoundError
 from xhat.rng import Shard
 from xhat.sources.images import images
@@ -53,6 +54,8 @@ def place(tmp_path_factory):
     table = datasets.Dataset.from_dict(rows, features=features)
     table.to_parquet(str(root / "all.parquet"))
     table.save_to_disk(str(root / "disk"))
+    for part in range(3):
+        table.select(range(30 * part, 30 * part + 30)).to_parquet(str(root / f"many-{part}.parquet"))
     bare = datasets.Dataset.from_dict({"img": [png(values) for values in PIXELS], "digit": LABELS.tolist()})
     bare.select(range(40)).to_parquet(str(root / "bare-0.parquet"))
     bare.select(range(40, COUNT)).to_parquet(str(root / "bare-1.parquet"))
@@ -82,6 +85,9 @@ SOURCES = {
     "shards": lambda p, **k: webdataset(str(p / "t-{000..002}.tar"), label="cls", caption="txt", shuffle=20, **k),
     "stream": lambda p, held_out=0.2, **k: huggingface_stream(
         str(p / "all.parquet"), label="digit", caption="text", shuffle=20, measured=int(held_out * 90), **k
+    ),
+    "stream of several": lambda p, held_out=0.2, **k: huggingface_stream(
+        str(p / "many-*.parquet"), label="digit", caption="text", shuffle=20, measured=int(held_out * 90), **k
     ),
     "stream of disk": lambda p, held_out=0.2, **k: huggingface_stream(
         str(p / "disk"), label="digit", shuffle=20, measured=int(held_out * 90), **k
@@ -144,6 +150,21 @@ def test_the_same_batches_on_any_number_of_processes_and_after_a_resume(place, k
 
 
 @EACH
+def test_the_same_batches_from_workers_on_the_way(place, kind):
+    """What was read here before they begin moves no place in a file for them, and no library deals samples out to them."""
+    source, expected = SOURCES[kind](place), SOURCES[kind](place)
+    source.get(0, Shard(0, 8), 8)
+
+    def requests(step):
+        return (Request(number, Shard(0, 8), 8) for number in itertools.count(step))
+
+    ahead = Ahead(source, 2, requests)
+    with ahead.at_work():
+        for step in range(1, 13):
+            assert numbers(ahead.get(step, Shard(0, 8), 8)) == numbers(expected.get(step, Shard(0, 8), 8)), step
+
+
+@EACH
 def test_going_back_and_other_orders(place, kind):
     source = SOURCES[kind](place)
     first = numbers(source.get(0, Shard(0, 8), 8))
@@ -175,6 +196,8 @@ def test_corrupt_ones_are_refused_or_the_next_takes_their_place(place, tmp_path,
         return real(io.BytesIO(b"no") if isinstance(file, io.BytesIO) and file.getbuffer() == bad else file)
 
     monkeypatch.setattr(decoded.Image, "open", opened)
+    # the library waits 3 seconds at the end of each pass that its threads read
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
     if kind == "folder":
         copy = tmp_path / "folder"
         for path in (place / "folder").rglob("*.png"):

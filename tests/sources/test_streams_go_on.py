@@ -58,7 +58,8 @@ def test_a_thousand_steps_killed_at_a_random_one(shards, tmp_path, workers):
     assert xhat("train", "--run", tmp_path / "killed", "--resume", "--workers", workers)[0] == 0
     (_, expected), (_, found) = (read_tensors(tmp_path / name / "ema.safetensors") for name in ("whole", "killed"))
     assert expected.keys() == found.keys()
-    assert all(bool((expected[name] == found[name]).all()) for name in expected)
+    apart = {name: float((expected[name] - found[name]).abs().max()) for name in expected}
+    assert not any(apart.values()), apart
 
 
 def test_what_was_trained_is_kept_where_the_data_change(tmp_path):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import worker as torch_worker
 
 from xhat.data.batch import Batch
 from xhat.data.layers import layers
@@ -140,7 +141,11 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _alone(number: int) -> None:
-    """Signals to the training are not for its workers, which end with it: a Ctrl-C saves, and reads no more."""
+    """Signals to the training are not for its workers, which end with it: a Ctrl-C saves, and reads no more.
+
+    Nor are they told that they are workers: a library would give each of them a part of its samples, where each reads all.
+    """
+    torch_worker._worker_info = None
     with contextlib.suppress(OSError):
         os.setsid()
     for name in ("SIGINT", "SIGHUP"):

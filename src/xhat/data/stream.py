@@ -1,5 +1,6 @@
 """An iterable of batches as a data source."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -45,12 +46,13 @@ class Stream:
             raise DataError(f"{self.name} can be read only once: give a function that makes it, a list or a DataLoader")
         self._batches, self._read = batches, read
         self._open: Iterator[Any] | None = None
-        self._position, self._epoch, self._left = 0, 0, list[Batch]()
+        self._position, self._epoch, self._left, self._process = 0, 0, list[Batch](), os.getpid()
 
     def get(self, step: int, shard: Shard, rows: int) -> Batch:
         """As of `DataSource`; going back starts anew."""
         wanted = step * shard.total + shard.first
-        if self._open is None or wanted < self._position:
+        if self._open is None or wanted < self._position or self._process != os.getpid():  # a fork shares a place in open files
+            self._process = os.getpid()
             self._open, self._position, self._left, self._epoch = self._begin(), 0, [], 0
         while wanted > self._position:  # read and forgotten, a piece at a time
             self._take(min(wanted - self._position, SKIPPED))

@@ -1,5 +1,6 @@
 """Samples that come one after the other, counted: the same ones for every number of processes, and after a resume."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -50,7 +51,7 @@ class Samples:
         self.length, self.skip, self.held_out, self.lost = length, skip, held_out, Lost()
         self.droppable = shape.classes is not None
         self._open: Iterator[Raw] = iter(())
-        self._pass, self._within, self._position = -1, 0, -1
+        self._pass, self._within, self._position, self._process = -1, 0, -1, os.getpid()
         self._ahead = deque[tuple[str, Raw]]()
 
     def get(self, step: int, shard: Shard, rows: int) -> Batch:
@@ -70,7 +71,7 @@ class Samples:
 
     def _go_to(self, position: int) -> None:
         """Stand before the sample of this number of the whole training."""
-        if self._position < 0 or position < self._position or (self.length and position // self.length > self._pass):
+        if (self.length and position // self.length > self._pass) or not 0 <= self._position <= position or self._is_forked():
             skipped = position // self.length if self.length else 0
             self._pass, self._within, self._open = skipped, 0, self.begin(skipped)
             self._position = skipped * (self.length or 0)
@@ -79,6 +80,11 @@ class Samples:
             self._peek(0)
             self._ahead.popleft()
             self._position += 1
+
+    def _is_forked(self) -> bool:
+        """Whether another process opened what is open: both would move the one place in its files that they share."""
+        before, self._process = self._process, os.getpid()
+        return before != self._process
 
     def _taken(self) -> Batch:
         """The sample that stands here, or the next one that can be decoded; one step further."""
