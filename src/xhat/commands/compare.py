@@ -33,8 +33,17 @@ STUDY.yaml names a base (preset or .yaml), common values, changes (name: {dotted
 are kept in --out, with a report.html; called again, the command continues where it stopped. What cannot be told from the best
 by the spread between seeds is marked as a tie (=)."""
 
-SHOWN = {"bits": "bound", "excess": "excess", "fid": "fid", "read": "read", "fewest": "rarest", "milliseconds": "ms/step"}
-LOWER = ("denoising", "bits", "excess", "fid")
+SHOWN = {
+    "bits": "bound",
+    "excess": "excess",
+    "fid": "fid",
+    "spectrum": "spectrum",
+    "histogram": "values",
+    "read": "read",
+    "fewest": "rarest",
+    "milliseconds": "ms/step",
+}
+LOWER = ("denoising", "bits", "excess", "fid", "spectrum", "histogram")
 WITH_SE = ("denoising", "bits", "excess")
 MOST_JOBS = 8
 
@@ -166,6 +175,7 @@ def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path |
     if not all("excess" in o.values for o in outcomes if o.values):
         shown = {"denoising": "in range", **shown}  # nobody knows a floor for latents
     quantities = [q for q in shown if any(q in o.values for o in outcomes)]
+    fields = "histogram" in quantities
     numbers = [number_column(shown[quantity].replace(" ", "\n")) for quantity in quantities]
     table = new_table(text_column("change", at_least=12), *numbers, gap=1)
     first = {q: best(outcomes, q) for q in LOWER}
@@ -175,7 +185,9 @@ def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path |
     for outcome in outcomes:
         for seed, line in outcome.failed.items():
             out.print(f"{outcome.name}, seed {seed} failed: {line}", soft_wrap=True)
-    out.print(f"real images: {'  '.join(f'{name} {value:.3g}' for name, value in measure.real.items())}")
+    out.print(
+        f"real {'fields' if fields else 'images'}: {'  '.join(f'{name} {value:.3g}' for name, value in measure.real.items())}"
+    )
     for line in measure.problems:
         out.print(line, soft_wrap=True)
     within = measure.how.logsnr or LEVELS
@@ -183,12 +195,17 @@ def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path |
     if "denoising" in quantities:
         out.print(f"in range: bits/dim of held-out samples {ends}, ± standard error")
     if "denoising" not in quantities or {"bits", "excess"} & set(quantities):
-        out.print(f"bound: bits/dim of held-out images ± standard error; excess: the same {ends}, above the floor")
+        what = f"held-out {'fields' if fields else 'images'}"
+        out.print(f"bound: bits/dim of {what} ± standard error; excess: the same {ends}, above the floor")
+    if fields:
+        out.print("spectrum: mean difference of the power at each wavenumber, dB; values: distance of their histograms, in SD")
     if "read" in quantities:
         out.print("read: share read as a digit with confidence >= 0.9; rarest: how often the rarest is read, 1 = the mean")
     seeds = len(study.seeds)
     told = (
-        f"FID ±: standard deviation between {seeds} seeds; " if seeds > 1 else "one seed: nobody knows how far seeds differ; "
+        f"{'spectrum, values' if fields else 'FID'} ±: standard deviation between {seeds} seeds; "
+        if seeds > 1
+        else "one seed: nobody knows how far seeds differ; "
     )
     out.print(f"{told}* the lowest, = not to be told from it")
     if page:
