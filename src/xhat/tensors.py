@@ -39,7 +39,8 @@ def bytes_of(values: Tensor) -> memoryview:
 
 def not_finite(module: nn.Module) -> str | None:
     """The name of a parameter with a value that is not finite; None if there is none. Buffers may mean their infinities."""
-    return next((name for name, p in module.named_parameters() if not bool(torch.isfinite(p).all())), None)
+    own = ((name, p.to_local() if hasattr(p, "to_local") else p) for name, p in module.named_parameters())
+    return next((name for name, p in own if not bool(torch.isfinite(p).all())), None)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def write_weights(folder, step, config=None):
     config = config or read_config(folder / "config.yaml")
     shape = DataShape(1, 8, None)
     torch.manual_seed(0)
-    save_weights(folder / "ema.safetensors", build_denoiser(config, shape), config, shape, step)
+    save_weights(folder / "ema.safetensors", build_denoiser(config, shape).state_dict(), config, shape, step)
 
 
 def write_metrics(folder, *progress, end=""):

@@ -271,7 +271,7 @@ def test_a_weights_file_is_enough_to_sample_from(classes, save, z, tmp_path):
         missing, unexpected = denoiser.load_state_dict(state, strict=False)
         assert not unexpected
         assert all(name.startswith("schedule.") for name in missing)
-    save_weights(tmp_path / "one.safetensors", built, settings, shape, 0)
+    save_weights(tmp_path / "one.safetensors", built.state_dict(), settings, shape, 0)
     t = torch.tensor([0.02, 0.5, 1.0])
     for denoiser in (by_hand.eval(), built.eval(), load(tmp_path / "one.safetensors").denoiser.cpu()):
         again, first = denoiser(z, t), original(z, t)

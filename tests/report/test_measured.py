@@ -48,7 +48,7 @@ def untrained(folder, data, *options, size=8, classes=None, seed=0):
     for parameter in denoiser.net.parameters():  # some start at zero, and would hide what depends on them
         parameter.data += 0.02 * torch.randn_like(parameter)
     folder.mkdir()
-    save_weights(folder / "ema.safetensors", denoiser, config, shape, 5)
+    save_weights(folder / "ema.safetensors", denoiser.state_dict(), config, shape, 5)
     return folder
 
 

@@ -86,6 +86,7 @@ LATER_KEYS: dict[str, Any] = {
     "skip_corrupt": False,
     "augment": "",
     "workers": None,
+    "shard": False,
 }
 """Keys that configs of earlier versions do not have, and what they mean there: those runs were trained on all images."""
 

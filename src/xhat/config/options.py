@@ -9,7 +9,7 @@ from xhat.config.ranges import COUNT, FINITE, require_in_range, within
 BUDGETS = ("max_steps", "max_images", "max_minutes")
 ON_THE_WAY = ("checkpoint_every", "sample_every", "log_every", "eval_every", "track")
 """When what is written."""
-MAY_CHANGE = (*BUDGETS, *ON_THE_WAY, "workers", "accumulate", "optimizer.lr", "optimizer.muon_lr")
+MAY_CHANGE = (*BUDGETS, *ON_THE_WAY, "workers", "shard", "accumulate", "optimizer.lr", "optimizer.muon_lr")
 """Options that a resumed run may have otherwise: how long, what is written on the way, in how many parts a batch is computed,
 and how fast it learns, for a training that diverges."""
 
@@ -73,6 +73,8 @@ class Options:
         eval_every: steps between measurements on held-out images, 0 for none; by default they take about 2 % of the time.
         workers: processes that read data ahead of the training; by default none for what is in memory or mapped, else one less
             than the cores, at most 4.
+        shard: split weights, gradients, averages and optimizers over the processes (FSDP2), instead of having all of
+            them on each.
         precision: of the network's body; auto is bf16 where the machine is fast at it.
         compile: torch.compile the network; auto does so if the budget repays it.
         ema: relative width of the power-function average of the weights (EDM2); 0 keeps the last weights.
@@ -91,6 +93,7 @@ class Options:
     log_every: int = within(20, 1, COUNT)
     eval_every: int | None = within(None, 0, COUNT)
     workers: int | None = within(None, 0, 1024)
+    shard: bool = False
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     ema: float = within(0.1, 0, 0.28)

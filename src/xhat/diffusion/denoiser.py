@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from xhat.diffusion.calling import call_network, is_diffusers, unwrapped
 from xhat.diffusion.gaussians import Gaussian, posterior
 from xhat.diffusion.schedules import Schedule
+from xhat.diffusion.sharded import gathered
 from xhat.diffusion.targets import NOISE, X0, Target, decode_noise, decode_x0
 from xhat.diffusion.time_inputs import OverTime, diffusers_index, time_itself
 from xhat.diffusion.variances import POSTERIOR, Variance
@@ -167,7 +168,7 @@ class Denoiser(nn.Module):
         shown = z if seen is None else seen
         scaled = shown if self.scale_input is None else over_images(self.scale_input(self.schedule, t), z) * shown
         time = self.time_input(self.schedule, t).to(torch.promote_types(z.dtype, torch.float32))
-        call = partial(call_network, self.net, scaled, time, cond or {})
+        call = partial(_call, self.net, scaled, time, cond or {})
         again = checkpoint and torch.is_grad_enabled()
         out = (recompute(call, use_reentrant=False) if again else call()).to(z.dtype)
         channels = z.shape[1] * self.variance.outputs
@@ -223,6 +224,12 @@ class Conditioned:
     def step_back(self, prediction: Prediction, s: Tensor) -> Gaussian:
         """As `reverse`, from a prediction already made."""
         return self.denoiser.step_back(prediction, s)
+
+
+def _call(net: nn.Module, z: Tensor, time: Tensor, cond: Condition) -> Tensor:
+    """A network call; where the weights are split over processes, and nobody has gathered them yet, with all of them."""
+    with gathered(net):
+        return call_network(net, z, time, cond)
 
 
 def _refuse_singular_ends(schedule: Schedule, target: Target, time_input: OverTime) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from xhat.diffusion.sharded import is_split, whole
 from xhat.objective.global_batch import world_size
 from xhat.registry import MULTIPLIERS
 
@@ -203,10 +204,22 @@ def flat_gradient(loss: Tensor, parameters: Sequence[Tensor], *, keep: bool = Fa
         keep: the graph, so that `loss` can be differentiated again.
     """
     if not loss.requires_grad:
-        return torch.cat([torch.zeros_like(p).flatten() for p in parameters])
+        return torch.cat([_whole_gradient(None, p).flatten() for p in parameters])
     found = torch.autograd.grad(loss, parameters, retain_graph=keep, allow_unused=True)
-    flat = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(found, parameters, strict=True)])
+    if any(map(is_split, parameters)) and all(g is None for g, p in zip(found, parameters, strict=True) if is_split(p)):
+        raise ValueError(
+            "the weights were split again after the call, so that nothing can be differentiated by them: wrap the objective "
+            "alone, with fully_shard(objective, reshard_after_forward=False)"
+        )
+    flat = torch.cat([_whole_gradient(g, p).flatten() for g, p in zip(found, parameters, strict=True)])
     if world_size() > 1:
         torch.distributed.all_reduce(flat)
         flat /= world_size()
     return flat
+
+
+def _whole_gradient(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    """The gradient of a parameter on this process; of a split one an equal share of the sum that all processes have."""
+    if gradient is None:
+        return torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    return whole(gradient) / world_size() if is_split(gradient) else gradient

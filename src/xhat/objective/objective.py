@@ -13,6 +13,7 @@ from xhat import rng
 from xhat.data.batch import Extra, require_rows
 from xhat.diffusion.calling import unwrapped
 from xhat.diffusion.denoiser import Condition, Denoiser, Pending
+from xhat.diffusion.sharded import whole
 from xhat.diffusion.times import Stratified, TimeSampler
 from xhat.objective.balance import Balancer
 from xhat.objective.calls import Calls, whole_number
@@ -138,7 +139,7 @@ class Objective(nn.Module):
             self.balancer.learn(self.denoiser, self.times, draw, each, balance, shard.total)
         if not values:
             # no gate is open: a gradient of zero, not none
-            total = sum((0 * p.sum() for p in self.denoiser.parameters() if p.requires_grad), start=x0.new_zeros(()))
+            total = sum((0 * whole(p).sum() for p in self.denoiser.parameters() if p.requires_grad), start=x0.new_zeros(()))
         for name in gates.keys() - values.keys():
             # parameters of the term's own (a learned uncertainty) get a gradient of 0, which DDP waits for
             total = total + sum((0 * p.sum() for p in self.terms[name].loss.parameters()), start=x0.new_zeros(()))

@@ -2,31 +2,57 @@
 
 import json
 import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from xhat.diffusion.sharded import is_split
+from xhat.distributed import main_process
 from xhat.errors import DamagedError, RunError
 from xhat.files.tensors import read_tensors, write_tensors
+from xhat.runs.split_checkpoint import read_split, write_split
 
 KEEP = 2
-NAME = re.compile(r"checkpoint-([0-9]{8,})\.safetensors")
+NAME = re.compile(r"checkpoint-([0-9]{8,})\.(safetensors|split)")
 """What a checkpoint is called; a copy of another name is the user's own, and is never touched."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training state that was read back: tensors in place, `step` steps done."""
+    """A training state that was read back, `step` steps done."""
 
     path: Path
     step: int
-    state: dict[str, Any]
+    tree: Any
+    tensors: Mapping[str, Tensor]
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """All of it, tensors in place."""
+        return self.placed(lambda name, x: x)
+
+    def placed(self, place: Callable[[str, Tensor], Tensor]) -> dict[str, Any]:
+        """All of it, each tensor as `place` makes it of its name, /key/key, and its values, one after the other.
+
+        Raises:
+            DamagedError: it is no checkpoint.
+        """
+        try:
+            found: dict[str, Any] = _decode(self.tree, _Placed(self.tensors, place))
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            raise DamagedError(f"it is no checkpoint ({type(error).__name__})") from None
+        return found
 
 
 def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
     """Write the state after `step` steps and drop all but the last two checkpoints.
+
+    Where tensors are split over processes, all of them take part and write a folder; else one of them writes a file.
 
     Args:
         run: the run's folder.
@@ -36,15 +62,20 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
     tensors: dict[str, Tensor] = {}
     tree = _encode(state, "", tensors)
     path = run / f"checkpoint-{step:08d}.safetensors"
-    write_tensors(path, tensors, {"step": str(step), "tree": json.dumps(tree)})
-    drop_old(run)
+    if any(map(is_split, tensors.values())):
+        path = path.with_suffix(".split")
+        write_split(path, tensors, step, tree)
+    else:
+        write_tensors(path, tensors, {"step": str(step), "tree": json.dumps(tree)})
+    if main_process():
+        drop_old(run)
     return path
 
 
 def drop_old(run: Path) -> None:
     """Remove all but the last two checkpoints."""
     for old in checkpoints(run)[KEEP:]:
-        old.unlink()
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[Path]]:
@@ -86,11 +117,30 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Checkpoint:
-    metadata, tensors = read_tensors(path)
+    metadata, tensors = read_split(path) if path.is_dir() else read_tensors(path)
     try:
-        return Checkpoint(path, int(metadata["step"]), _decode(json.loads(metadata["tree"]), tensors))
+        found = Checkpoint(path, int(metadata["step"]), json.loads(metadata["tree"]), tensors)
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise DamagedError(f"it is no checkpoint ({type(error).__name__})") from None
+    if not path.is_dir():
+        _ = found.state  # what cannot be decoded is found here
+    return found
+
+
+class _Placed(Mapping[str, Tensor]):
+    """name -> a tensor as somebody makes it of what is kept."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], place: Callable[[str, Tensor], Tensor]) -> None:
+        self.tensors, self.place = tensors, place
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.place(name, self.tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
 
 
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -108,7 +158,7 @@ def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{name}: a checkpoint holds tensors and plain values, not {type(value).__name__}")
 
 
-def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     (kind, inner), *_ = value.items()

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,18 @@ class Weights:
 
 
 def save_weights(
-    path: Path, denoiser: Denoiser, config: Config | None, shape: DataShape, step: int, given: Given | None = None
+    path: Path,
+    weights: Mapping[str, Tensor],
+    config: Config | None,
+    shape: DataShape,
+    step: int,
+    given: Given | None = None,
 ) -> None:
     """Write the weights, with the resolved config as metadata, so that the file alone is enough to sample from.
 
     Args:
         path: of the file.
-        denoiser: whose weights they are.
+        weights: of a denoiser, without what it was given.
         config: that it was built of; None of objects.
         shape: of the data.
         step: steps trained.
@@ -103,7 +109,7 @@ def save_weights(
     metadata = {"shape": json.dumps(asdict(shape)), "step": str(step), "given": json.dumps(dict(given.sums))}
     if config is not None:
         metadata |= {"config": json.dumps(to_values(config)), "used": json.dumps(values_of_used(needed_by(config)))}
-    write_tensors(path, given.left_out(denoiser.state_dict()), metadata)
+    write_tensors(path, weights, metadata)
 
 
 def read_weights(run: str | Path) -> Weights:

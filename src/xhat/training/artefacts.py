@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xhat.config.build import build_sampling
+from xhat.distributed import from_main
 from xhat.errors import RunError, SharedError, UsageError
 from xhat.evaluation.pictures import grid_columns, is_shown, save_grid, save_losses, shown
 from xhat.files.atomic import sweep
@@ -36,10 +37,10 @@ def save(setup: Setup, run: Path, log: Log) -> None:
         raise SharedError(f"the weights are not finite after step {setup.state.step} ({name}): {way_back(run)}")
     setup.accelerator.wait_for_everyone()
     own = log.state()
-    if setup.accelerator.is_main_process:
+    if setup.accelerator.is_main_process or setup.state.split:
         shared_out = [setup.accelerator.num_processes, setup.options.accumulate]
         setup.state.save(run, {"about": setup.about, "log": own, "shared_out": shared_out})
-        _save_weights(setup, run)
+    _save_weights(setup, run)
 
 
 def way_back(run: Path) -> str:
@@ -58,22 +59,25 @@ def complete(setup: Setup, run: Path, *, ended: bool) -> None:
         run: its folder.
         ended: whether the budget is spent.
     """
-    if not setup.accelerator.is_main_process:
-        return
-    sweep(run / SAMPLES)
-    drop_old(run)
+    if setup.accelerator.is_main_process:
+        sweep(run / SAMPLES)
+        drop_old(run)
     if not setup.state.step:
         return
+    weights, picture = from_main((not _has_weights(setup, run), not _path(setup, run).exists()))
+    if weights:
+        _save_weights(setup, run)
+    if picture and picture_due(setup, ended=ended):
+        save_picture(setup, run)
+
+
+def _has_weights(setup: Setup, run: Path) -> bool:
     named = None if setup.config is None else setup.config.data
     try:
         found = read_weights(run)
-        good = found.data == named and found.step == setup.state.step
     except RunError:
-        good = False
-    if not good:
-        _save_weights(setup, run)
-    if picture_due(setup, ended=ended) and not _path(setup, run).exists():
-        save_picture(setup, run)
+        return False
+    return found.data == named and found.step == setup.state.step
 
 
 def picture_due(setup: Setup, *, ended: bool) -> bool:
@@ -85,7 +89,7 @@ def picture_due(setup: Setup, *, ended: bool) -> bool:
 
 def save_picture(setup: Setup, run: Path) -> Path | None:
     """A grid of samples, drawn in few steps; None on a process that does not write, or where somebody else's file is."""
-    if not setup.accelerator.is_main_process:
+    if not (setup.accelerator.is_main_process or setup.state.split):
         return None
     columns = grid_columns(setup.shape.classes)
     how = replace(setup.options.sampling, steps=min(setup.options.sampling.steps, PICTURE_STEPS))
@@ -95,6 +99,8 @@ def save_picture(setup: Setup, run: Path) -> Path | None:
     with evaluating(model):
         samples, _ = sampling.generate(model, setup.shape, count, cond=setup.told)
         images = shown(samples, setup.shape, model)
+    if not setup.accelerator.is_main_process:
+        return None
     path = _path(setup, run)
     path.parent.mkdir(exist_ok=True)
     if not _drawn(path, lambda: save_grid(images, path, columns)):
@@ -120,8 +126,12 @@ def _drawn(path: Path, draw: Callable[[], None]) -> bool:
 
 
 def _save_weights(setup: Setup, run: Path) -> None:
-    averaged, state = setup.state.averaged(), setup.state
-    save_weights(run / WEIGHTS, averaged, setup.config, setup.shape, state.step, state.given)
+    state = setup.state
+    if not (setup.accelerator.is_main_process or state.split):
+        return
+    weights = state.weights()
+    if setup.accelerator.is_main_process:
+        save_weights(run / WEIGHTS, weights, setup.config, setup.shape, state.step, state.given)
 
 
 def _path(setup: Setup, run: Path) -> Path:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from xhat.diffusion.sharded import part
 from xhat.errors import RunError
 
 
@@ -36,7 +37,8 @@ def power_average(model: nn.Module, width: float) -> AveragedModel:
     gamma = power_exponent(width)
 
     def update(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
-        learn = [(a, c) for a, c in zip(averages, currents, strict=True) if a.data_ptr() != c.data_ptr()]
+        parts = ((part(a), part(c)) for a, c in zip(averages, currents, strict=True))
+        learn = [(a, c) for a, c in parts if a.data_ptr() != c.data_ptr()]
         if learn:
             own, new = ([*both] for both in zip(*learn, strict=True))
             torch._foreach_lerp_(own, new, 1 - (1 - 1 / (float(count) + 1)) ** (gamma + 1))

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from xhat import rng
 from xhat.data.batch import Batch
+from xhat.diffusion.sharded import whole
 from xhat.errors import RunError
 from xhat.rng import Shard
 from xhat.training.faults import mendable
 from xhat.training.setup import Setup
 from xhat.training.sharing import shard_of
+from xhat.training.splitting import apart_from_the_network, average_gradients
 from xhat.training.stop import Stop
 
 
@@ -47,7 +49,10 @@ class Loop:
     def __init__(self, setup: Setup, stop: Stop, started: float) -> None:
         self.setup, self.state, self.accelerator = setup, setup.state, setup.accelerator
         self.stop, self.started, self.alone = stop, started, self.accelerator.num_processes == 1
-        self.prepared = self.accelerator.prepare(self.state.objective)  # optimizers need nothing that Accelerate would add
+        objective = self.state.objective
+        # optimizers need nothing that Accelerate would add; what is split is prepared already
+        self.prepared = objective if self.state.split else self.accelerator.prepare(objective)
+        self.apart = apart_from_the_network(objective) if self.state.split else []
 
     def progress(self) -> float:
         """Share of the budget that is spent; 1 at the end."""
@@ -92,15 +97,24 @@ class Loop:
         losses: dict[str, Tensor] = {}
         for part in range(parts):
             shard, batch = micro_batch(setup, step, part)
-            quiet = self.accelerator.no_sync(self.prepared) if part < parts - 1 else contextlib.nullcontext()
-            with quiet:
+            with self._quiet(last=part == parts - 1):
                 values = self._values(step, shard, batch)
                 self.accelerator.backward(values["loss"] / parts)
             for name, value in values.items():
                 losses[name] = losses.get(name, torch.zeros_like(value)) + value.detach() / parts
+        average_gradients(self.apart)
         norm = self.accelerator.clip_grad_norm_(self.state.objective.parameters(), setup.options.optimizer.grad_clip)
         assert norm is not None
-        return losses, norm
+        return losses, whole(norm)
+
+    def _quiet(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients are added up over the processes with the last micro-batch, where the others can wait for it."""
+        if self.state.split:
+            self.prepared.set_requires_gradient_sync(last)  # type: ignore[operator]
+        elif not last:
+            quiet: contextlib.AbstractContextManager[None] = self.accelerator.no_sync(self.prepared)
+            return quiet
+        return contextlib.nullcontext()
 
     def _values(self, step: int, shard: Shard, batch: Batch) -> dict[str, Tensor]:
         try:

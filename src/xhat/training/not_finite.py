@@ -50,7 +50,7 @@ def found_not_finite(setup: Setup, run: Path) -> tuple[str, list[str]]:
         run: the folder that keeps the batch.
     """
     own = list(_of_values(setup))
-    if not any(from_all(own)):
+    if not any(from_all(own)) and not setup.state.split:  # each process looks at as many samples as it has to
         own = list(_of_gradients(setup))
     path = _keep(setup, run, own[0]) if own else None
     everywhere = from_all((own, path))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from xhat.config.options import OptimizerConfig
+from xhat.diffusion.sharded import joined, part, split_like
 
 
 @runtime_checkable
@@ -47,15 +48,17 @@ class KernelMuon(Optimizer):
             for p in kernels:
                 if "average" not in self.state[p]:
                     self.state[p]["average"] = torch.zeros_like(p)
-            averages = [self.state[p]["average"] for p in kernels]
+            averages = [part(self.state[p]["average"]) for p in kernels]
+            gradients, parts = [part(g) for g in gradients], [part(p) for p in kernels]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-            ahead = [u.flatten(1) for u in torch._foreach_lerp(gradients, averages, group["momentum"])]
-            torch._foreach_mul_(kernels, 1 - group["lr"] * group["weight_decay"])
+            own = torch._foreach_lerp(gradients, averages, group["momentum"])
+            ahead = [joined(u, p).flatten(1) for u, p in zip(own, kernels, strict=True)]  # all of a matrix is orthogonalized
+            torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
             for shape in dict.fromkeys(u.shape for u in ahead):
                 same = [i for i, u in enumerate(ahead) if u.shape == shape]
                 rate = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
                 for i, update in zip(same, orthogonalized(torch.stack([ahead[i] for i in same])), strict=True):
-                    kernels[i].sub_(update.view_as(kernels[i]), alpha=rate)
+                    parts[i].sub_(part(split_like(update.view(kernels[i].shape), kernels[i])), alpha=rate)
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from xhat.training.held_out import IMAGES, STRIDE, HeldOut
 from xhat.training.learning_rate import LearningRate
 from xhat.training.optimizers import build_optimizers
 from xhat.training.sharing import requests_of, rows_of, shared_out_otherwise
+from xhat.training.splitting import split_up
 from xhat.training.state import State
 from xhat.training.trackers import require_tracker
 
@@ -139,6 +140,11 @@ def set_up(
     objective.to(device).train()
     objective.denoiser.units = objective.denoiser.units or shape.units
     read_by = workers_for(source, options.workers, local_processes())
+    average = power_average(objective.denoiser, options.ema).eval() if options.ema else None
+    given = Given.of(objective.denoiser.net)
+    if options.shard and accelerator.num_processes > 1:
+        split_up(objective, average)
+    state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source), given=given)
     ahead = Ahead(source, read_by, requests_of(options, rows, accelerator), pin=device.type == "cuda") if read_by else source
     feed = Feed(ahead, shape, device)
     _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else called(config))
@@ -149,9 +155,6 @@ def set_up(
         if shape.conditions and is_shown(shape, objective.denoiser)
         else None
     )
-    average = power_average(objective.denoiser, options.ema).eval() if options.ema else None
-    state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source))
-    state.given = Given.of(objective.denoiser.net)
     rates = LearningRate(state.optimizers, budget, options.optimizer.warmup_steps)  # at their peaks, which a checkpoint changes
     resumed = None
     if checkpoint is not None:

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from xhat.diffusion.denoiser import Denoiser
+from xhat.diffusion.sharded import is_split, part, split_like, whole
+from xhat.distributed import from_all
 from xhat.errors import RunError
 from xhat.objective.objective import Objective
 from xhat.runs.checkpoint import Checkpoint, save_checkpoint
@@ -52,6 +54,15 @@ class State:
         assert isinstance(model, Denoiser)
         return model
 
+    @property
+    def split(self) -> bool:
+        """Whether the weights are split over the processes, which then all take part in whatever calls the network."""
+        return any(map(is_split, self.objective.denoiser.net.parameters()))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged denoiser's, whole, but for what it was given; where they are split, all processes ask."""
+        return {name: whole(x) for name, x in self.given.left_out(self.averaged().state_dict()).items()}
+
     def save(self, run: Path, more: Mapping[str, Any]) -> None:
         """Write a checkpoint into the run's folder.
 
@@ -70,13 +81,28 @@ class State:
         save_checkpoint(run, self.step, {**state, **more})
 
     def not_finite(self) -> str | None:
-        """What of the weights, their average or the optimizers is not finite; None if all of it is."""
+        """What of the weights, their average or the optimizers is not finite; None if all of it is. All processes ask."""
+        found = self._not_finite_here()
+        return next(filter(None, from_all(found)), None) if self.split else found
+
+    def _not_finite_here(self) -> str | None:
         averaged = None if self.average is None else not_finite(self.average.module)
         if (name := not_finite(self.objective) or averaged) is not None:
             return name
         held = (value for o in self.optimizers for state in o.state.values() for value in state.values())
-        broken = any(isinstance(v, Tensor) and v.is_floating_point() and not bool(torch.isfinite(v).all()) for v in held)
+        broken = any(isinstance(v, Tensor) and v.is_floating_point() and not bool(torch.isfinite(part(v)).all()) for v in held)
         return "the optimizer's state" if broken else None
+
+    def _place(self, name: str, x: Tensor) -> Tensor:
+        """A tensor of a checkpoint as this process holds it: its own part of what is split here, however it was before."""
+        _, kind, *rest = name.split("/")
+        if kind == "optimizers":
+            number, _, index = rest[:3]
+            parameters = [p for group in self.optimizers[int(number)].param_groups for p in group["params"]]
+            return split_like(x, parameters[int(index)]) if int(index) < len(parameters) else x
+        model = {"objective": self.objective, "average": self.average}.get(kind)
+        own = None if model is None else dict(model.named_parameters()).get(rest[0])
+        return x if own is None else split_like(x, own)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint.
@@ -84,7 +110,7 @@ class State:
         Raises:
             RunError: it was trained on other data, with another network, or with other optimizers.
         """
-        state = checkpoint.state
+        state = checkpoint.placed(self._place)
         if state["data"] != self.data:
             run = checkpoint.path.parent
             raise RunError(f"the data are not those that {run} was trained on: they changed, or --data names others")

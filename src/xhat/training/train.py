@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xhat.config.changes import flat
+from xhat.diffusion.sharded import gathered
 from xhat.distributed import from_main
 from xhat.errors import DataError, RunError, SharedError
 from xhat.objective.multipliers import FromGradients
@@ -163,7 +164,9 @@ def _compile_where_it_pays(setup: Setup, log: Log) -> None:
         keep_buffers()
     batch = setup.feed.get(0, Shard(0, setup.options.batch_size), setup.rows)
     times = torch.full((setup.rows,), 0.5, device=device)
-    failure = compile_network(setup.state.objective.denoiser.net, batch.x0, times, batch.cond or {}, setup.autocast)
+    net = setup.state.objective.denoiser.net
+    with gathered(net):
+        failure = compile_network(net, batch.x0, times, batch.cond or {}, setup.autocast)
     if failure:
         log.say(f"the network was not compiled, training continues without: {failure}")
 
@@ -178,7 +181,8 @@ def _blame(setup: Setup, run: Path, log: Log) -> str:
 
 
 def _measured(setup: Setup, ended: bool) -> dict[str, float]:
-    """The averaged weights on held-out images, when it is time; no rank but the first has to wait for it."""
-    if setup.held_out is None or not setup.accelerator.is_main_process or not setup.held_out.due(setup.state.step, ended):
+    """The averaged weights on held-out images, when it is time: no other process has to wait, unless the weights are split."""
+    takes_part = setup.accelerator.is_main_process or setup.state.split
+    if setup.held_out is None or not takes_part or not setup.held_out.due(setup.state.step, ended):
         return {}
     return setup.held_out.measure(setup.state.averaged())

@@ -1,0 +1,93 @@
+"""Weights split over gloo processes (FSDP2): what one process would have done, and a state that any number of them reads."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from helpers import TINY, process
+from xhat.files.tensors import read_tensors
+from xhat.runs.checkpoint import checkpoints, newest_checkpoint
+
+EXACT = (
+    "--precision",
+    "float32",
+    "--optimizer.muon_lr",
+    "0.01",
+    "--ema",
+    "0.1",
+    "--eval_every",
+    "3",
+    "--checkpoint_every",
+    "3",
+)
+TERMS = (
+    *("--terms.chain.loss", "image_loss(total_variation, full_chain(ddpm, 3, all_steps))"),
+    *("--terms.chain.weight", "dual_ascent(0.1)"),
+    *("--terms.flat.loss", "image_loss(laplacian)"),
+    *("--terms.flat.weight", "gradient_ratio(0.1, 2)"),
+    *("--terms.free.loss", "image_loss(total_variation)"),
+    *("--terms.free.weight", "conflict_free(0.2)"),
+    *("--terms.free.when", "every(2)"),
+)
+
+
+def run(run, digits, number, *more):
+    """`xhat train` on so many processes."""
+    several = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number), "-m", "xhat", "--")
+    command = ("train", "mnist", "--data", digits, "--max_steps", 6, *TINY, *EXACT, *TERMS, "--run", run, *more)
+    return process(*command, **({"launcher": several} if number > 1 else {}))
+
+
+def done(job):
+    assert job.wait(timeout=300) == 0, job.stderr.read()
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_the_weights_train_as_one_does(tmp_path, digits):
+    one, two = (
+        run(tmp_path / name, digits, number, *more) for name, number, more in (("one", 1, ()), ("two", 2, ("--shard", "true")))
+    )
+    done(one)
+    done(two)
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+        assert b["terms"] == pytest.approx(a["terms"], rel=1e-3), a["step"]
+        assert {k for k in a if k.startswith("eval")} == {k for k in b if k.startswith("eval")}
+    (_, expected), (_, found) = (read_tensors(tmp_path / name / "ema.safetensors") for name in ("one", "two"))
+    assert expected.keys() == found.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-5)
+    assert [path.name for path in checkpoints(tmp_path / "two")] == ["checkpoint-00000006.split", "checkpoint-00000003.split"]
+    files = {file.name for file in checkpoints(tmp_path / "two")[0].iterdir()}
+    assert len(files) == 3  # of each process, and the rest
+    whole, split = (newest_checkpoint(tmp_path / name)[0].state for name in ("one", "two"))
+    assert whole["objective"].keys() == split["objective"].keys()
+    for name, value in whole["objective"].items():
+        torch.testing.assert_close(split["objective"][name], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 4), (1, 2), (4, 2)])
+def test_a_state_goes_on_on_another_number_of_processes(before, after, tmp_path, digits):
+    shared = ("--shard", "true", "--batch_size", "8")
+    jobs = [run(tmp_path / "whole", digits, 1, *shared), run(tmp_path / "run", digits, before, *shared)]
+    for job in jobs:
+        done(job)
+    last, _ = checkpoints(tmp_path / "run")
+    shutil.rmtree(last) if last.is_dir() else last.unlink()
+    done(run(tmp_path / "run", digits, after, "--resume", *shared))
+    assert checkpoints(tmp_path / "run")[0].suffix == (".split" if after > 1 else ".safetensors")
+    for a, b in zip(rows(tmp_path / "whole")[3:], rows(tmp_path / "run")[3:], strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+        assert b["terms"] == pytest.approx(a["terms"], rel=2e-3), a["step"]
+    (_, expected), (_, found) = (read_tensors(tmp_path / name / "ema.safetensors") for name in ("whole", "run"))
+    apart = sum(float((found[name] - expected[name]).double().square().sum()) for name in expected)
+    size = sum(float(value.double().square().sum()) for value in expected.values())
+    assert (apart / size) ** 0.5 < 1e-5  # as a whole: Adam makes a step of the rounding of a gradient that is 0
