@@ -110,7 +110,7 @@ def test_a_run_goes_on_and_its_data_are_known(trained, tmp_path, capsys):
 @pytest.mark.slow
 def test_they_are_inspected_profiled_and_reported(trained, tmp_path, capsys):
     kind, run, _ = trained
-    assert xhat("inspect", run)[0] == 0
+    assert xhat("inspect", run, "--picture", tmp_path / "w.png")[0] == 0
     assert xhat("gradients", run)[0] == 0
     code, _, err = xhat("report", run, "--out", tmp_path / "r.html", capsys=capsys)
     assert code == 0, err
