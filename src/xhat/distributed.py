@@ -38,14 +38,14 @@ def from_main(found: T) -> T:
     return held[0]
 
 
-def from_all(found: T) -> list[T]:
-    """What each of them has found, in their order, on all of them; they all ask."""
+def from_all(found: T, group: Any = None) -> list[T]:
+    """What each of them has found, in their order, on all of them; they all ask, by way of a group where one is given."""
     if processes() == 1:
         return [found]
     import torch
 
     held: list[Any] = [None] * processes()
-    torch.distributed.all_gather_object(held, found)
+    torch.distributed.all_gather_object(held, found, group)
     return held
 
 

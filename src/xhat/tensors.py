@@ -1,6 +1,6 @@
 """The one place where per-image numbers meet images, and modules whose tables keep their precision when a model is cast."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Self
@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 
 def over_images(value: Shaped[Tensor, "b"], images: Tensor) -> Tensor:
@@ -39,8 +40,17 @@ def bytes_of(values: Tensor) -> memoryview:
 
 def not_finite(module: nn.Module) -> str | None:
     """The name of a parameter with a value that is not finite; None if there is none. Buffers may mean their infinities."""
-    own = ((name, p.to_local() if hasattr(p, "to_local") else p) for name, p in module.named_parameters())
-    return next((name for name, p in own if not bool(torch.isfinite(p).all())), None)
+    own = {name: p.to_local() if hasattr(p, "to_local") else p for name, p in module.named_parameters()}
+    if all_finite(own.values()):
+        return None
+    return next(name for name, p in own.items() if not all_finite([p]))
+
+
+@torch.no_grad()
+def all_finite(values: Iterable[Tensor]) -> bool:
+    """Whether all numbers are finite: their sum of squares is, which is read once and fast, or else a look at each of them."""
+    some = [x for x in values if x.is_floating_point()]
+    return bool(torch.isfinite(get_total_norm(some))) or all(bool(torch.isfinite(x).all()) for x in some)
 
 
 @contextmanager

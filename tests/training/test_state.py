@@ -44,7 +44,7 @@ def train(state, steps):
 def content(state, folder):
     """All that it holds."""
     folder.mkdir()
-    state.save(folder, {})
+    state.checkpoint(folder, {})()
     checkpoint, _ = newest_checkpoint(folder)
     return checkpoint.step, checkpoint.state
 
@@ -55,7 +55,7 @@ def test_a_loaded_state_trains_on_to_the_same(average, tmp_path):
     straight, before = fresh(0, average), fresh(0, average)
     train(straight, 5)
     train(before, 3)
-    before.save(tmp_path, {})
+    before.checkpoint(tmp_path, {})()
     after = fresh(1, average)
     after.load(newest_checkpoint(tmp_path)[0])
     assert (after.step, after.seconds) == (3, 1.5)
@@ -77,7 +77,7 @@ def test_the_average_is_sampled_from(tmp_path):
 
 
 def test_a_checkpoint_of_other_data_is_refused_before_anything_changes(tmp_path):
-    fresh(0, data="others").save(tmp_path, {})
+    fresh(0, data="others").checkpoint(tmp_path, {})()
     state = fresh(1)
     weights = [p.detach().clone() for p in state.objective.parameters()]
     with pytest.raises(RunError, match=f"not those that {tmp_path} was trained on"):

@@ -95,7 +95,7 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview], *, replace: boo
             if file >= 0:
                 os.close(file)
         with contextlib.nullcontext() if replace else _taken_back(path):
-            _sync(path.parent)
+            sync_folder(path.parent)
 
 
 def append_bytes(path: Path, data: bytes) -> None:
@@ -196,7 +196,7 @@ def _taken_back(path: Path) -> Iterator[None]:
         raise
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the system can."""
     if sys.platform == "win32":
         return

@@ -11,17 +11,18 @@ OPEN = "0" * 64
 HOLE = re.compile(rb'(?<!\\)"xhat_sha256": ?"([0-9a-f]{64})"')
 
 
-def sealed(data: bytes, head: int) -> tuple[memoryview, bytes, memoryview]:
+def sealed(head: bytes, body: bytes | memoryview = b"") -> tuple[bytes, bytes, bytes, bytes | memoryview]:
     """The parts of a file whose checksum is filled in.
 
     Args:
-        data: the file, `OPEN` under the key of that name.
-        head: bytes at its beginning that hold the key.
+        head: its beginning, `OPEN` under the key of that name.
+        body: all that follows.
     """
-    place = HOLE.search(data, 0, head)
+    place = HOLE.search(head)
     assert place is not None
-    view = memoryview(data)
-    return view[: place.start(1)], hashlib.sha256(view).hexdigest().encode(), view[place.end(1) :]
+    digest = hashlib.sha256(head)
+    digest.update(body)
+    return head[: place.start(1)], digest.hexdigest().encode(), head[place.end(1) :], body
 
 
 def require_sealed(data: bytes, head: int) -> None:

@@ -3,11 +3,13 @@
 import json
 import struct
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from xhat.errors import DamagedError
@@ -17,6 +19,60 @@ from xhat.files.seal import FORMAT, KEY, OPEN, require_sealed, sealed
 LENGTH = struct.Struct("<Q")
 MOST_HEADER = 100_000_000
 """Bytes: what safetensors itself allows."""
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The format's names."""
+
+
+class Copied:
+    """The bytes of a file of tensors and texts, as they were when it was made: what becomes of the tensors changes nothing.
+
+    The library's own `save` builds the bytes twice, and nothing else runs in Python meanwhile; here tensors are copied once, to
+    where they stand in the file.
+
+    Args:
+        tensors: on any device. Of those that share memory each has its own copy.
+        metadata: texts.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # as the library aligns them
+        head: dict[str, Any] = {"__metadata__": {**metadata, "format": FORMAT, KEY: OPEN}}
+        ends = list(accumulate((x.nbytes for _, x in ordered), initial=0))
+        on_gpu = any(x.is_cuda for _, x in ordered)
+        self.body = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=on_gpu)
+        for (name, x), first, end in zip(ordered, ends, ends[1:], strict=False):
+            head[name] = {"dtype": DTYPES[x.dtype], "shape": list(x.shape), "data_offsets": [first, end]}
+            if end > first:
+                self.body[first:end].view(x.dtype).view(x.shape).copy_(x.detach(), non_blocking=on_gpu)
+        if on_gpu:
+            torch.cuda.synchronize()
+        text = json.dumps(head, separators=(",", ":")).encode()
+        self.head = LENGTH.pack(len(text) + -len(text) % LENGTH.size) + text + b" " * (-len(text) % LENGTH.size)
+
+    def write(self, path: Path) -> None:
+        """Write the file; what was there is replaced.
+
+        Raises:
+            OSError: see `write_bytes`.
+        """
+        write_bytes(path, *sealed(self.head, self.body.numpy().data))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -25,8 +81,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OSError: see `write_bytes`.
     """
-    data = save(apart(tensors), metadata={**metadata, "format": FORMAT, KEY: OPEN})
-    write_bytes(path, *sealed(data, LENGTH.size + LENGTH.unpack_from(data)[0]))
+    Copied(tensors, metadata).write(path)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -56,15 +111,3 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _require_size(start: bytes, size: int) -> None:
     if len(start) < LENGTH.size or not 2 <= LENGTH.unpack(start)[0] <= min(size - LENGTH.size, MOST_HEADER):
         raise DamagedError("it is no safetensors file, or cut short")
-
-
-def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors on the CPU that share no memory: tied weights are written once under each of their names."""
-    seen: set[int] = set()
-    found = {}
-    for name, value in tensors.items():
-        own: Any = value.detach().cpu().contiguous()
-        place = own.untyped_storage().data_ptr()
-        found[name] = own.clone() if place in seen else own
-        seen.add(place)
-    return found

@@ -23,7 +23,7 @@ def write_values(path: Path, values: Mapping[str, Any]) -> None:
         OSError: see `write_bytes`.
     """
     data = f"{HEAD}{', ' if values else ''}{json.dumps(values)[1:]}".encode()
-    write_bytes(path, *sealed(data, len(HEAD)))
+    write_bytes(path, *sealed(data))
 
 
 def read_values(path: Path, kind: Any) -> Any:

@@ -14,8 +14,8 @@ from torch import Tensor
 from xhat.diffusion.sharded import is_split
 from xhat.distributed import main_process
 from xhat.errors import DamagedError, RunError
-from xhat.files.tensors import read_tensors, write_tensors
-from xhat.runs.split_checkpoint import read_split, write_split
+from xhat.files.tensors import Copied, read_tensors
+from xhat.runs.split_checkpoint import read_split, split_copy
 
 KEEP = 2
 NAME = re.compile(r"checkpoint-([0-9]{8,})\.(safetensors|split)")
@@ -49,27 +49,40 @@ class Checkpoint:
         return found
 
 
-def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state after `step` steps and drop all but the last two checkpoints.
+def checkpoint_of(run: Path, step: int, state: dict[str, Any], group: Any = None) -> Callable[[], Path]:
+    """A copy of the state after `step` steps, and what writes it: training may go on in between, and meanwhile.
 
-    Where tensors are split over processes, all of them take part and write a folder; else one of them writes a file.
+    Where tensors are split over processes, all of them take part and write a folder; else one of them writes a file. All but
+    the last two checkpoints go.
 
     Args:
         run: the run's folder.
         step: steps done.
         state: dicts, lists and tuples of tensors and JSON values; dict keys may be integers.
+        group: see `split_copy`.
     """
     tensors: dict[str, Tensor] = {}
     tree = _encode(state, "", tensors)
     path = run / f"checkpoint-{step:08d}.safetensors"
-    if any(map(is_split, tensors.values())):
+    split = any(map(is_split, tensors.values()))
+    if split:
         path = path.with_suffix(".split")
-        write_split(path, tensors, step, tree)
+        put = split_copy(tensors, step, tree, group)
     else:
-        write_tensors(path, tensors, {"step": str(step), "tree": json.dumps(tree)})
-    if main_process():
-        drop_old(run)
-    return path
+        put = Copied(tensors, {"step": str(step), "tree": json.dumps(tree)}).write
+
+    def write() -> Path:
+        put(path)
+        if not split or main_process():
+            drop_old(run)
+        return path
+
+    return write
+
+
+def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
+    """`checkpoint_of`, written at once."""
+    return checkpoint_of(run, step, state)()
 
 
 def drop_old(run: Path) -> None:

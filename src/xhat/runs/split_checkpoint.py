@@ -7,7 +7,7 @@ writes its own; `state.json` says the rest, and the SHA-256 of each of them.
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xhat.diffusion.sharded import part
 from xhat.distributed import from_all, main_process
 from xhat.errors import DamagedError
-from xhat.files.atomic import digest_of
+from xhat.files.atomic import digest_of, sync, sync_folder
 from xhat.files.values import read_values, write_values
 
 STATE, DRAFT = "state.json", ".checkpoint-{}.partial"
 
 
-def write_split(path: Path, tensors: dict[str, Tensor], step: int, tree: Any) -> None:
-    """Write tensors and what they belong to; all processes take part, and the folder is there once all of it is in it."""
+def split_copy(tensors: dict[str, Tensor], step: int, tree: Any, group: Any = None) -> Callable[[Path], None]:
+    """A copy of tensors on the CPU, and what writes it with what they belong to, for all processes to call.
+
+    Args:
+        tensors: by name.
+        step: steps done.
+        tree: see `checkpoint_of`.
+        group: of all processes, by way of the CPU, that is used for nothing else while a thread writes.
+    """
+    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+    gpu = any(part(x).is_cuda for x in tensors.values())
+    stager = DefaultStager(StagingOptions(gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=gpu))
+    copied: Any = stager.stage(dict(tensors))
+    return lambda path: _write(path, copied, step, tree, group)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], step: int, tree: Any, group: Any) -> None:
+    """The folder is there once all of it is in it."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -33,21 +51,25 @@ def write_split(path: Path, tensors: dict[str, Tensor], step: int, tree: Any) ->
         for left in path.parent.glob(DRAFT.format("*")):
             shutil.rmtree(left)
         draft.mkdir()
-    torch.distributed.barrier()
+    torch.distributed.barrier(group)
     writer = HuggingFaceStorageWriter(str(draft), save_distributed=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library, about its own defaults
-        save(dict(tensors), storage_writer=writer)
+        save(tensors, storage_writer=writer, process_group=group)
     names = sorted(file.name for file in draft.glob("*.safetensors"))
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    sums = {name: digest_of(draft / name).hex() for name in names[rank::world]}
-    every = {name: digest for own in from_all(sums) for name, digest in own.items()}
+    own = names[rank::world]
+    for name in own:
+        sync(draft / name)
+    sums = {name: digest_of(draft / name).hex() for name in own}
+    every = {name: digest for each in from_all(sums, group) for name, digest in each.items()}
     if main_process():
         write_values(draft / STATE, {"step": step, "tree": json.dumps(tree), "files": every})
         if path.exists():
             shutil.rmtree(path)
         draft.rename(path)
-    torch.distributed.barrier()
+        sync_folder(path.parent)
+    torch.distributed.barrier(group)
 
 
 def read_split(path: Path) -> tuple[dict[str, str], Mapping[str, Tensor]]:

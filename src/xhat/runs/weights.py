@@ -15,7 +15,7 @@ from xhat.config.origins import needed_by
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.errors import DamagedError, RunError
-from xhat.files.tensors import read_tensors, write_tensors
+from xhat.files.tensors import Copied, read_tensors
 from xhat.files.values import of_type, plain_values
 from xhat.networks.wrappers import named_for, unwrapped
 from xhat.runs.given import NET, Given
@@ -95,10 +95,16 @@ def save_weights(
     step: int,
     given: Given | None = None,
 ) -> None:
-    """Write the weights, with the resolved config as metadata, so that the file alone is enough to sample from.
+    """Write `weights_file` at once."""
+    weights_file(weights, config, shape, step, given).write(path)
+
+
+def weights_file(
+    weights: Mapping[str, Tensor], config: Config | None, shape: DataShape, step: int, given: Given | None = None
+) -> Copied:
+    """A copy of the weights, with the resolved config as metadata, so that the file alone is enough to sample from.
 
     Args:
-        path: of the file.
         weights: of a denoiser, without what it was given.
         config: that it was built of; None of objects.
         shape: of the data.
@@ -109,7 +115,7 @@ def save_weights(
     metadata = {"shape": json.dumps(asdict(shape)), "step": str(step), "given": json.dumps(dict(given.sums))}
     if config is not None:
         metadata |= {"config": json.dumps(to_values(config)), "used": json.dumps(values_of_used(needed_by(config)))}
-    write_tensors(path, weights, metadata)
+    return Copied(weights, metadata)
 
 
 def read_weights(run: str | Path) -> Weights:

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder while it trains: the checkpoint, the weights, pictures; and what a resume makes good."""
+"""What a run leaves in its folder beside its states: pictures; and what a resume makes good."""
 
 import re
 import warnings
@@ -9,15 +9,15 @@ from typing import Any
 
 from xhat.config.build import build_sampling
 from xhat.distributed import from_main
-from xhat.errors import RunError, SharedError, UsageError
+from xhat.errors import RunError, UsageError
 from xhat.evaluation.pictures import grid_columns, is_shown, save_grid, save_losses, shown
 from xhat.files.atomic import sweep
 from xhat.files.ours import is_ours
-from xhat.runs.checkpoint import checkpoints, drop_old
+from xhat.runs.checkpoint import drop_old
 from xhat.runs.metrics import read_metrics
-from xhat.runs.weights import WEIGHTS, read_weights, save_weights
+from xhat.runs.weights import read_weights
 from xhat.tensors import evaluating
-from xhat.training.log import Log
+from xhat.training.saving import weights_of
 from xhat.training.setup import PICTURE_IMAGES, PICTURE_LATENTS, Setup
 
 PICTURE_STEPS = 20
@@ -25,30 +25,6 @@ SAMPLES, NAME = "samples", re.compile(r"step-([0-9]{8,})\.png")
 MOST_PICTURES = 64
 """Of samples; a longer run keeps every second, fourth, ... of them, so that they always show all of it."""
 LOSSES = "losses.png"
-
-
-def save(setup: Setup, run: Path, log: Log) -> None:
-    """The whole training state, and the weights to sample from; all processes take part.
-
-    Raises:
-        SharedError: the weights are not finite: they are not worth keeping.
-    """
-    if (name := setup.state.not_finite()) is not None:
-        raise SharedError(f"the weights are not finite after step {setup.state.step} ({name}): {way_back(run)}")
-    setup.accelerator.wait_for_everyone()
-    own = log.state()
-    if setup.accelerator.is_main_process or setup.state.split:
-        shared_out = [setup.accelerator.num_processes, setup.options.accumulate]
-        setup.state.save(run, {"about": setup.about, "log": own, "shared_out": shared_out})
-    _save_weights(setup, run)
-
-
-def way_back(run: Path) -> str:
-    """What to do after weights or losses that are not finite."""
-    known = checkpoints(run)
-    if not known:
-        return "start anew with a lower optimizer.lr, in another folder"
-    return f"{known[0].name} is the last state kept: go on from it with a lower learning rate, --resume --optimizer.lr ..."
 
 
 def complete(setup: Setup, run: Path, *, ended: bool) -> None:
@@ -66,7 +42,8 @@ def complete(setup: Setup, run: Path, *, ended: bool) -> None:
         return
     weights, picture = from_main((not _has_weights(setup, run), not _path(setup, run).exists()))
     if weights:
-        _save_weights(setup, run)
+        for write in weights_of(setup, run):
+            write()
     if picture and picture_due(setup, ended=ended):
         save_picture(setup, run)
 
@@ -123,15 +100,6 @@ def _drawn(path: Path, draw: Callable[[], None]) -> bool:
         warnings.warn(f"{path} was not drawn by xhat, and stays: move it away to have the run's own there", stacklevel=3)
         return False
     return True
-
-
-def _save_weights(setup: Setup, run: Path) -> None:
-    state = setup.state
-    if not (setup.accelerator.is_main_process or state.split):
-        return
-    weights = state.weights()
-    if setup.accelerator.is_main_process:
-        save_weights(run / WEIGHTS, weights, setup.config, setup.shape, state.step, state.given)
 
 
 def _path(setup: Setup, run: Path) -> Path:

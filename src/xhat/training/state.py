@@ -1,11 +1,10 @@
 """What a run has come to: all that a checkpoint holds, and all that a resume restores."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -15,9 +14,9 @@ from xhat.diffusion.sharded import is_split, part, split_like, whole
 from xhat.distributed import from_all
 from xhat.errors import RunError
 from xhat.objective.objective import Objective
-from xhat.runs.checkpoint import Checkpoint, save_checkpoint
+from xhat.runs.checkpoint import Checkpoint, checkpoint_of
 from xhat.runs.given import NET, Given
-from xhat.tensors import not_finite
+from xhat.tensors import all_finite, not_finite
 
 TRAINED, AVERAGED = f"denoiser.{NET}", f"module.{NET}"
 """Where an objective and an average have the network."""
@@ -63,12 +62,13 @@ class State:
         """The averaged denoiser's, whole, but for what it was given; where they are split, all processes ask."""
         return {name: whole(x) for name, x in self.given.left_out(self.averaged().state_dict()).items()}
 
-    def save(self, run: Path, more: Mapping[str, Any]) -> None:
-        """Write a checkpoint into the run's folder.
+    def checkpoint(self, run: Path, more: Mapping[str, Any], group: Any = None) -> Callable[[], Path]:
+        """A copy of it all, and what writes that into the run's folder.
 
         Args:
             run: the folder.
             more: what belongs to the run, and not to its training: see `Setup.about` and `Log.state`.
+            group: see `split_copy`.
         """
         state = {
             "objective": self.given.left_out(self.objective.state_dict(), TRAINED),
@@ -78,7 +78,7 @@ class State:
             "seconds": self.seconds,
             "data": self.data,
         }
-        save_checkpoint(run, self.step, {**state, **more})
+        return checkpoint_of(run, self.step, {**state, **more}, group)
 
     def not_finite(self) -> str | None:
         """What of the weights, their average or the optimizers is not finite; None if all of it is. All processes ask."""
@@ -90,8 +90,7 @@ class State:
         if (name := not_finite(self.objective) or averaged) is not None:
             return name
         held = (value for o in self.optimizers for state in o.state.values() for value in state.values())
-        broken = any(isinstance(v, Tensor) and v.is_floating_point() and not bool(torch.isfinite(part(v)).all()) for v in held)
-        return "the optimizer's state" if broken else None
+        return None if all_finite(part(v) for v in held if isinstance(v, Tensor)) else "the optimizer's state"
 
     def _place(self, name: str, x: Tensor) -> Tensor:
         """A tensor of a checkpoint as this process holds it: its own part of what is split here, however it was before."""

@@ -16,13 +16,14 @@ from xhat.objective.multipliers import FromGradients
 from xhat.rng import Shard
 from xhat.runs.checkpoint import checkpoints
 from xhat.runs.weights import WEIGHTS
-from xhat.training.artefacts import complete, picture_due, save, save_loss_curves, save_picture, way_back
+from xhat.training.artefacts import complete, picture_due, save_loss_curves, save_picture
 from xhat.training.callbacks import Callback, Callbacks, Moment
 from xhat.training.display import Display
 from xhat.training.hardware import compile_network, keep_buffers, repays_compiling
 from xhat.training.log import Log
 from xhat.training.loop import Loop, Step
 from xhat.training.not_finite import found_not_finite
+from xhat.training.saving import Saving, way_back
 from xhat.training.setup import Setup
 from xhat.training.stop import Stop
 
@@ -54,6 +55,7 @@ def train(setup: Setup, run: Path, display: Display, callbacks: Sequence[Callbac
     log = Log(run, setup.accelerator, objective, every, state.step, size, display, before)
     stop = Stop()
     told = Callbacks([*callbacks, *trackers] if setup.accelerator.is_main_process else (), stop)
+    saving = Saving(setup, run, log)
     try:
         started = time.perf_counter() - state.seconds
         _announce(setup, log)
@@ -62,12 +64,13 @@ def train(setup: Setup, run: Path, display: Display, callbacks: Sequence[Callbac
         loop = Loop(setup, stop, started)
         complete(setup, run, ended=loop.progress() >= 1)
         with setup.reading():
-            asked, last = _train(loop, run, log, told)
+            asked, last = _train(loop, saving, log, told)
         if setup.accelerator.is_main_process:
             save_loss_curves(run)
         if last is not None:
             told.call("ended", replace(last, numbers={}, path=None))
     finally:
+        saving.close()
         log.close()
         stop.restore()
         for tracker in trackers:
@@ -100,20 +103,21 @@ def _trackers(setup: Setup, run: Path) -> "list[Track]":
     return found
 
 
-def _train(loop: Loop, run: Path, log: Log, told: Callbacks) -> tuple[int, Moment | None]:
+def _train(loop: Loop, saving: Saving, log: Log, told: Callbacks) -> tuple[int, Moment | None]:
     """Step after step; checkpoints and pictures every so many of them, and at the end. Who asked to stop; the last moment."""
+    run = saving.run
     setup, state, options, asked, at = loop.setup, loop.state, loop.setup.options, 0, None
     while not asked and loop.progress() < 1:
         try:
             step = loop.gradients()
         except DataError:  # what one process has trained so far is kept; of several the others would wait for it
             if loop.alone and state.step:
-                save(setup, run, log)
+                saving.begin()
             if loop.alone and loop.stop.asked:  # who asked to stop may have ended what reads ahead, too
                 return loop.stop.asked, at
             raise
         if not step.finite:
-            raise SharedError(_blame(setup, run, log))
+            raise SharedError(_blame(saving))
         loop.update()
         ended = loop.progress() >= 1
         measured = _measured(setup, ended)
@@ -122,9 +126,11 @@ def _train(loop: Loop, run: Path, log: Log, told: Callbacks) -> tuple[int, Momen
         told.call("step", at)
         _tell(told, at, row, measured)
         asked = step.asked or (loop.stop.asked if loop.alone else 0)
-        if asked or ended or state.step % options.checkpoint_every == 0:
-            save(setup, run, log)
-            told.call("saved", replace(at, path=run / WEIGHTS))
+        due, last = state.step % options.checkpoint_every == 0, bool(asked) or ended
+        _tell_of_saved(told, saving, wait=due or last)
+        if due or last:
+            saving.begin(replace(at, path=run / WEIGHTS))
+            _tell_of_saved(told, saving, wait=last)
         if not asked and picture_due(setup, ended=ended) and (picture := save_picture(setup, run)):
             told.call("pictured", replace(at, path=picture))
     return asked, at
@@ -134,6 +140,11 @@ def _moment(loop: Loop, run: Path, step: Step) -> Moment:
     state = loop.state
     losses = {name: value.detach() for name, value in step.losses.items()}
     return Moment(run, state.step, loop.progress(), state.seconds, losses, state.objective, state.averaged(), loop.stop)
+
+
+def _tell_of_saved(told: Callbacks, saving: Saving, *, wait: bool) -> None:
+    if (at := saving.settled(wait=wait)) is not None:
+        told.call("saved", at)
 
 
 def _tell(told: Callbacks, at: Moment, row: Mapping[str, Any] | None, measured: Mapping[str, float]) -> None:
@@ -171,11 +182,14 @@ def _compile_where_it_pays(setup: Setup, log: Log) -> None:
         log.say(f"the network was not compiled, training continues without: {failure}")
 
 
-def _blame(setup: Setup, run: Path, log: Log) -> str:
+def _blame(saving: Saving) -> str:
     """What to say of a step that is not finite. Checkpoints before it are good; without one, this state is the best."""
+    setup, run = saving.setup, saving.run
+    saving.settled(wait=True)
     what, kept = found_not_finite(setup, run)
     if not checkpoints(run) and setup.state.not_finite() is None:
-        save(setup, run, log)
+        saving.begin()
+        saving.settled(wait=True)
     batch = f"; its batch is kept in {', '.join(kept)}" if kept else ""
     return f"{what} is not finite at step {setup.state.step}: {way_back(run)}, or give that term less weight{batch}"
 
