@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def main_process() -> bool:
@@ -47,6 +49,49 @@ def from_all(found: T, group: Any = None) -> list[T]:
     held: list[Any] = [None] * processes()
     torch.distributed.all_gather_object(held, found, group)
     return held
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Who does what of many things that are alike: of several processes each every `count`-th, and all are given all of it.
+
+    Attributes:
+        rank: the number of this process.
+        count: of processes.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    def map(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """What `work` makes of each item, in their order; all processes ask for all of it."""
+        for first in range(0, len(items), self.count):
+            mine = first + self.rank
+            found = work(items[mine]) if mine < len(items) else None
+            yield from self._all(found)[: len(items) - first]
+
+    def part(self, n: int, most: int) -> int:
+        """How many of n things to do at a time, at most, so that the processes have equally many batches to do."""
+        rounds = max(1, -(-n // (max(1, most) * self.count)))
+        return max(1, most if self.count == 1 else -(-n // (rounds * self.count)))
+
+    def _all(self, found: R | None) -> list[R]:
+        return cast(list[R], [found] if self.count == 1 else from_all(found))
+
+
+ALONE = Shares()
+"""One process that does all."""
+
+
+def shared_out() -> Shares:
+    """Among all processes, which are brought together if they have not been yet; they all ask."""
+    if processes() == 1:
+        return ALONE
+    import torch
+    from accelerate import PartialState
+
+    PartialState(cpu=not torch.cuda.is_available())
+    return Shares(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
 def end_one_of_several(code: int) -> None:

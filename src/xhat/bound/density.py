@@ -10,6 +10,7 @@ from xhat.bound.control import IMAGE, TINY, Control, between_cells, fit, image_f
 from xhat.bound.exact import evaluate
 from xhat.bound.terms import Form
 from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.distributed import ALONE, Shares
 
 GROWTH = 1.12  # ratio of neighbouring cells: the first steps of a schedule differ most
 UNIFORM = 0.01
@@ -66,6 +67,7 @@ def run_pilot(
     seed: int = 0,
     draws: int = LEAST_DRAWS,
     rows: int = 512,
+    shares: Shares = ALONE,
 ) -> Pilot:
     """p_i ∝ sqrt(E[rest_i²]), the best density for independent draws; mixed with 1 % uniform. `rest` is what the control
     leaves, and what opposite noises cancel of its square is taken off.
@@ -82,6 +84,7 @@ def run_pilot(
         seed: of the pilot's draws.
         draws: network calls per cell in each round, at least 2.
         rows: images per network call.
+        shares: of several processes, who makes which calls.
 
     Raises:
         ValueError: fewer draws: one has no spread.
@@ -93,7 +96,7 @@ def run_pilot(
     middle = (starts + 1 + ends).double() / 2
     generator = rng.generator(seed, "pilot")
     cell = torch.arange(len(ends)).repeat_interleave(draws)
-    sample = _Sample(form, denoiser, images, cond, starts, ends, seed, rows)
+    sample = _Sample(form, denoiser, images, cond, starts, ends, seed, rows, shares)
     value, features = sample.at(cell, "first", generator)
     found = fit(value, cell, features, middle)
     left, correlation = found.left, 0.0
@@ -156,6 +159,7 @@ class _Sample:
     ends: Tensor
     seed: int
     rows: int
+    shares: Shares
 
     def at(self, cell: Tensor, purpose: str, generator: torch.Generator, group: int = 1) -> tuple[Tensor, Tensor]:
         """A random part of each cell (n,), on a random image: its value (n,) and features (n, IMAGE + NOISE).
@@ -168,17 +172,26 @@ class _Sample:
         u = torch.rand(len(cell), generator=generator, dtype=torch.float64)
         chosen = torch.randint(len(self.images), (len(cell),), generator=generator)
         index, u, chosen = (v[::group].repeat_interleave(group) for v in (index, u, chosen))
-        values, features = [], []
-        for first in range(0, len(cell), self.rows):
-            own = slice(first, min(first + self.rows, len(cell)))
-            some = None if self.cond is None else {k: v[chosen[own].to(v.device)] for k, v in self.cond.items()}
+        rows = self.shares.part(len(cell) // group, self.rows // group) * group
+
+        def measured(first: int) -> tuple[Tensor, Tensor]:
+            own = slice(first, min(first + rows, len(cell)))
+            some = rows_of(self.cond, chosen[own])
             x0 = self.images[chosen[own].to(self.images.device)]
             key = (self.seed, "pilot noise", purpose)
             noise = rng.paired(tuple(x0.shape), *key, first=first, per=group, correlation=-1.0, device=x0.device)
             value, of_noise = with_features(self.form, self.denoiser, x0, noise.to(x0.dtype), index[own], u[own], some)
-            values.append(value)
-            features.append(torch.cat([image_features(x0), of_noise], dim=1))
+            return value, torch.cat([image_features(x0), of_noise], dim=1)
+
+        values, features = zip(*self.shares.map(measured, range(0, len(cell), rows)), strict=True)
         return torch.cat(values).nan_to_num(), torch.cat(features)
+
+
+def rows_of(cond: Condition | None, rows: Tensor | slice) -> Condition | None:
+    """What the network is told of some of the images."""
+    if cond is None:
+        return None
+    return {name: value[rows.to(value.device) if isinstance(rows, Tensor) else rows] for name, value in cond.items()}
 
 
 def with_features(

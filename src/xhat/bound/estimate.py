@@ -10,10 +10,11 @@ from xhat import rng
 from xhat.bound import student
 from xhat.bound.control import Control, image_features
 from xhat.bound.decoders import Decoder
-from xhat.bound.density import Pilot, cells, pilot_draws, run_pilot, with_features
+from xhat.bound.density import Pilot, cells, pilot_draws, rows_of, run_pilot, with_features
 from xhat.bound.exact import Bound, require_finite
 from xhat.bound.terms import Form, StepForm, bits_per_dim, form_of
 from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.distributed import ALONE, Shares
 
 FIRST_STAGE = 256  # images, of the pilot's, whose spread fixes how many are measured
 FAR = 20.0  # logsnr of the curve's ends
@@ -105,6 +106,7 @@ def estimate_bound(
     draws: int | None = None,
     progress: Progress | None = None,
     report: Callable[[Progress, float], None] | None = None,
+    shares: Shares = ALONE,
 ) -> BoundEstimate:
     """Estimate the mean bound of images with a few network calls each.
 
@@ -132,6 +134,7 @@ def estimate_bound(
         draws: of the pilot, per cell of steps and round; by default 48 to 176, the more the larger the measurement.
         progress: of an estimate with the same arguments, to go on from.
         report: called after each batch of images with the progress and the standard error so far.
+        shares: of several processes, who measures which images: `shared_out()` has all of them take part, and be given all.
 
     Raises:
         ValueError: as `variational_bound`; or no pilot, one of too few draws or images, or fewer than two images.
@@ -149,22 +152,23 @@ def estimate_bound(
         assert pilot is not None
         if draws is None:
             draws = pilot_draws(form.count, evaluations * len(x0))
-        progress.pilot = run_pilot(form, denoiser, pilot, pilot_cond, seed=seed, draws=draws, rows=rows)
+        progress.pilot = run_pilot(form, denoiser, pilot, pilot_cond, seed=seed, draws=draws, rows=rows, shares=shares)
     plan = _Plan(form, evaluations, progress.pilot if evaluations is not None else None, seed)
     ends = cells(form.count)
     if not len(progress.by_cell):
         progress.by_cell = torch.zeros(len(ends), dtype=torch.float64)
-    group = max(1, rows // min(plan.calls, rows))
+    group = shares.part(len(x0), max(1, rows // min(plan.calls, rows)))
     if standard_error and (progress.wanted is None or progress.wanted[0] != standard_error):
         assert pilot is not None
-        spread = _first_stage(plan, denoiser, pilot, pilot_cond, ends, rows, group)
+        spread = _first_stage(plan, denoiser, pilot, pilot_cond, ends, rows, group, shares)
         progress.wanted = standard_error, min(len(x0), student.images_needed(spread, standard_error))
     most = progress.wanted[1] if standard_error and progress.wanted else len(x0)
-    while (done := len(progress.terms)) < most:
-        last = min(done + group, most)
-        images = x0[done:last]
-        some = None if cond is None else {k: v[done:last] for k, v in cond.items()}
-        terms, by_cell = _measure(plan, denoiser, images, done, some, ends, rows)
+
+    def measured(done: int) -> tuple[Tensor, Tensor]:
+        some = slice(done, min(done + group, most))
+        return _measure(plan, denoiser, x0[some], done, rows_of(cond, some), ends, rows)
+
+    for terms, by_cell in shares.map(measured, range(len(progress.terms), most, group)):
         require_finite(*terms.T)
         progress.terms = torch.cat([progress.terms, terms])
         progress.by_cell = progress.by_cell + by_cell
@@ -228,7 +232,7 @@ def _measure(
         shape = tuple(images.shape)
         number = first * calls + start
         noise = rng.paired(shape, plan.seed, "estimate", first=number, per=calls, correlation=plan.correlation, device=device)
-        some = None if cond is None else {k: v[owner[own].to(v.device)] for k, v in cond.items()}
+        some = rows_of(cond, owner[own])
         value, of_noise = with_features(form, denoiser, images, noise.to(x0.dtype), index[own], u[own], some)
         rest.append(value - control.of(index[own], known[owner[own]], of_noise))
     value = torch.cat(rest) * factor
@@ -245,15 +249,16 @@ def _measure(
 
 
 def _first_stage(
-    plan: _Plan, denoiser: Denoiser, pilot: Tensor, cond: Condition | None, ends: Tensor, rows: int, group: int
+    plan: _Plan, denoiser: Denoiser, pilot: Tensor, cond: Condition | None, ends: Tensor, rows: int, group: int, shares: Shares
 ) -> Tensor:
     """Bits/dim of pilot images (m,), measured as the others will be, with draws of their own."""
     own = replace(plan, seed=rng.generator(plan.seed, "first stage").initial_seed())
-    found = []
-    for first in range(0, min(FIRST_STAGE, len(pilot)), group):
+
+    def measured(first: int) -> Tensor:
         some = slice(first, min(first + group, FIRST_STAGE))
-        given = None if cond is None else {k: v[some] for k, v in cond.items()}
-        found.append(_measure(own, denoiser, pilot[some], first, given, ends, rows)[0])
+        return _measure(own, denoiser, pilot[some], first, rows_of(cond, some), ends, rows)[0]
+
+    found = list(shares.map(measured, range(0, min(FIRST_STAGE, len(pilot)), group)))
     bits = bits_per_dim(torch.cat(found).sum(1), pilot)
     if not bool(torch.isfinite(bits).all()):
         raise ValueError("diffusion: the bound of the pilot's images is not finite: the network's output is far too large")

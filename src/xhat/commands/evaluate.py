@@ -13,9 +13,10 @@ from xhat.bound.student import limits
 from xhat.commands.parsing import add_use, new_parser
 from xhat.commands.real_images import conditions_of, real_images
 from xhat.commands.tables import new_table, number_column, show_table, text_column
-from xhat.commands.terminal import console, note, notes, print_json, progress_bar
+from xhat.commands.terminal import console, note_once, notes, print_json, progress_bar
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Condition
+from xhat.distributed import Shares, main_process, shared_out
 from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
 from xhat.registry import FEATURES
@@ -32,7 +33,8 @@ one that a file of --use has registered, after @xhat.register.features. With --j
 else.
 
 --bound measures the variational bound instead, and --ode the likelihood of the probability-flow ODE, in bits/dim on random
-held-out images. An interrupted --bound continues where it stopped when it is called again."""
+held-out images. An interrupted --bound continues where it stopped when it is called again.
+Under torchrun all processes take their parts, and the first prints."""
 NUMBER = f"number of samples, or of images ({THOROUGH.samples}; with --standard_error all, with --ode {THOROUGH.ode_images})"
 
 
@@ -62,6 +64,8 @@ def run(argv: Sequence[str]) -> int:
     options = parser.read(argv)
     _refuse_what_has_no_effect(options)
     result, show = _measure(options)
+    if not main_process():
+        return 0
     if options.json:
         print_json(result)
     else:
@@ -82,7 +86,7 @@ def _refuse_what_has_no_effect(options: Any) -> None:
     if options.samples is not None:
         for name in ("n", "seed"):
             if getattr(options, name):
-                note(f"--{name} {getattr(options, name)} has no effect: --samples are there already")
+                note_once(f"--{name} {getattr(options, name)} has no effect: --samples are there already")
     if options.exact and options.standard_error is not None:
         raise UsageError("--exact takes every step of --n images, --standard_error chooses how many: name one")
     if any(count is not None and count < 2 for count in (options.n, options.images)):
@@ -134,6 +138,7 @@ def _evaluate(
     from xhat.report.comparable import standing_penalties
     from xhat.runs.load import load
 
+    shares = shared_out()
     trained = load(run_)
     real, latents = real_images(trained, data), trained.denoiser.decode is not None
     reference = real.distribution
@@ -141,31 +146,31 @@ def _evaluate(
         raise UsageError(f"{run_} was trained on prompts alone: name images to measure on, --data FOLDER")
     seen_in = Features.shipped(trained.shape) if features is None else _features(features)
     cond = conditions_of(trained, reference, n)
-    drawn = _generated(trained, n, seed, cond) if samples is None else _read(samples, trained)
+    drawn = _generated(trained, n, seed, cond, shares) if samples is None else _read(samples, trained)
     of_real = reference.images.pixels[: THOROUGH.penalty_images]
     if latents:  # at most as many real ones as samples: decoding is dear
-        drawn = shown(drawn, trained.shape, trained.denoiser) if samples is None else drawn
-        of_real = shown(of_real[: max(2, len(drawn))], trained.shape, trained.denoiser)
+        drawn = shown(drawn, trained.shape, trained.denoiser, shares) if samples is None else drawn
+        of_real = shown(of_real[: max(2, len(drawn))], trained.shape, trained.denoiser, shares)
     elif trained.shape.units is not None:
         of_real = trained.shape.units(of_real)
     result: dict[str, Any] = {"run": run_, "step": trained.step, "samples": len(drawn), "reference": len(of_real)}
     result |= {"of": "images" if trained.shape.is_picture or latents else "samples", "decoded": latents}
-    result |= {"reference_is": reference.kind, **_quality(seen_in, drawn, of_real)}
+    result |= {"reference_is": reference.kind, **_quality(seen_in, drawn, of_real, shares)}
     if not (latents or trained.shape.is_eight_bit):
         result |= _of_fields(drawn, of_real)
     standing = standing_penalties(trained.config, [trained.shape])
     penalties = {name: build_penalty(text, decoded=latents) for name, text in standing.items()}
     penalties |= own_penalties(build_objective(trained.config, trained.denoiser))
     result |= {"penalties": mean_penalties(drawn, penalties), "penalties_real": mean_penalties(of_real, penalties)}
-    found = asdict(level_errors(trained.denoiser, real.measured, images).summary())
+    found = asdict(level_errors(trained.denoiser, real.measured, images, shares=shares).summary())
     return result | {"denoising": found | {"images_are": real.measured.kind}}
 
 
-def _quality(seen_in: "Features | None", samples: Tensor, real: Tensor) -> dict[str, Any]:
+def _quality(seen_in: "Features | None", samples: Tensor, real: Tensor, shares: Shares) -> dict[str, Any]:
     """Distances, and digits where the network reads some."""
     if seen_in is None:
         return {"fid": None, "kid": None, "kid_sd": None, "features": None}
-    found = seen_in.compare(seen_in.of(samples), seen_in.of(real))
+    found = seen_in.compare(seen_in.of(samples, shares), seen_in.of(real, shares))
     if found.reading is None or found.reading_real is None:
         return asdict(found.distance)
     confident = {"confident": found.reading.confident, "confident_real": found.reading_real.confident}
@@ -184,7 +189,7 @@ def _of_fields(samples: Tensor, real: Tensor) -> dict[str, Any]:
     return values | {"spectrum_db_by_chance": chance.spectrum_db, "histogram_sd_by_chance": chance.histogram_sd}
 
 
-def _generated(trained: TrainedRun, n: int, seed: int, cond: Condition | None) -> Tensor:
+def _generated(trained: TrainedRun, n: int, seed: int, cond: Condition | None, shares: Shares) -> Tensor:
     """Samples as the run's config says, uint8 images or floats."""
     from xhat.config.build import build_sampling
 
@@ -195,7 +200,7 @@ def _generated(trained: TrainedRun, n: int, seed: int, cond: Condition | None) -
         def progress(done: int) -> None:
             bar.update(task, completed=done)
 
-        return sampling.generate(trained.denoiser, trained.shape, n, seed=seed, cond=cond, progress=progress)[0]
+        return sampling.generate(trained.denoiser, trained.shape, n, seed=seed, cond=cond, progress=progress, shares=shares)[0]
 
 
 def _read(samples: str, trained: TrainedRun) -> Tensor:

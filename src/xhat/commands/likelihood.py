@@ -13,7 +13,8 @@ from rich.text import Text
 from xhat.bound.estimate import BoundEstimate, Progress
 from xhat.bound.terms import form_of
 from xhat.commands.real_images import real_images
-from xhat.commands.terminal import console, note, progress_bar
+from xhat.commands.terminal import console, note_once, progress_bar
+from xhat.distributed import from_main, main_process, shared_out
 from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
 from xhat.evaluation.likelihood import (
@@ -49,6 +50,7 @@ def evaluate_bound(
         steps: T, or math.inf; None is the schedule's own, or 1000.
         seed: of the choice of images, and of all draws.
     """
+    shares = shared_out()
     trained = load(run)
     real = real_images(trained, data)
     own = choose_at_random(real, n, THOROUGH.pilot_images, seed, device_of(trained.denoiser.net))
@@ -59,17 +61,18 @@ def evaluate_bound(
     decoder, usual = form_for(trained.denoiser, trained.shape)
     steps = usual if steps is None else steps
     how: dict[str, Any] = {"standard_error": standard_error, "steps": steps, "decoder": decoder, "seed": seed}
-    measure = partial(bound, trained.denoiser, own, evaluations=evaluations, **how)
+    measure = partial(bound, trained.denoiser, own, evaluations=evaluations, shares=shares, **how)
     with _one_line("the bound"):
         parts = form_of(trained.denoiser.schedule, steps, decoder).count
-        progress = kept.read(parts, len(own.x0), pilot=not exact)
+        progress = from_main(kept.read(parts, len(own.x0), pilot=not exact) if main_process() else Progress())
         found = _kept_up(measure, progress, kept, len(own.x0))
-    kept.remove()
+    if main_process():
+        kept.remove()
     reached = found.bits_per_dim_se <= standard_error if standard_error else None
     if reached is False:
-        note(f"standard error {standard_error:g} not reached with {found.images:,} images{_way_out(found, own)}")
+        note_once(f"standard error {standard_error:g} not reached with {found.images:,} images{_way_out(found, own)}")
     picture = folder / "bound.png"
-    drawn = attempt(picture, lambda: _save_picture(found, picture))
+    drawn = main_process() and attempt(picture, lambda: _save_picture(found, picture))
     result = _as_json(found) | {"standard_error_reached": reached} | _about(run, trained, real.measured)
     return result | {"picture": str(picture) if drawn else None}
 
@@ -88,14 +91,14 @@ def _kept_up(measure: Callable[..., BoundEstimate], progress: Progress, kept: Pr
         def report(now: Progress, se: float) -> None:
             nonlocal saved
             bar.update(task, completed=len(now.terms))
-            if time.monotonic() - saved > SAVE_SECONDS:
+            if main_process() and time.monotonic() - saved > SAVE_SECONDS:
                 kept.write(now)
                 saved = time.monotonic()
 
         try:
             return measure(progress=progress, report=report)
         except KeyboardInterrupt:
-            if len(progress.terms):
+            if main_process() and len(progress.terms):
                 kept.write(progress)
             raise
 
@@ -109,6 +112,7 @@ def evaluate_ode(run: str, data: str | None, n: int, seed: int) -> dict[str, Any
         n: at most so many of them.
         seed: of the choice of images, and of all draws.
     """
+    shares = shared_out()
     trained = load(run)
     real = real_images(trained, data)
     own = choose_at_random(real, n, THOROUGH.pilot_images, seed, device_of(trained.denoiser.net))
@@ -116,7 +120,7 @@ def evaluate_ode(run: str, data: str | None, n: int, seed: int) -> dict[str, Any
         ways = dequantizations_for(trained.denoiser, trained.shape)
         task = bar.add_task("ode", total=len(ways) * len(own.x0))
         report = partial(bar.update, task)
-        found = ode(trained.denoiser, own, dequantizations=ways, seed=seed, report=lambda images: report(advance=images))
+        found = ode(trained.denoiser, own, dequantizations=ways, seed=seed, report=lambda n: report(advance=n), shares=shares)
     return {
         "bits_per_dim": found.bits_per_dim,
         "bits_per_dim_se": found.bits_per_dim_se,

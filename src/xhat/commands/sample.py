@@ -11,8 +11,9 @@ import numpy as np
 
 from xhat.commands.no_effect import UNTAUGHT, UNTOLD
 from xhat.commands.parsing import add_force, add_use, new_parser
-from xhat.commands.terminal import note, progress_bar
+from xhat.commands.terminal import note_once, progress_bar
 from xhat.data.shape import DataShape
+from xhat.distributed import main_process, shared_out
 from xhat.errors import UsageError
 
 DESCRIPTION = """Draw images from a trained run.
@@ -23,7 +24,7 @@ Class-conditional models
 draw all classes in turn, or the one of --label; the .npz then also holds labels: the data's own numbers, or, where the classes
 have names, positions in an array classes of these. A run of a pipeline draws what --prompt says, or the lines of --prompts in
 turn; the .npz then also holds prompts. Image k depends on the seed and k alone. Sampler, steps and guidance
-default to the run's own."""
+default to the run's own. Under torchrun all processes draw, each its part, and the first writes."""
 
 SHOWN = 100
 NAMED = 10
@@ -66,6 +67,7 @@ def _sample(options: Any, out: Path, changes: dict[str, Any]) -> int:
         raise UsageError(f"--out {out}: the file must end in .npz, or in .npy for fields alone")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
+    shares = shared_out()
     picture, force = out.with_suffix(".png"), options.force
     require_free(out, force=force)
     require_free(picture, force=force, ours=True)
@@ -76,9 +78,9 @@ def _sample(options: Any, out: Path, changes: dict[str, Any]) -> int:
     n, told, prompts = asked_for(trained, options.prompt, options.prompts, options.n)
     if changes.get("guidance", 1) != 1 and trained.denoiser.decode is None:
         if trained.shape.classes is None:
-            note(f"--guidance {changes['guidance']:g} has no effect: {UNTOLD}")
+            note_once(f"--guidance {changes['guidance']:g} has no effect: {UNTOLD}")
         elif trained.config.label_dropout == 0:
-            note(f"--guidance {changes['guidance']:g} means little: {UNTAUGHT}")
+            note_once(f"--guidance {changes['guidance']:g} means little: {UNTAUGHT}")
     how = replace(trained.config.sampling, **changes)
     try:
         sampling = build_sampling(how, trained.denoiser.schedule)
@@ -97,9 +99,12 @@ def _sample(options: Any, out: Path, changes: dict[str, Any]) -> int:
             label=number,
             cond=told,
             progress=lambda done: bar.update(task, completed=done),
+            shares=shares,
         )
     shape, latents = trained.shape, trained.denoiser.decode is not None
-    images = shown(images, shape, trained.denoiser) if latents else images
+    images = shown(images, shape, trained.denoiser, shares) if latents else images
+    if not main_process():
+        return 0
     eight_bit, pictures = latents or shape.is_eight_bit, is_shown(shape, trained.denoiser)
     arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy()} if eight_bit else {"samples": images.numpy()}
     if prompts:

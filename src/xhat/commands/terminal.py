@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
+from xhat.distributed import main_process
 from xhat.errors import one_line
 from xhat.files.values import for_json
 
@@ -61,7 +62,7 @@ def console(stderr: bool = False) -> Console:
 def progress_bar() -> Progress:
     """A bar on stderr that leaves no trace; nothing at all where stderr is no terminal."""
     out = console(stderr=True)
-    return Progress(console=out, transient=True, disable=not out.is_terminal)
+    return Progress(console=out, transient=True, disable=not (out.is_terminal and main_process()))
 
 
 def say(message: str) -> None:
@@ -75,6 +76,12 @@ def say(message: str) -> None:
 def note(message: str) -> None:
     """One line on stderr about something that did not stop the command."""
     say(f"xhat: note: {message}")
+
+
+def note_once(message: str) -> None:
+    """A `note` about what all processes of a command see alike, of the first of them."""
+    if main_process():
+        note(message)
 
 
 def notes(messages: Iterable[str]) -> None:

@@ -10,7 +10,9 @@ from torch import Tensor
 from xhat import rng
 from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.diffusion.schedules import Schedule
+from xhat.diffusion.sharded import gathered
 from xhat.diffusion.targets import decode_x0
+from xhat.distributed import ALONE, Shares
 from xhat.errors import UsageError
 from xhat.tensors import image_mean, over_images
 
@@ -48,10 +50,11 @@ def denoising_error(
     logsnr: Sequence[float] = LEVELS,
     seed: int = 0,
     batch: int = 250,
+    shares: Shares = ALONE,
 ) -> DenoisingError:
     """`summary` of `x0_errors`, at those levels that the schedule has."""
     levels = reached(denoiser.schedule, logsnr)
-    return summary(x0_errors(denoiser, x0, cond, levels, seed, batch), levels)
+    return summary(x0_errors(denoiser, x0, cond, levels, seed, batch, shares), levels)
 
 
 @torch.no_grad()
@@ -62,6 +65,7 @@ def x0_errors(
     logsnr: Sequence[float] = LEVELS,
     seed: int = 0,
     batch: int = 250,
+    shares: Shares = ALONE,
 ) -> Tensor:
     """Mean over pixels of (x0 - x0_hat)² of every image at every level, (L, N) float64 on the CPU.
 
@@ -75,23 +79,27 @@ def x0_errors(
         logsnr: noise levels, which the schedule must have: see `reached`.
         seed: of the noise.
         batch: images at a time.
+        shares: of several processes, who measures what.
     """
     schedule, device = denoiser.schedule, x0.device
     wide = torch.tensor(list(logsnr), dtype=torch.float64, device=schedule.device)
     times = schedule.t_of(wide).detach().clamp(max(schedule.t_min, 0.0), 1.0)
-    errors = torch.empty(len(logsnr), len(x0), dtype=torch.float64)
-    for row, (level, time) in enumerate(zip(logsnr, times, strict=True)):
-        for first in range(0, len(x0), batch):
-            images = x0[first : first + batch]
-            t = time.to(device).expand(len(images))
-            noise = level_noise(images, level, first, seed)
-            z = over_images(schedule.alpha(t), images) * images + over_images(schedule.sigma(t), images) * noise
-            told = None if cond is None else {name: value[first : first + batch] for name, value in cond.items()}
-            prediction = denoiser(z.to(x0.dtype), t, told)
-            # the map from the network's output to x0 in float64: at low noise a float32 error would be seen
-            x0_hat = decode_x0(denoiser.target, schedule, z.to(x0.dtype).double(), t, prediction.raw.double())
-            errors[row, first : first + batch] = image_mean((x0_hat - images) ** 2).cpu()
-    return errors
+
+    def errors_of(what: tuple[float, Tensor, int]) -> Tensor:
+        level, time, first = what
+        images = x0[first : first + batch]
+        t = time.to(device).expand(len(images))
+        noise = level_noise(images, level, first, seed)
+        z = over_images(schedule.alpha(t), images) * images + over_images(schedule.sigma(t), images) * noise
+        told = None if cond is None else {name: value[first : first + batch] for name, value in cond.items()}
+        prediction = denoiser(z.to(x0.dtype), t, told)
+        # the map from the network's output to x0 in float64: at low noise a float32 error would be seen
+        x0_hat = decode_x0(denoiser.target, schedule, z.to(x0.dtype).double(), t, prediction.raw.double())
+        return image_mean((x0_hat - images) ** 2).cpu()
+
+    work = [(level, time, first) for level, time in zip(logsnr, times, strict=True) for first in range(0, len(x0), batch)]
+    with gathered(denoiser.net):
+        return torch.cat(list(shares.map(errors_of, work))).reshape(len(logsnr), len(x0))
 
 
 def level_noise(images: Tensor, level: float, first: int, seed: int) -> Tensor:

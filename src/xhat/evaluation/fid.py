@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from xhat.data.images import to_float
 from xhat.data.stack import Samples
+from xhat.distributed import ALONE, Shares
 
 CONFIDENT, KID_SUBSET, KID_SUBSETS, BATCH = 0.9, 500, 50, 500
 
@@ -44,10 +45,21 @@ class Given(nn.Module):
         return features
 
 
-def features_of(network: nn.Module, images: Samples) -> Tensor:
-    """Features (N, D) of uint8 images (N, C, H, W), for a network of images (B, C, H, W) in [-1, 1]."""
-    parts = (images[first : first + BATCH] for first in range(0, len(images), BATCH))
-    return torch.cat([network(to_float(part)).flatten(1) for part in parts])
+def features_of(network: nn.Module, images: Samples, shares: Shares = ALONE) -> Tensor:
+    """Features (N, D) of uint8 images (N, C, H, W), for a network of images (B, C, H, W) in [-1, 1].
+
+    Args:
+        network: of features.
+        images: that they are of.
+        shares: of several processes, who takes which images.
+    """
+    batch = shares.part(len(images), BATCH)
+
+    def features(first: int) -> Tensor:
+        found: Tensor = network(to_float(images[first : first + batch]))
+        return found.flatten(1)
+
+    return torch.cat(list(shares.map(features, range(0, len(images), batch))))
 
 
 def distance(samples: Tensor, reference: Tensor, name: str) -> Distance:

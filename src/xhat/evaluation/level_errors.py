@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xhat.data.images import to_float
 from xhat.diffusion.denoiser import Denoiser
+from xhat.distributed import ALONE, Shares
 from xhat.evaluation.denoising import LEVELS, DenoisingError, reached, summary, x0_errors
 from xhat.evaluation.floor import FloorErrors, floor_errors
 from xhat.evaluation.reference import Reference
@@ -48,7 +49,9 @@ class LevelErrors:
         return Excess(*(summary(errors, self.logsnr) for errors in found))
 
 
-def level_errors(denoiser: Denoiser, real: Reference, images: int, logsnr: Sequence[float] = LEVELS) -> LevelErrors:
+def level_errors(
+    denoiser: Denoiser, real: Reference, images: int, logsnr: Sequence[float] = LEVELS, shares: Shares = ALONE
+) -> LevelErrors:
     """The errors of the first images at those levels that the schedule has.
 
     Args:
@@ -56,13 +59,14 @@ def level_errors(denoiser: Denoiser, real: Reference, images: int, logsnr: Seque
         real: images that it was not trained on, if there are any.
         images: how many of them, at most.
         logsnr: noise levels.
+        shares: of several processes, who measures what.
 
     Raises:
         ValueError: the schedule has fewer than two of the levels.
     """
     levels = reached(denoiser.schedule, logsnr)
     x0, cond = real.first(images, device_of(denoiser.net))
-    return LevelErrors(levels, x0_errors(denoiser, x0, cond, levels))
+    return LevelErrors(levels, x0_errors(denoiser, x0, cond, levels, shares=shares))
 
 
 def known_floor(train: Reference, real: Reference, images: int, logsnr: Sequence[float]) -> FloorErrors:

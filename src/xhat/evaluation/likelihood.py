@@ -9,11 +9,13 @@ from torch import Tensor
 
 from xhat import rng
 from xhat.bound.decoders import Decoder, Volume, density_decoder
+from xhat.bound.density import rows_of
 from xhat.bound.estimate import BoundEstimate, Progress, estimate_bound
 from xhat.bound.ode import AsDensity, Dequantization, TruncatedNormal, Uniform, ode_likelihood
 from xhat.bound.student import limits, standard_error
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.distributed import ALONE, Shares
 from xhat.errors import UsageError
 from xhat.evaluation.reference import RealImages
 
@@ -90,6 +92,7 @@ def bound(
     seed: int = 0,
     progress: Progress | None = None,
     report: Callable[[Progress, float], None] | None = None,
+    shares: Shares = ALONE,
 ) -> BoundEstimate:
     """`estimate_bound` of the chosen images.
 
@@ -103,6 +106,7 @@ def bound(
         seed: of all draws.
         progress: of an interrupted measurement, to go on from.
         report: called after each batch of images.
+        shares: of several processes, who measures which images.
 
     Raises:
         ValueError: as `estimate_bound`.
@@ -120,6 +124,7 @@ def bound(
         seed=seed,
         progress=progress,
         report=report,
+        shares=shares,
     )
 
 
@@ -180,6 +185,7 @@ def ode(
     dequantizations: Sequence[Dequantization] = (Uniform(), TruncatedNormal()),
     seed: int = 0,
     report: Callable[[int], None] = lambda images: None,
+    shares: Shares = ALONE,
 ) -> OdeEstimate:
     """The ODE likelihood of the chosen images: Hutchinson's trace with one probe, the better of two dequantizations.
 
@@ -189,13 +195,14 @@ def ode(
         dequantizations: see `dequantizations_for`.
         seed: of dequantizations and probes.
         report: called after each batch with the number of its images; every image is measured twice.
+        shares: of several processes, who measures which images.
 
     Raises:
         ValueError: as `ode_likelihood`.
     """
     bits, calls = {}, 0.0
     for dequantization in dequantizations:
-        bits[dequantization.name], its = _ode_bits(denoiser, chosen, dequantization, seed, report)
+        bits[dequantization.name], its = _ode_bits(denoiser, chosen, dequantization, seed, report, shares)
         calls += its
     best, *others = sorted(bits, key=lambda name: float(bits[name].mean()))
     mean, error, count = float(bits[best].mean()), standard_error(bits[best]), len(chosen.x0)
@@ -206,16 +213,25 @@ def ode(
 
 
 def _ode_bits(
-    denoiser: Denoiser, chosen: Chosen, dequantization: Dequantization, seed: int, report: Callable[[int], None]
+    denoiser: Denoiser,
+    chosen: Chosen,
+    dequantization: Dequantization,
+    seed: int,
+    report: Callable[[int], None],
+    shares: Shares,
 ) -> tuple[Tensor, float]:
     """Bits/dim of every image (n,), and the network calls of all."""
-    values, calls = [], 0.0
-    for first in range(0, len(chosen.x0), ODE_BATCH):
+
+    def measured(first: int) -> tuple[Tensor, float]:
         some = slice(first, first + ODE_BATCH)
-        cond = None if chosen.cond is None else {key: value[some] for key, value in chosen.cond.items()}
         own = rng.generator(seed, first).initial_seed() % 2**31
+        cond = rows_of(chosen.cond, some)
         found = ode_likelihood(denoiser, chosen.x0[some], dequantization=dequantization, cond=cond, seed=own)
-        values.append(found.bits_per_dim.cpu())
-        calls += found.network_evaluations * len(found.bits_per_dim)
-        report(len(found.bits_per_dim))
+        return found.bits_per_dim.cpu(), found.network_evaluations
+
+    values, calls = [], 0.0
+    for bits, evaluations in shares.map(measured, range(0, len(chosen.x0), ODE_BATCH)):
+        values.append(bits)
+        calls += evaluations * len(bits)
+        report(len(bits))
     return torch.cat(values), calls

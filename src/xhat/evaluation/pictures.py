@@ -19,6 +19,7 @@ from xhat.bound.estimate import Curve
 from xhat.data.images import to_uint8
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
+from xhat.distributed import ALONE, Shares
 from xhat.evaluation.field_pictures import pictures
 from xhat.files.ours import SOFTWARE, write_ours
 from xhat.tensors import device_of
@@ -67,12 +68,13 @@ def grid(images: Tensor, columns: int = 8, zoom: int | None = None) -> Image.Ima
 
 
 @torch.no_grad()
-def shown(samples: Tensor, shape: DataShape, denoiser: Denoiser) -> Tensor:
-    """uint8 images of samples: latents are decoded, a few at a time; else as `drawn`."""
-    if denoiser.decode is None:
+def shown(samples: Tensor, shape: DataShape, denoiser: Denoiser, shares: Shares = ALONE) -> Tensor:
+    """uint8 images of samples: latents are decoded, a few at a time, of several processes by each some; else as `drawn`."""
+    decode, device = denoiser.decode, device_of(denoiser.net)
+    if decode is None:
         return drawn(samples, shape)
-    device = device_of(denoiser.net)
-    return torch.cat([to_uint8(denoiser.decode(part.to(device))).cpu() for part in samples.split(DECODED)])
+    parts = samples.split(shares.part(len(samples), DECODED))
+    return torch.cat(list(shares.map(lambda part: to_uint8(decode(part.to(device))).cpu(), parts)))
 
 
 def thumbnails(images: Tensor, side: int = 128) -> Tensor:

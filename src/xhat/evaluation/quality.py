@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from xhat.data.shape import DataShape
 from xhat.data.stack import Samples
+from xhat.distributed import ALONE, Shares
 from xhat.errors import UsageError, first_line
 from xhat.evaluation.fid import Distance, Reading, distance, features_of, read_digits
 from xhat.networks.digits import MNISTFeatures
@@ -44,14 +45,14 @@ class Features:
         readable = shape.sample == (1, 28, 28) and shape.is_eight_bit
         return cls(MNISTFeatures.trained(), "mnist") if readable else None
 
-    def of(self, images: Samples) -> Tensor:
-        """Features (N, D) of uint8 images (N, C, H, W).
+    def of(self, images: Samples, shares: Shares = ALONE) -> Tensor:
+        """Features (N, D) of uint8 images (N, C, H, W); of several processes each takes some.
 
         Raises:
             UsageError: the network cannot take them.
         """
         try:
-            return features_of(self.network, images)
+            return features_of(self.network, images, shares)
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             line, shape = first_line(error), tuple(images.shape[1:])
             raise UsageError(f"the features {self.name} cannot be taken of images {shape}: {line}") from None

@@ -12,6 +12,8 @@ from xhat.budgets import require_memory
 from xhat.data.images import to_uint8
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.diffusion.sharded import gathered
+from xhat.distributed import ALONE, Shares
 from xhat.sampling.guidance import Guided
 from xhat.sampling.sample import sample
 from xhat.sampling.samplers import Sampler
@@ -41,6 +43,7 @@ class Sampling:
         seed: int = 0,
         cond: Condition | None = None,
         progress: Callable[[int], None] | None = None,
+        shares: Shares = ALONE,
     ) -> tuple[Tensor, Tensor | None]:
         """`generate` this way."""
         return generate(
@@ -53,6 +56,7 @@ class Sampling:
             seed=seed,
             cond=cond,
             progress=progress,
+            shares=shares,
         )
 
 
@@ -70,6 +74,7 @@ def generate(
     cond: Condition | None = None,
     batch: int | None = None,
     progress: Callable[[int], None] | None = None,
+    shares: Shares = ALONE,
 ) -> tuple[Tensor, Tensor | None]:
     """Make n samples; sample k depends on (seed, k) alone, and has class k mod classes if the model is conditional.
 
@@ -85,6 +90,7 @@ def generate(
         cond: values of what else the model is told, `shape.conditions`, (m, ...) each: sample k has row k mod m.
         batch: samples at a time; by default 125, of latents 4.
         progress: called with the number of images done so far.
+        shares: of several processes, who draws which batches: `shared_out()` has all of them take part, and be given all.
 
     Returns:
         Samples (n, ...), uint8 images or floats, as the data are, fields in the user's units; and their
@@ -98,17 +104,21 @@ def generate(
         raise ValueError(f"the model is told {', '.join(lacking)}: give values in cond, for example those of some data")
     if label is not None and not 0 <= label < (shape.classes or 0):
         raise ValueError(f"label {label}: the model has {shape.classes or 'no'} classes")
-    batch = batch or (125 if denoiser.decode is None else 4)
+    batch = shares.part(n, batch or (125 if denoiser.decode is None else 4))
     size = 4 * n * math.prod(shape.sample)
     require_memory(size, f"{n:,} samples {shape.sample}", "draw fewer at a time, with different seeds")
     labels = _labels(shape, 0, n, label)
-    done = []
-    for first in range(0, n, batch):
-        count = min(batch, n - first)
-        part = _Batch(denoiser, shape, guidance, first, count, seed, label, cond)
-        done.append(as_kept(part.run(sampler, times), shape).cpu())
-        if progress is not None:
-            progress(first + count)
+    done: list[Tensor] = []
+
+    def drawn(first: int) -> Tensor:
+        part = _Batch(denoiser, shape, guidance, first, min(batch, n - first), seed, label, cond)
+        return as_kept(part.run(sampler, times), shape).cpu()
+
+    with gathered(denoiser.net):
+        for part in shares.map(drawn, range(0, n, batch)):
+            done.append(part)
+            if progress is not None:
+                progress(sum(map(len, done)))
     return torch.cat(done), labels
 
 

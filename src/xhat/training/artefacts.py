@@ -65,17 +65,17 @@ def picture_due(setup: Setup, *, ended: bool) -> bool:
 
 
 def save_picture(setup: Setup, run: Path) -> Path | None:
-    """A grid of samples, drawn in few steps; None on a process that does not write, or where somebody else's file is."""
-    if not (setup.accelerator.is_main_process or setup.state.split):
-        return None
+    """A grid of samples, drawn in few steps, by each process some; None on one that does not write, or where somebody else's
+    file is.
+    """
     columns = grid_columns(setup.shape.classes)
     how = replace(setup.options.sampling, steps=min(setup.options.sampling.steps, PICTURE_STEPS))
     model = setup.state.averaged()
     sampling = build_sampling(how, model.schedule)
     count = PICTURE_IMAGES // columns * columns if model.decode is None else PICTURE_LATENTS
     with evaluating(model):
-        samples, _ = sampling.generate(model, setup.shape, count, cond=setup.told)
-        images = shown(samples, setup.shape, model)
+        samples, _ = sampling.generate(model, setup.shape, count, cond=setup.told, shares=setup.shares)
+        images = shown(samples, setup.shape, model, setup.shares)
     if not setup.accelerator.is_main_process:
         return None
     path = _path(setup, run)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from xhat.config.options import Options
 from xhat.data.batch import Batch
 from xhat.diffusion.denoiser import Denoiser
+from xhat.distributed import ALONE, Shares
 from xhat.errors import RunError, first_line
 from xhat.evaluation.denoising import LEVELS, denoising_error
 from xhat.tensors import evaluating
@@ -34,11 +35,11 @@ class HeldOut:
         """Whether to measure after this many steps."""
         return self.every > 0 and (ended or step % self.every == 0)
 
-    def measure(self, denoiser: Denoiser) -> dict[str, float]:
-        """The bits and the errors, by their names in metrics.jsonl."""
+    def measure(self, denoiser: Denoiser, shares: Shares = ALONE) -> dict[str, float]:
+        """The bits and the errors, by their names in metrics.jsonl; of several processes each measures some."""
         x0 = self.samples.x0
         with evaluating(denoiser):
-            found = denoising_error(denoiser, x0, self.samples.cond, self.levels, batch=len(x0))
+            found = denoising_error(denoiser, x0, self.samples.cond, self.levels, batch=len(x0), shares=shares)
         bits = {"eval/bits_per_dim": found.bits_per_dim, "eval/bits_per_dim_se": found.bits_per_dim_se}
         levels = zip(found.logsnr, found.x0_error, strict=True)
         return bits | {f"eval/x0_error/logsnr={level:g}": error for level, error in levels}

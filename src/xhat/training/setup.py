@@ -20,7 +20,7 @@ from xhat.data.batch import Batch, chosen_rows
 from xhat.data.shape import DataShape
 from xhat.data.source import DataSource, Feed, first_samples, name_of, shape_of
 from xhat.diffusion.denoiser import Condition
-from xhat.distributed import local_processes
+from xhat.distributed import Shares, local_processes
 from xhat.errors import ConfigError, DataError, RunError, with_kind
 from xhat.evaluation.denoising import LEVELS, reached
 from xhat.evaluation.pictures import is_shown
@@ -81,6 +81,11 @@ class Setup:
     autocast: torch.autocast
     resumed: "Resumed | None"
     about: dict[str, Any]
+
+    @property
+    def shares(self) -> Shares:
+        """Who measures and draws what, where all processes take part."""
+        return Shares(self.accelerator.process_index, self.accelerator.num_processes)
 
     def reading(self) -> AbstractContextManager[None]:
         """Training is under way: what reads ahead may."""

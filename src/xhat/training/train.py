@@ -195,8 +195,7 @@ def _blame(saving: Saving) -> str:
 
 
 def _measured(setup: Setup, ended: bool) -> dict[str, float]:
-    """The averaged weights on held-out images, when it is time: no other process has to wait, unless the weights are split."""
-    takes_part = setup.accelerator.is_main_process or setup.state.split
-    if setup.held_out is None or not takes_part or not setup.held_out.due(setup.state.step, ended):
+    """The averaged weights on held-out images, when it is time: by all processes."""
+    if setup.held_out is None or not setup.held_out.due(setup.state.step, ended):
         return {}
-    return setup.held_out.measure(setup.state.averaged())
+    return setup.held_out.measure(setup.state.averaged(), setup.shares)
