@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,8 @@ class Loop:
     def __init__(self, setup: Setup, stop: Stop, started: float) -> None:
         self.setup, self.state, self.accelerator = setup, setup.state, setup.accelerator
         self.stop, self.started, self.alone = stop, started, self.accelerator.num_processes == 1
+        # of a 1 x 1 convolution the same bytes have two kinds of strides
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         objective = self.state.objective
         # optimizers need nothing that Accelerate would add; what is split is prepared already
         self.prepared = objective if self.state.split else self.accelerator.prepare(objective)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 from xhat.budgets import require_memory
 from xhat.config.build import build_sampling
@@ -34,6 +35,7 @@ from xhat.training.budget import Budget
 from xhat.training.ema import power_average
 from xhat.training.hardware import fast_bf16
 from xhat.training.held_out import IMAGES, STRIDE, HeldOut
+from xhat.training.launched import require_plain_launch
 from xhat.training.learning_rate import LearningRate
 from xhat.training.optimizers import build_optimizers
 from xhat.training.sharing import requests_of, rows_of, shared_out_otherwise
@@ -134,10 +136,12 @@ def set_up(
         ConfigError: choices of the options that do not fit together.
         DataError: a source that gives no batches, or batches of several shapes.
     """
+    require_plain_launch()
     if options.track is not None:
         require_tracker(options.track)
     budget, shape = Budget.of(options), shape_of(source)
-    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    in_buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # which DDP would otherwise hold beside gradients
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[in_buckets])
     device, rows = accelerator.device, rows_of(options, accelerator.num_processes)
     size = 4 * rows * math.prod(shape.sample)
     require_memory(size, f"{rows:,} samples {shape.sample} at a time", "lower batch_size, or raise accumulate")
