@@ -14,7 +14,7 @@ from xhat.config.options import OptimizerConfig
 from xhat.pipelines.families import family_of
 from xhat.pipelines.lora import add_lora
 from xhat.runs.given import Given
-from xhat.training.ema import power_average
+from xhat.training.ema import PowerAverage
 from xhat.training.optimizers import build_optimizers
 
 GIB, RANK = 2**30, 16
@@ -88,7 +88,7 @@ def measured() -> tuple[int, int]:
     }
     model = add_lora(diffusers.UNet2DConditionModel(sample_size=8, **sizes, **blocks), RANK, family_of_unet().adapted)
     denoiser = from_diffusers(model, diffusers.DDIMScheduler(clip_sample=False))
-    objective, average = Objective(denoiser, {"denoise": Term(Denoising())}), power_average(denoiser, 0.1)
+    objective, average = Objective(denoiser, {"denoise": Term(Denoising())}), PowerAverage(denoiser, 0.1)
     [optimizer] = build_optimizers(objective, OptimizerConfig())
     objective(torch.randn(2, 4, 8, 8), cond={"encoder_hidden_states": torch.randn(2, 5, 32)})["loss"].backward()
     optimizer.step()

@@ -33,6 +33,17 @@ def device_of(module: nn.Module) -> torch.device:
     return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
 
 
+PINNED = {"cuda"}
+"""Kinds of devices that copy from pinned memory while the host goes on."""
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """The tensor there, without waiting: what comes from pageable memory would be copied once the GPU has come so far."""
+    if x.device.type == "cpu" and device.type in PINNED:
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
 def bytes_of(values: Tensor) -> memoryview:
     """The bytes of a tensor's values, in order: for checksums."""
     return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

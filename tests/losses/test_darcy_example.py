@@ -61,6 +61,7 @@ def test_mended_samples_have_less_of_it(example, solved):
             return solved.float() + 1e-3 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
 
     denoiser = xhat.Denoiser(Known(), xhat.Cosine(), xhat.X0)
-    start, times = torch.randn(2, 2, 64, 64), xhat.uniform_times(denoiser.schedule, 20)
-    plain, mended = (xhat.sample(denoiser, sampler, start, times) for sampler in (xhat.DDIM(), parts.Mended(times=60)))
+    start = torch.randn(2, 2, 64, 64, generator=torch.Generator().manual_seed(1))
+    times = xhat.uniform_times(denoiser.schedule, 20)
+    plain, mended = (xhat.sample(denoiser, sampler, start, times) for sampler in (xhat.DDIM(), parts.Mended(times=200)))
     assert float(parts.darcy_error(mended).mean()) < 0.5 * float(parts.darcy_error(plain).mean())

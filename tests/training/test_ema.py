@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from xhat.training.ema import power_average, power_exponent
+from xhat.training.ema import PowerAverage, power_exponent
 
 
 @pytest.mark.parametrize("width", [0.05, 0.1, 0.2])
@@ -27,7 +27,7 @@ def test_exponent_of_the_papers_widths():
 def test_average_weighs_steps_by_their_power():
     """Of the weights 1, 2, ..., n: the recurrence exactly, its closed form n (gamma+1)/(gamma+2) up to a step or two."""
     model = torch.nn.Linear(1, 1, bias=False).double()
-    average = power_average(model, 0.1)
+    average = PowerAverage(model, 0.1)
     n, gamma, expected = 2000, power_exponent(0.1), 0.0
     for t in range(1, n + 1):
         torch.nn.init.constant_(model.weight, float(t))
@@ -47,6 +47,6 @@ def test_impossible_widths_are_refused(width):
 @pytest.mark.trap(48)
 def test_an_average_offers_nothing_to_train():
     """DDP waits for the gradient of every parameter that asks for one."""
-    average = power_average(torch.nn.Linear(2, 2), 0.1)
+    average = PowerAverage(torch.nn.Linear(2, 2), 0.1)
     average.update_parameters(torch.nn.Linear(2, 2))
     assert not any(p.requires_grad for p in average.parameters())

@@ -13,7 +13,7 @@ from xhat.losses.penalties import total_variation
 from xhat.networks.unet import UNet
 from xhat.objective.multipliers import DualAscent
 from xhat.runs.checkpoint import newest_checkpoint
-from xhat.training.ema import power_average
+from xhat.training.ema import PowerAverage
 from xhat.training.optimizers import build_optimizers
 from xhat.training.state import State
 
@@ -26,7 +26,7 @@ def fresh(seed, average=True, data="digits"):
     terms = {"denoise": Term(Denoising(V)), "smooth": Term(ImageLoss(total_variation), DualAscent(0.1))}
     objective = Objective(denoiser, terms, Adaptive())
     optimizers = build_optimizers(objective, OptimizerConfig(lr=1e-2, muon_lr=1e-2))
-    return State(objective, power_average(denoiser, 0.1) if average else None, optimizers, data)
+    return State(objective, PowerAverage(denoiser, 0.1) if average else None, optimizers, data)
 
 
 def train(state, steps):

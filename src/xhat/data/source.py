@@ -12,6 +12,7 @@ from xhat.data.lost import lost_of
 from xhat.data.shape import PIXELS, DataShape
 from xhat.errors import DataError, with_kind
 from xhat.rng import Shard
+from xhat.tensors import to_device
 
 PROBED = 2
 """Samples that are asked for to see what a source gives."""
@@ -141,7 +142,7 @@ class Feed:
     def _float(self, x0: Tensor) -> Tensor:
         if x0.is_meta:  # a shape without values, of prompts without images
             return x0
-        moved = x0.to(self.device, non_blocking=True)
+        moved = to_device(x0, self.device)
         return to_float(moved) if moved.dtype == torch.uint8 else moved.float()
 
     def _moved(self, values: Any) -> Any:
@@ -154,7 +155,7 @@ class Feed:
             return self._moved(value)
         if isinstance(value, tuple) and has_parts(value):
             return tuple(self._there(part) for part in value)
-        return value.to(self.device) if isinstance(value, Tensor) else value
+        return to_device(value, self.device) if isinstance(value, Tensor) else value
 
 
 def length_of(source: object) -> int | None:

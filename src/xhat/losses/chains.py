@@ -14,6 +14,7 @@ from xhat.sampling.guidance import Guidance
 from xhat.sampling.sample import chain_of
 from xhat.sampling.samplers import DDIM, Sampler
 from xhat.sampling.spacings import rollout_times, uniform_times
+from xhat.tensors import to_device
 
 
 @dataclass(frozen=True)
@@ -106,4 +107,4 @@ class FullChain(_Chain):
     @staticmethod
     def start(denoiser: Denoiser, draw: Draw) -> Tensor:
         """z_1, a sample of p(z_1) for each image of the draw."""
-        return denoiser.schedule.prior_std().to(draw.x0) * draw.normal("chain")
+        return to_device(denoiser.schedule.prior_std(), draw.x0.device).to(draw.x0.dtype) * draw.normal("chain")

@@ -46,6 +46,11 @@ class Calls(nn.Module):
         self.rows.fill_(before + rows)
         return step, before
 
+    def back_to(self, step: int) -> None:
+        """As after all samples of an earlier step."""
+        self._now = step, self._now[1]
+        self.step.fill_(step)
+
 
 def _read(calls: nn.Module, _: Any) -> None:
     assert isinstance(calls, Calls)

@@ -25,7 +25,7 @@ from xhat.objective.multipliers import Multiplier
 from xhat.objective.samples import look_at, no_samples, samples_of
 from xhat.objective.terms import Term
 from xhat.rng import Shard
-from xhat.tensors import device_of, over_images
+from xhat.tensors import device_of, over_images, to_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,7 +188,7 @@ class Objective(nn.Module):
             start = torch.randint(2**62, (), generator=generator, device=generator.device)
             time_generator = torch.Generator().manual_seed(int(start))
         drawn = self.times.sample(self.denoiser.schedule, shard.total, time_generator, step=step)
-        t, importance = (x[own].to(x0.device) for x in drawn)
+        t, importance = (to_device(x[own], x0.device) for x in drawn)
         noise = self._normal(x0, "noise", step, shard.number, generator)
         z, shown = self._noisy(x0, t, noise), None
         if self.input_perturbation:

@@ -10,6 +10,7 @@ from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.sampling.chain import Chain
 from xhat.sampling.differentiate import Differentiation, NoSteps, require
 from xhat.sampling.samplers import Sampler
+from xhat.tensors import to_device
 
 _REMEDY = "pass generator=torch.Generator().manual_seed(...)"
 
@@ -57,6 +58,9 @@ def sample(
         ValueError: times do not decrease, there are fewer of them than `differentiate` needs, or what is random has no
             generator.
     """
+    falls = times.diff(dim=0)
+    if len(times) < 2 or not bool(((falls < 0) if times.ndim == 1 else (falls <= 0)).all()):
+        raise ValueError("times must decrease, with at least two entries, for example uniform_times(schedule, 50)")
     require(differentiate, len(times) - 1)
     chain = chain_of(
         denoiser,
@@ -86,18 +90,15 @@ def chain_of(
     noise: Callable[[int], Tensor] | None = None,
     uniform: Callable[[int, str], Tensor] | None = None,
 ) -> Chain:
-    """The steps that `sample` takes, ready to be run; arguments as there.
+    """The steps that `sample` takes, ready to be run; arguments as there. Nobody looks at the times.
 
     Raises:
-        ValueError: times do not decrease, or what is random has no generator.
+        ValueError: what is random has no generator.
     """
-    falls = times.diff(dim=0)
-    if len(times) < 2 or not bool(((falls < 0) if times.ndim == 1 else (falls <= 0)).all()):
-        raise ValueError("times must decrease, with at least two entries, for example uniform_times(schedule, 50)")
     if sampler.stochastic and generator is None and noise is None:
         raise ValueError(f"{sampler} needs noise: {_REMEDY}")
     own = _Randomness(generator, z)
-    model, times = denoiser.given(cond), times.to(z.device)
+    model, times = denoiser.given(cond), to_device(times, z.device)
     return Chain(model, sampler, z, times, noise or own.noise, uniform or own.uniform, checkpoint, callback)
 
 

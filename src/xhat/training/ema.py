@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from xhat.diffusion.sharded import part
@@ -25,24 +25,30 @@ def power_exponent(width: float) -> float:
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
 
 
-def power_average(model: nn.Module, width: float) -> AveragedModel:
+class PowerAverage(AveragedModel):
     """average_t = beta average_{t-1} + (1 - beta) weights_t, beta = (1 - 1/t)^(gamma + 1) (Karras et al. 2024, eq. 7).
 
     The averaging length is a fixed share of the training so far, whatever its length: no half-life to choose, no warm-up.
+    `AveragedModel` itself would copy the number of updates to a GPU, and wait for it there, at each of them.
 
     Args:
         model: copied, and averaged by `update_parameters(model)`; frozen parameters are shared, not copied.
         width: standard deviation of the weight profile, as a share of the training; see `power_exponent`.
     """
-    gamma = power_exponent(width)
 
-    def update(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
-        parts = ((part(a), part(c)) for a, c in zip(averages, currents, strict=True))
-        learn = [(a, c) for a, c in parts if a.data_ptr() != c.data_ptr()]
+    def __init__(self, model: nn.Module, width: float) -> None:
+        super().__init__(nn.Module())
+        self.gamma = power_exponent(width)
+        self.module = copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
+        self.requires_grad_(False)  # nothing trains it: DDP would wait for its gradients, an optimizer would decay it
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the weights as they are now."""
+        count = int(self.n_averaged)  # on the CPU
+        both = zip(self.module.parameters(), model.parameters(), strict=True)
+        learn = [(part(a.detach()), part(c.detach())) for a, c in both if a is not c]
         if learn:
-            own, new = ([*both] for both in zip(*learn, strict=True))
-            torch._foreach_lerp_(own, new, 1 - (1 - 1 / (float(count) + 1)) ** (gamma + 1))
-
-    average = AveragedModel(nn.Module(), multi_avg_fn=update)  # type: ignore[arg-type]
-    average.module = copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
-    return average.requires_grad_(False)  # nothing trains it: DDP would wait for its gradients, an optimizer would decay it
+            own, new = ([*side] for side in zip(*learn, strict=True))
+            torch._foreach_lerp_(own, new, 1 - (1 - 1 / (count + 1)) ** (self.gamma + 1))
+        self.n_averaged += 1

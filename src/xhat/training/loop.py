@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xhat import rng
+from xhat import rng, tensors
 from xhat.data.batch import Batch
 from xhat.diffusion.sharded import whole
 from xhat.errors import RunError
 from xhat.rng import Shard
+from xhat.training.agreement import Agreed, Agreement
 from xhat.training.faults import mendable
 from xhat.training.setup import Setup
 from xhat.training.sharing import shard_of
@@ -53,6 +54,10 @@ class Loop:
         # of a 1 x 1 convolution the same bytes have two kinds of strides
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         objective = self.state.objective
+        # who learns from the losses of each step waits for them anyway
+        learns = objective.times.learns or bool(objective.balancer.multipliers)
+        self.agreement = Agreement(self.accelerator, lags=not learns and self.accelerator.device.type in tensors.PINNED)
+        self.begun: list[int] = []  # the steps that nothing is known of yet
         # optimizers need nothing that Accelerate would add; what is split is prepared already
         self.prepared = objective if self.state.split else self.accelerator.prepare(objective)
         self.apart = apart_from_the_network(objective) if self.state.split else []
@@ -64,14 +69,17 @@ class Loop:
     def gradients(self) -> Step:
         """Set the learning rate, and compute the gradients of the next step on all micro-batches.
 
+        On a GPU, `finite` is of the step before: see `settled`.
+
         Raises:
             RunError: there is not enough memory, or another process of the training has ended.
         """
         rate = self.setup.rates.set(self.state.step, self.state.seconds)
         with mendable(self.setup):
             losses, norm = self._accumulate()
-            finite, asked, self.state.seconds = self._agree(losses, norm)
-        return Step(losses, norm, rate, finite, asked)
+            agreed = self._agree(losses, norm)
+        self.state.seconds = agreed.seconds
+        return Step(losses, norm, rate, agreed.finite, agreed.asked)
 
     def update(self) -> None:
         """New weights, and their average: the step is done."""
@@ -132,15 +140,38 @@ class Loop:
                 "requires_grad_(False)"
             ) from error
 
-    def _agree(self, losses: dict[str, Tensor], norm: Tensor) -> tuple[bool, int, float]:
-        """Whether all is finite, whether to stop, and the time: the same answer on all ranks."""
-        bad, asked = not bool(torch.isfinite(losses["loss"] + norm)), self.stop.asked
+    def settled(self) -> bool:
+        """Whether all steps so far were finite; one that was not is the step under way again, and has changed no weights."""
+        return all(agreed.finite for agreed in self._known(wait=True))
+
+    def _agree(self, losses: dict[str, Tensor], norm: Tensor) -> Agreed:
+        """Whether all is finite, whether to stop, and the time, of the last step that is known."""
+        bad = ~torch.isfinite(losses["loss"].detach() + norm)
+        self._hold(bad)
         seconds = time.perf_counter() - self.started
-        if self.alone:
-            return not bad, asked, seconds
-        votes = torch.tensor([bad, asked, seconds], dtype=torch.float64, device=self.accelerator.device)
-        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
-        return not bool(votes[0]), int(votes[1]), float(votes[2])
+        self.agreement.vote(bad, self.stop.asked, seconds)
+        self.begun.append(self.state.step)
+        found = self._known(wait=False)
+        return found[-1] if found else Agreed(True, self.stop.asked, seconds)
+
+    def _known(self, *, wait: bool) -> list[Agreed]:
+        """What is known now of steps that were not, up to one that was not finite: the state is where that step began."""
+        known: list[Agreed] = []
+        for agreed in self.agreement.reached(wait=wait):
+            known.append(agreed)
+            if not agreed.finite:
+                self.state.step = self.begun[0]
+                self.state.objective.calls.back_to(self.state.step)
+                break
+            del self.begun[0]
+        return known
+
+    def _hold(self, bad: Tensor) -> None:
+        """Where the host does not know yet, optimizers see for themselves that there is nothing to do."""
+        if self.agreement.lags:
+            found_inf = bad.float().reshape(())
+            for optimizer in self.state.optimizers:
+                optimizer.found_inf = found_inf  # type: ignore[attr-defined]
 
 
 def micro_batch(setup: Setup, step: int, part: int) -> tuple[Shard, Batch]:

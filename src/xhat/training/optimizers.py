@@ -32,7 +32,12 @@ class KernelMuon(Optimizer):
         lr: learning rate at a square matrix.
         weight_decay: decoupled weight decay.
         momentum: of the moving average, with Nesterov's look-ahead.
+
+    Attributes:
+        found_inf: as of PyTorch's fused optimizers: where this is 1, (), a step changes nothing; None is 0.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(self, kernels: list[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95) -> None:
         if any(k.ndim < 2 for k in kernels):
@@ -50,14 +55,24 @@ class KernelMuon(Optimizer):
                     self.state[p]["average"] = torch.zeros_like(p)
             averages = [part(self.state[p]["average"]) for p in kernels]
             gradients, parts = [part(g) for g in gradients], [part(p) for p in kernels]
+            before = averages if self.found_inf is None else [a.clone() for a in averages]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             own = torch._foreach_lerp(gradients, averages, group["momentum"])
             ahead = [joined(u, p).flatten(1) for u, p in zip(own, kernels, strict=True)]  # all of a matrix is orthogonalized
-            torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
+            decay = group["lr"] * group["weight_decay"]
+            if self.found_inf is None:
+                torch._foreach_mul_(parts, 1 - decay)
+            else:
+                torch._foreach_mul_(parts, 1 - decay * (1 - self.found_inf))
+                for average, old in zip(averages, before, strict=True):
+                    average.copy_(torch.where(self.found_inf == 0, average, old))
             for shape in dict.fromkeys(u.shape for u in ahead):
                 same = [i for i, u in enumerate(ahead) if u.shape == shape]
                 rate = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
-                for i, update in zip(same, orthogonalized(torch.stack([ahead[i] for i in same])), strict=True):
+                updates = orthogonalized(torch.stack([ahead[i] for i in same]))
+                if self.found_inf is not None:
+                    updates = torch.where(self.found_inf == 0, updates, 0.0)
+                for i, update in zip(same, updates, strict=True):
                     parts[i].sub_(part(split_like(update.view(kernels[i].shape), kernels[i])), alpha=rate)
 
 

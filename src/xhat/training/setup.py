@@ -32,7 +32,7 @@ from xhat.runs.checkpoint import Checkpoint
 from xhat.runs.given import Given
 from xhat.sampling.guidance import Guided
 from xhat.training.budget import Budget
-from xhat.training.ema import power_average
+from xhat.training.ema import PowerAverage
 from xhat.training.hardware import fast_bf16
 from xhat.training.held_out import IMAGES, STRIDE, HeldOut
 from xhat.training.launched import require_plain_launch
@@ -149,7 +149,7 @@ def set_up(
     objective.to(device).train()
     objective.denoiser.units = objective.denoiser.units or shape.units
     read_by = workers_for(source, options.workers, local_processes())
-    average = power_average(objective.denoiser, options.ema).eval() if options.ema else None
+    average = PowerAverage(objective.denoiser, options.ema).eval() if options.ema else None
     given = Given.of(objective.denoiser.net)
     if options.shard and accelerator.num_processes > 1:
         split_up(objective, average)

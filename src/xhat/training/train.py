@@ -111,7 +111,7 @@ def _train(loop: Loop, saving: Saving, log: Log, told: Callbacks) -> tuple[int, 
         try:
             step = loop.gradients()
         except DataError:  # what one process has trained so far is kept; of several the others would wait for it
-            if loop.alone and state.step:
+            if loop.alone and state.step and loop.settled():
                 saving.begin()
             if loop.alone and loop.stop.asked:  # who asked to stop may have ended what reads ahead, too
                 return loop.stop.asked, at
@@ -120,6 +120,8 @@ def _train(loop: Loop, saving: Saving, log: Log, told: Callbacks) -> tuple[int, 
             raise SharedError(_blame(saving))
         loop.update()
         ended = loop.progress() >= 1
+        if (step.asked or ended or _writes(setup)) and not loop.settled():
+            raise SharedError(_blame(saving))
         measured = _measured(setup, ended)
         row = log.step(state.step, step, loop.progress(), state.seconds, measured, setup.feed.lost)
         at = _moment(loop, run, step)
@@ -129,11 +131,20 @@ def _train(loop: Loop, saving: Saving, log: Log, told: Callbacks) -> tuple[int, 
         due, last = state.step % options.checkpoint_every == 0, bool(asked) or ended
         _tell_of_saved(told, saving, wait=due or last)
         if due or last:
+            if not loop.settled():  # somebody has asked to stop since
+                raise SharedError(_blame(saving))
             saving.begin(replace(at, path=run / WEIGHTS))
             _tell_of_saved(told, saving, wait=last)
         if not asked and picture_due(setup, ended=ended) and (picture := save_picture(setup, run)):
             told.call("pictured", replace(at, path=picture))
     return asked, at
+
+
+def _writes(setup: Setup) -> bool:
+    """Whether something is read or written after this step: then all that is on its way to the host has to be there."""
+    step, options = setup.state.step, setup.options
+    every = (options.log_every, options.checkpoint_every, options.sample_every)
+    return any(step % n == 0 for n in every)
 
 
 def _moment(loop: Loop, run: Path, step: Step) -> Moment:
