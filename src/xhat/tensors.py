@@ -3,12 +3,37 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Self
+from typing import Any, Generic, Self, TypeVar, overload
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
+
+R = TypeVar("R")
+
+
+class Once(Generic[R]):
+    """As `functools.cached_property`, without the lock of Python before 3.12, at which torch.compile breaks its graph."""
+
+    def __init__(self, make: Callable[[Any], R]) -> None:
+        self.make, self.__doc__ = make, make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> R: ...
+
+    def __get__(self, instance: object, owner: type | None = None) -> R | Self:
+        if instance is None:
+            return self
+        value = self.make(instance)
+        setattr(instance, self.name, value)  # found from now on before this is asked
+        return value
 
 
 def over_images(value: Shaped[Tensor, "b"], images: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """A compiled network under losses that call it again, without gradient, recomputed, and differentiated twice."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,15 @@ CHAIN = (
     *("--terms.chain.loss", "image_loss(total_variation, full_chain(ddim, 3, last(2)))"),
     *("--terms.chain.weight", "gradient_ratio(0.1, 2)"),
 )
+
+
+@pytest.mark.slow
+def test_all_that_follows_the_draw_compiles_to_one_graph():
+    """The network, the map to x0, the weighting, the mean; times and noise come of generators, which no graph has."""
+    job = process(launcher=("-W", "ignore", str(Path(__file__).with_name("compiled_worker.py"))))
+    out, err = job.communicate(timeout=300)
+    assert job.returncode == 0, err
+    assert out.splitlines() == ["unet 1 0", "volumes 1 0", "dit 1 0"]
 
 
 @pytest.mark.slow

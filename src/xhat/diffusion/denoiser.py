@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from xhat.diffusion.sharded import gathered
 from xhat.diffusion.targets import NOISE, X0, Target, decode_noise, decode_x0
 from xhat.diffusion.time_inputs import OverTime, diffusers_index, time_itself
 from xhat.diffusion.variances import POSTERIOR, Variance
-from xhat.tensors import over_images
+from xhat.tensors import Once, over_images
 
 Condition = Mapping[str, Any]
 """Keyword arguments of the network: tensors with a row a sample, as a rule; tuples and mappings of them, flags, numbers."""
@@ -44,15 +44,15 @@ class Prediction:
         """The same prediction, of which only the variance passes gradients."""
         return Prediction(self._denoiser, self.z, self.t, self.raw.detach(), self.variance_logits)
 
-    @cached_property
+    @Once
     def x0(self) -> Tensor:
         return decode_x0(self._denoiser.target, self._denoiser.schedule, self.z, self.t, self.raw)
 
-    @cached_property
+    @Once
     def noise(self) -> Tensor:
         return decode_noise(self._denoiser.target, self._denoiser.schedule, self.z, self.t, self.raw)
 
-    @cached_property
+    @Once
     def log_variance(self) -> Tensor:
         schedule = self._denoiser.schedule
         s = (self.t - 1 / schedule.steps) if schedule.steps else torch.full_like(self.t, schedule.t_min)
@@ -83,7 +83,7 @@ class Pending(Prediction):
         self._denoiser, self.z, self.t, self._call = denoiser, z, t, call
         self._learns = torch.is_grad_enabled()  # where the draw was made: whoever reads first may have switched it off
 
-    @cached_property
+    @Once
     def _made(self) -> Prediction:
         with torch.set_grad_enabled(self._learns):
             return self._call()
