@@ -8,8 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
+import xhat
 from helpers import xhat as run_command
 from pipelines import tiny
+from xhat import rng
+from xhat.data.images import to_float
+from xhat.data.picture import read_head, read_pixels
+from xhat.data.scale import EIGHT_BITS
+from xhat.networks.autoencoders import moments
+from xhat.pipelines.latents import pipeline_data
 from xhat.runs.load import load
 
 SMALL = ("--batch_size", 4, "--log_every", 1, "--sampling.steps", 2, "--max_steps", 2, "--held_out", 0.4)
@@ -98,3 +105,56 @@ def test_what_cannot_be_encoded_is_refused(place, tmp_path, capsys, data, line):
     code, _, err = run_command(*command, capsys=capsys)
     assert (code, err.count("\n")) == (2, 1), err
     assert line in err
+
+
+def test_half_of_the_latents_are_of_mirror_images(place, monkeypatch):
+    """Those that the autoencoder makes of them, which are no mirror images of its latents; the prompts stay where they are."""
+    monkeypatch.setenv("XHAT_CACHE", str(place / "cache"))
+    source, held, _ = data_of_pictures(place, mirrored=0.5)
+    plain, _, _ = data_of_pictures(place, mirrored=0.0)
+    vae, rows, total, seen = xhat.pretrained(place / "sd").pipeline.vae, 20, 0, set()
+    for step in range(4):
+        shard = xhat.Shard(0, rows)
+        found, same = source.get(step, shard, rows), plain.get(step, shard, rows)
+        assert found.extra["prompt"] == same.extra["prompt"]
+        index = source.rows[source.order.indices(step * rows, rows)]
+        swapped = [k for k in range(rows) if not torch.equal(found.x0[k], same.x0[k])]
+        noise = rng.normal(tuple(found.x0.shape), 0, "latents", step)
+        for k in swapped[:3]:
+            with torch.no_grad():
+                mean, std = moments(vae, pictures(place)[index[k]].flip(-1)[None])
+            torch.testing.assert_close(found.x0[k], (mean + std * noise[k])[0], atol=1e-4, rtol=1e-4)
+        total += len(swapped)
+        seen.add(tuple(swapped))
+        halves = [source.get(step, xhat.Shard(first, rows), rows // 2).x0 for first in (0, rows // 2)]
+        assert torch.equal(torch.cat(halves), found.x0)
+    assert 20 < total < 60
+    assert len(seen) == 4
+    assert torch.equal(held.get(0, xhat.Shard(0, 4), 4).x0, held.of.mean[held.rows[:4]])
+
+
+def data_of_pictures(place, mirrored):
+    how = {"side": (16, 16), "held_out": 0.4, "dropout": 0.0, "seed": 0, "mirrored": mirrored}
+    return pipeline_data(place / "sd", lambda: xhat.pretrained(place / "sd"), str(place / "pics"), **how)
+
+
+def pictures(place):
+    heads = [read_head(path) for path in sorted((place / "pics").glob("*.png"))]
+    return to_float(torch.stack([torch.from_numpy(read_pixels(head, (16, 16), EIGHT_BITS)[0]) for head in heads]))
+
+
+@pytest.mark.parametrize("ways", ["shift(2)", "flip, crop(0.8)", "flip, flip"])
+def test_latents_know_no_other_augmentation(ways, place, capsys):
+    words = ("train", "--init", place / "sd", "--lora", 2, "--data", place / "pics", "--run", place / "never", *SMALL)
+    code, _, err = run_command(*words, "--augment", ways, capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--augment flip" in err
+    assert not (place / "never").exists()
+
+
+def test_a_run_on_mirrored_latents_trains(place):
+    one = trained(place, "mirrored", place / "pics", "--image_size", 16, "--augment", "flip")
+    other = trained(place, "not mirrored", place / "pics", "--image_size", 16)
+    assert one.config.augment == "flip"
+    pairs = zip(one.denoiser.state_dict().values(), other.denoiser.state_dict().values(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)

@@ -3,7 +3,7 @@
 import ast
 import math
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from xhat.config.make import make
 from xhat.config.origins import origin
 from xhat.config.paths import arguments, with_quotes
 from xhat.config.syntax import parse_expression
-from xhat.data.augment import Augmented
+from xhat.data.augment import Augmentation, Augmented, flip
 from xhat.data.images import Images
 from xhat.data.load import load_shape
 from xhat.data.null import WithNull
@@ -85,25 +85,29 @@ def is_source(text: str) -> bool:
 def build_data(config: Config, share: float | None = None, say: Callable[[str], None] | None = None) -> Data:
     """The data that a config names, as `_data`, seen through what the config augments them with."""
     ways = [make("augment", text, AUGMENTATIONS) for text in arguments(config.augment)]
-    data = _data(config, share, say)
-    if not ways:
+    data = _data(config, share, say, ways)
+    if not ways or folder_of(config.network) is not None:
         return data
-    if folder_of(config.network) is not None:
-        raise ConfigError("augment: latents are made once, of images as they are: leave augment out")
     return replace(data, train=Augmented(data.train, ways, config.seed))
 
 
-def _data(config: Config, share: float | None = None, say: Callable[[str], None] | None = None) -> Data:
+def _data(
+    config: Config,
+    share: float | None = None,
+    say: Callable[[str], None] | None = None,
+    ways: Sequence[Augmentation] = (),
+) -> Data:
     """The data that a config names.
 
     Args:
         config: names them.
         share: of our own images to hold out, instead of the config's.
         say: is told what takes its time.
+        ways: augmentations, of which latents know the mirror image.
 
     Raises:
         DataError: they cannot be read, or give no samples.
-        ConfigError: an argument of a source that does not fit.
+        ConfigError: an augmentation of latents that there is not; an argument of a source that does not fit.
     """
     folder = folder_of(config.network)
     source = _brought(config, folder) if is_source(config.data) else None
@@ -117,14 +121,19 @@ def _data(config: Config, share: float | None = None, say: Callable[[str], None]
             source = WithNull(source, {"label": shape.classes}, config.label_dropout, config.seed)
         return Data(source, held, shape, None)
     if folder is not None:
-        return _of_pipeline(config, folder, source or config.data, share, say)
+        return _of_pipeline(config, folder, source or config.data, share, say, _mirrored(ways))
     part = config.held_out if share is None else share
     parts = load_parts(config.data, config.image_size, part, skip=config.skip_corrupt, say=say)
     return data_of(config, parts, data_shape(parts.train, config.labels))
 
 
 def _of_pipeline(
-    config: Config, folder: Path, pictures: str | Pictures, share: float | None, say: Callable[[str], None] | None
+    config: Config,
+    folder: Path,
+    pictures: str | Pictures,
+    share: float | None,
+    say: Callable[[str], None] | None,
+    mirrored: float,
 ) -> Data:
     """Latents and text states by the pipeline's own parts."""
     train, held, shape = pipeline_data(
@@ -135,9 +144,26 @@ def _of_pipeline(
         held_out=config.held_out if share is None else share,
         dropout=config.label_dropout,
         seed=config.seed,
+        mirrored=mirrored,
         say=say,
     )
     return Data(train, held, shape, None)
+
+
+def _mirrored(ways: Sequence[Augmentation]) -> float:
+    """The share of latents that are of mirror images.
+
+    Raises:
+        ConfigError: something else is asked for.
+    """
+    if not ways:
+        return 0.0
+    (only, *more) = ways
+    if more or not isinstance(only, flip):
+        raise ConfigError(
+            "augment: latents are made once, of images and of their mirror images: flip is all there is, --augment flip"
+        )
+    return only.share
 
 
 def data_of(config: Config, parts: Parts, shape: DataShape) -> Data:

@@ -43,6 +43,8 @@ class LatentRows:
         shape: of a sample.
         seed: of the draws; None takes the means.
         held_out: samples to measure on.
+        mirrored: latents of the mirror images, where training sees some; an autoencoder's are not mirror images of latents.
+        share: of the samples that are mirrored.
     """
 
     of: Encoded
@@ -51,6 +53,8 @@ class LatentRows:
     shape: DataShape
     seed: int | None
     held_out: "LatentRows | None" = None
+    mirrored: Encoded | None = None
+    share: float = 0.0
 
     @property
     def name(self) -> str:
@@ -71,6 +75,10 @@ class LatentRows:
         mean, std = self.of.mean[index], self.of.std[index]
         if self.seed is None:
             return mean
+        if self.mirrored is not None and self.mirrored.mean is not None and self.mirrored.std is not None:
+            chance = torch.rand(shard.total, generator=rng.generator(self.seed, "mirrored", step))
+            swap = (chance[shard.first : shard.first + len(index)] < self.share).reshape(-1, *(1,) * (mean.ndim - 1))
+            mean, std = (torch.where(swap, b[index], a) for a, b in ((mean, self.mirrored.mean), (std, self.mirrored.std)))
         return torch.addcmul(mean, std, rng.normal(tuple(mean.shape), self.seed, "latents", step, first=shard.first))
 
     def __len__(self) -> int:
@@ -90,6 +98,7 @@ def pipeline_data(
     held_out: float,
     dropout: float,
     seed: int,
+    mirrored: float = 0.0,
     say: Callable[[str], None] | None = None,
 ) -> tuple[DataSource, LatentRows | None, DataShape]:
     """To train on, to measure on, and the shape of a sample.
@@ -102,22 +111,42 @@ def pipeline_data(
         side: height and width of the images in pixels.
         held_out: share to set aside.
         dropout: share of samples that are trained without their prompt.
-        seed: of the order, of the draws of latents and of the dropout.
+        seed: of the order, of the draws of latents, of what is mirrored and of the dropout.
+        mirrored: share of the samples whose mirror images are trained on.
         say: is told what takes its time.
 
     Raises:
         DataError: as for `read_captions`, or images that cannot be read.
     """
     told = _told(data, side)
+    swapped = _mirrored(told) if mirrored else None
     of = encoded(folder, told, open_pipeline, say)
     shape = DataShape.of(of.latent, None, range=None, conditions=(*of.texts, *of.sizes))
     rows, out = (torch.arange(told.samples), None) if of.mean is None else aside(told.samples, held_out)
     measured = None if out is None else LatentRows(of, out, AsTheyAre(len(out)), shape, None)
-    train = LatentRows(of, rows, Order(len(rows), seed), shape, seed, measured)
+    other = None if swapped is None else encoded(folder, swapped, open_pipeline, say)
+    train = LatentRows(of, rows, Order(len(rows), seed), shape, seed, measured, other, mirrored)
     if not dropout or not of.null:
         return train, measured, shape
     null = {name: value for name, value in of.null.items() if name in of.texts}
     return WithNull(train, null, dropout, seed), measured, shape
+
+
+def _mirrored(told: Told) -> Told:
+    """The mirror images, with one prompt for all: what they show is known.
+
+    Raises:
+        DataError: there are no images.
+    """
+    pixels = told.pixels
+    if pixels is None:
+        raise DataError(f"augment: {told.name} holds prompts alone, and nothing to mirror: leave augment out")
+    return told._replace(
+        pixels=lambda i, j: pixels(i, j).flip(-1),
+        prompts=[""] * told.samples,
+        mark=f"{told.mark} mirrored",
+        name=f"{told.name}, mirrored",
+    )
 
 
 def _told(data: str | Pictures, side: tuple[int, int]) -> Told:
