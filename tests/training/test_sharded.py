@@ -1,7 +1,13 @@
 """Weights split over gloo processes (FSDP2): what one process would have done, and a state that any number of them reads."""
 
+import contextlib
 import json
+import os
+import random
 import shutil
+import signal
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,3 +97,48 @@ def test_a_state_goes_on_on_another_number_of_processes(before, after, tmp_path,
     apart = sum(float((found[name] - expected[name]).double().square().sum()) for name in expected)
     size = sum(float(value.double().square().sum()) for value in expected.values())
     assert (apart / size) ** 0.5 < 1e-5  # as a whole: Adam makes a step of the rounding of a gradient that is 0
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_at_any_moment_lose_nothing(tmp_path, digits):
+    """All at once, while states are written: what is there is whole, and the run goes on to the same weights."""
+    shared, folder = ("--shard", "true", "--checkpoint_every", "1", "--max_steps", "40"), tmp_path / "run"
+    done(run(tmp_path / "whole", digits, 2, *shared))
+    chance, resume = random.Random(0), ()
+    for _ in range(3):
+        job = run(folder, digits, 2, *shared, *resume)
+        before = reached(folder)
+        until(lambda before=before: reached(folder) > before, job)
+        time.sleep(chance.random())
+        kill(folder)
+        job.communicate(timeout=60)
+        state, damaged = newest_checkpoint(folder)
+        assert (state.step > before, damaged) == (True, [])
+        resume = ("--resume",)
+    done(run(folder, digits, 2, *shared, *resume))
+    assert [path.name for path in folder.glob(".checkpoint-*")] == []
+    (_, expected), (_, found) = (read_tensors(tmp_path / name / "ema.safetensors") for name in ("whole", "run"))
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+def reached(folder):
+    found = checkpoints(folder) if folder.exists() else []
+    return int(found[0].stem.rpartition("-")[2]) if found else 0
+
+
+def until(true, job):
+    for _ in range(1200):
+        if true():
+            return
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.05)
+    pytest.fail("it takes too long")
+
+
+def kill(folder):
+    """Every process whose command line names the run, with SIGKILL."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and str(folder) in (entry / "cmdline").read_text() and int(entry.name) != os.getpid():
+                os.kill(int(entry.name), signal.SIGKILL)

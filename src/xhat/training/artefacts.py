@@ -40,7 +40,8 @@ def complete(setup: Setup, run: Path, *, ended: bool) -> None:
         drop_old(run)
     if not setup.state.step:
         return
-    weights, picture = from_main((not _has_weights(setup, run), not _path(setup, run).exists()))
+    main = setup.accelerator.is_main_process  # the others need not read the weights, too
+    weights, picture = from_main((main and not _has_weights(setup, run), not _path(setup, run).exists()))
     if weights:
         for write in weights_of(setup, run):
             write()

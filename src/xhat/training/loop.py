@@ -59,8 +59,9 @@ class Loop:
         self.agreement = Agreement(self.accelerator, lags=not learns and self.accelerator.device.type in tensors.PINNED)
         self.begun: list[int] = []  # the steps that nothing is known of yet
         # optimizers need nothing that Accelerate would add; what is split is prepared already
-        self.prepared = objective if self.state.split else self.accelerator.prepare(objective)
-        self.apart = apart_from_the_network(objective) if self.state.split else []
+        self.split = self.state.split  # which looks at each weight
+        self.prepared = objective if self.split else self.accelerator.prepare(objective)
+        self.apart = apart_from_the_network(objective) if self.split else []
 
     def progress(self) -> float:
         """Share of the budget that is spent; 1 at the end."""
@@ -120,7 +121,7 @@ class Loop:
 
     def _quiet(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients are added up over the processes with the last micro-batch, where the others can wait for it."""
-        if self.state.split:
+        if self.split:
             self.prepared.set_requires_gradient_sync(last)  # type: ignore[operator]
         elif not last:
             quiet: contextlib.AbstractContextManager[None] = self.accelerator.no_sync(self.prepared)
