@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from xhat import rng
 from xhat.data.images import to_float
 from xhat.data.picture import read_head, read_pixels
 from xhat.data.scale import EIGHT_BITS
+from xhat.data.size import sizes_of
 from xhat.networks.autoencoders import moments
 from xhat.pipelines.latents import pipeline_data
 from xhat.runs.load import load
@@ -134,7 +136,7 @@ def test_half_of_the_latents_are_of_mirror_images(place, monkeypatch):
 
 
 def data_of_pictures(place, mirrored):
-    how = {"side": (16, 16), "held_out": 0.4, "dropout": 0.0, "seed": 0, "mirrored": mirrored}
+    how = {"sides": [(16, 16)], "held_out": 0.4, "dropout": 0.0, "seed": 0, "mirrored": mirrored}
     return pipeline_data(place / "sd", lambda: xhat.pretrained(place / "sd"), str(place / "pics"), **how)
 
 
@@ -158,3 +160,77 @@ def test_a_run_on_mirrored_latents_trains(place):
     assert one.config.augment == "flip"
     pairs = zip(one.denoiser.state_dict().values(), other.denoiser.state_dict().values(), strict=True)
     assert not all(torch.equal(a, b) for a, b in pairs)
+
+
+SEVERAL = "16, 24x12, 12x24"
+
+
+@pytest.fixture(scope="module")
+def shapes(place):
+    """40 pictures: squares, wide and high ones, each with its number as its caption."""
+    folder = place / "shapes"
+    folder.mkdir()
+    sizes = [((20, 20), (40, 18), (18, 44), (24, 20))[k % 4] for k in range(40)]
+    for k, (width, height) in enumerate(sizes):
+        values = np.random.default_rng(k).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        (folder / f"{k:02}.png").write_bytes(png(values))
+        (folder / f"{k:02}.txt").write_text(f"{k}")
+    return folder, sizes
+
+
+def test_each_picture_is_of_the_nearest_shape(place, shapes, monkeypatch):
+    """Every step is of one size, as often as it has pictures; all are visited equally often, on any number of processes."""
+    monkeypatch.setenv("XHAT_CACHE", str(place / "cache"))
+    folder, sizes = shapes
+    how = {"sides": sizes_of(SEVERAL), "held_out": 0.0, "dropout": 0.0, "seed": 0}
+    source, held, shape = pipeline_data(place / "sd", lambda: xhat.pretrained(place / "sd"), str(folder), **how)
+    assert held is None
+    assert shape.sample == source.samples[0] == (4, 8, 8)
+    assert set(source.samples) == {(4, 8, 8), (4, 6, 12), (4, 12, 6)}
+    seen, steps = Counter(), Counter()
+    for step in range(600):
+        batch = source.get(step, xhat.Shard(0, 4), 4)
+        steps[tuple(batch.x0.shape[1:])] += 1
+        for text in batch.extra["prompt"]:
+            width, height = sizes[int(text)]
+            assert batch.x0.shape[1:] == {(40, 18): (4, 6, 12), (18, 44): (4, 12, 6)}.get((width, height), (4, 8, 8))
+            seen[int(text)] += 1
+    assert steps[(4, 8, 8)] == pytest.approx(300, abs=40)
+    assert len(seen) == 40
+    assert 45 < min(seen.values()) <= max(seen.values()) < 75  # 60 on average
+    late = pipeline_data(place / "sd", lambda: xhat.pretrained(place / "sd"), str(folder), **how)[0]  # as after a resume
+    for step in (1500, 599, 3):
+        one, other = (each.get(step, xhat.Shard(0, 4), 4) for each in (source, late))
+        halves = [source.get(step, xhat.Shard(first, 4), 2).x0 for first in (0, 2)]
+        assert torch.equal(one.x0, other.x0)
+        assert torch.equal(torch.cat(halves), one.x0)
+    assert late.fingerprint() == source.fingerprint()
+
+
+def test_a_run_on_several_sizes_trains_and_draws(place, shapes, tmp_path, capsys):
+    run = trained(
+        place, "several", shapes[0], "--image_size", SEVERAL, "--augment", "flip", "--max_steps", 6, "--checkpoint_every", 3
+    )
+    assert run.shape.sample == (4, 8, 8)
+    for words in (("sample", "--prompt", "7", "--out", tmp_path / "s.npz"), ("evaluate", "--n", 4, "--images", 4)):
+        code, _, err = run_command(words[0], place / "several", *words[1:], capsys=capsys)
+        assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--image_size", "16, 16x16"), "twice"),
+        (("--image_size", "16, 8x"), "image_size must be"),
+        (("--data", "parquet", "--image_size", "16, 24x12"), "name one"),
+    ],
+)
+def test_sizes_that_cannot_be(words, said, place, shapes, capsys):
+    given = [f"parquet({place / 'p.parquet'}, caption=text)" if word == "parquet" else word for word in words]
+    data = () if "--data" in given else ("--data", shapes[0])
+    code, _, err = run_command(
+        "train", "--init", place / "sd", "--lora", 2, "--run", place / "never", *SMALL, *data, *given, capsys=capsys
+    )
+    assert (code, err.count("\n")) == (2, 1), err
+    assert said in err
+    assert not (place / "never").exists()

@@ -34,8 +34,9 @@ class Model:
         lora: rank of an adapter, which alone learns; for pipelines.
         data: mnist, a folder of images, an IDX file (.gz or not), .npz or .npy; or a data source of --use. For pipelines a
             folder of images with captions (metadata.jsonl, a .txt beside each, or sub-folders), or a .txt of prompts alone.
-        image_size: side of the square images, or width and height, such as 64x96; by default the side of the data (of a
-            folder the smallest, at most 64, where a few tiny images do not count).
+        image_size: side of the square images, or width and height, such as 64x96; of a pipeline's pictures with captions
+            several, such as 512, 640x384, 384x640: each picture is of the nearest shape, each step of one size; by
+            default the side of the data (of a folder the smallest, at most 64, where a few tiny images do not count).
         skip_corrupt: leave out files of a folder that cannot be read, which are named and counted, instead of refusing them.
         augment: what training sees samples through, one after the other, such as flip, shift(2), crop(0.8); held-out ones are
             measured as they are.

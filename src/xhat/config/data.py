@@ -25,7 +25,7 @@ from xhat.data.order import AsTheyAre, Order
 from xhat.data.parts import Parts, labels_for, load_parts
 from xhat.data.rows import images_as_rows
 from xhat.data.shape import DataShape, data_shape
-from xhat.data.size import said, size_of
+from xhat.data.size import said, sizes_of
 from xhat.data.source import DataSource, asked, available, shape_of
 from xhat.errors import ConfigError, DataError, DataNotFoundError
 from xhat.pipelines.latents import pipeline_data
@@ -140,7 +140,7 @@ def _of_pipeline(
         folder,
         lambda: pretrained(folder),
         pictures,
-        side=size_of(config.image_size) or pixels_of(folder),
+        sides=sizes_of(config.image_size) or (pixels_of(folder),),
         held_out=config.held_out if share is None else share,
         dropout=config.label_dropout,
         seed=config.seed,

@@ -4,7 +4,7 @@ from xhat.data.source import DataSource, available, name_of, shape_of
 
 
 class Over:
-    """A source that hands on what another one gives, changed; shape, name, held-out samples and fingerprint are that one's.
+    """A source that hands on what another one gives, changed; what that one knows of itself, and its fingerprint, are its own.
 
     Args:
         source: of the samples.
@@ -13,6 +13,8 @@ class Over:
     def __init__(self, source: DataSource) -> None:
         self.source = source
         self.shape, self.name, self.held_out = shape_of(source), name_of(source), getattr(source, "held_out", None)
+        self.samples: tuple[tuple[int, ...], ...] = getattr(source, "samples", ())
+        self.firsts: tuple[int, ...] = getattr(source, "firsts", (0,))
 
     def available(self, most: int) -> int:
         """How many samples the source has, at most so many."""

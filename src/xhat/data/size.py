@@ -15,6 +15,8 @@ def size_of(given: int | str | Size | None) -> Size | None:
     """
     if given is None or isinstance(given, tuple):
         return given
+    if "," in str(given):
+        raise ConfigError(f"image_size {given}: several sizes are for a pipeline and a folder of captioned pictures: name one")
     sides = str(given).lower().replace("×", "x").split("x")
     if len(sides) > 2 or not all(side.strip().isdecimal() and side.isascii() for side in sides):
         raise ConfigError(f'image_size must be a side, such as 64, or width and height, such as 64x96, got "{given}"')
@@ -23,6 +25,18 @@ def size_of(given: int | str | Size | None) -> Size | None:
         if not LEAST <= side <= MOST:
             raise ConfigError(f"image_size must be in [{LEAST}, {MOST}], got {side}")
     return height, width
+
+
+def sizes_of(given: int | str | None) -> tuple[Size, ...]:
+    """Those of "512, 640x384, 384x640", each as of `size_of`; none of None.
+
+    Raises:
+        ConfigError: one is none, or is named twice.
+    """
+    found = [size for text in ([] if given is None else str(given).split(",")) if (size := size_of(text.strip())) is not None]
+    if len(set(found)) < len(found):
+        raise ConfigError(f"image_size {given} names a size twice")
+    return tuple(found)
 
 
 def said(size: Size) -> str:

@@ -111,12 +111,13 @@ class Feed:
 
     Args:
         source: where they come from.
-        shape: that all of them must have.
+        shape: that all of them must have, where the source names no others as its `samples`.
         device: where they go; uint8 pixels travel as such.
     """
 
     def __init__(self, source: DataSource, shape: DataShape, device: torch.device) -> None:
         self.source, self.shape, self.device = source, shape, device
+        self.samples = {shape.sample, *getattr(source, "samples", ())}
 
     def get(self, step: int, shard: Shard, rows: int) -> Batch:
         """As of `DataSource`.
@@ -125,7 +126,7 @@ class Feed:
             DataError: no batch, or samples of another shape.
         """
         batch = asked(self.source, step, shard, rows)
-        if tuple(batch.x0.shape[1:]) != self.shape.sample:
+        if tuple(batch.x0.shape[1:]) not in self.samples:
             self._refuse(batch.x0)
         return Batch(self._float(batch.x0), self._moved(batch.cond), self._moved(batch.extra))
 
@@ -174,10 +175,11 @@ def length_of(source: object) -> int | None:
 
 def available(source: object, most: int) -> int:
     """How many samples there are, at most so many: those that a source says it has, or that a stream gives before it ends."""
-    if (length := length_of(source)) is not None:
-        return min(most, length)
     count: Callable[[int], int] | None = getattr(source, "available", None)
-    return most if count is None else count(most)
+    if count is not None:
+        return count(most)
+    length = length_of(source)
+    return most if length is None else min(most, length)
 
 
 def first_samples(feed: Feed, most: int) -> Batch:

@@ -1,7 +1,7 @@
 """Data of a pipeline: latents of captioned images, or prompts alone, as a source of batches."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,21 @@ from torch import Tensor
 from xhat import rng
 from xhat.data.aside import aside
 from xhat.data.batch import Batch
-from xhat.data.captions import read_captions, read_prompts
+from xhat.data.captions import Captioned, read_captions, read_prompts
 from xhat.data.images import Images, to_float
 from xhat.data.load import load
 from xhat.data.null import WithNull
 from xhat.data.order import AsTheyAre, Order
 from xhat.data.parts import in_channels
-from xhat.data.picture import FileError, read_head, read_pixels
+from xhat.data.picture import FileError, Head, read_head, read_pixels
 from xhat.data.rows import Visits
 from xhat.data.scale import EIGHT_BITS
 from xhat.data.shape import DataShape
+from xhat.data.size import Size, said
 from xhat.data.source import DataSource
 from xhat.errors import DataError
 from xhat.files.atomic import read_bytes
+from xhat.pipelines.buckets import Buckets, sorted_into
 from xhat.pipelines.encoded import Encoded, Told, encoded
 from xhat.rng import Shard
 from xhat.sources.pictures import Pictures
@@ -94,7 +96,7 @@ def pipeline_data(
     open_pipeline: Callable[[], Any],
     data: str | Pictures,
     *,
-    side: tuple[int, int],
+    sides: Sequence[Size],
     held_out: float,
     dropout: float,
     seed: int,
@@ -108,8 +110,8 @@ def pipeline_data(
         open_pipeline: gives a `Pretrained`, where latents are not in the cache.
         data: a folder of images with captions; labelled images, whose classes are the prompts; a file of prompts; or a
             source of pictures with captions or labels.
-        side: height and width of the images in pixels.
-        held_out: share to set aside.
+        sides: heights and widths of the images in pixels; of several each picture of a folder is of the nearest shape.
+        held_out: share to set aside, of several sizes of the most frequent.
         dropout: share of samples that are trained without their prompt.
         seed: of the order, of the draws of latents, of what is mirrored and of the dropout.
         mirrored: share of the samples whose mirror images are trained on.
@@ -118,18 +120,69 @@ def pipeline_data(
     Raises:
         DataError: as for `read_captions`, or images that cannot be read.
     """
-    told = _told(data, side)
+    if len(sides) == 1:
+        train: DataSource = _rows_of(_told(data, sides[0]), folder, open_pipeline, held_out, seed, mirrored, say)
+    else:
+        train = _bucketed(data, sides, folder, open_pipeline, held_out, seed, mirrored, say)
+    first = train.parts[0] if isinstance(train, Buckets) else train
+    assert isinstance(first, LatentRows)
+    measured, shape, of = first.held_out, first.shape, first.of
+    if not dropout or not of.null:
+        return train, measured, shape
+    null = {name: value for name, value in of.null.items() if name in of.texts}
+    return WithNull(train, null, dropout, seed), measured, shape
+
+
+def _rows_of(
+    told: Told,
+    folder: Path,
+    open_pipeline: Callable[[], Any],
+    held_out: float,
+    seed: int,
+    mirrored: float,
+    say: Callable[[str], None] | None,
+) -> LatentRows:
+    """Images and prompts of one size."""
     swapped = _mirrored(told) if mirrored else None
     of = encoded(folder, told, open_pipeline, say)
     shape = DataShape.of(of.latent, None, range=None, conditions=(*of.texts, *of.sizes))
     rows, out = (torch.arange(told.samples), None) if of.mean is None else aside(told.samples, held_out)
     measured = None if out is None else LatentRows(of, out, AsTheyAre(len(out)), shape, None)
     other = None if swapped is None else encoded(folder, swapped, open_pipeline, say)
-    train = LatentRows(of, rows, Order(len(rows), seed), shape, seed, measured, other, mirrored)
-    if not dropout or not of.null:
-        return train, measured, shape
-    null = {name: value for name, value in of.null.items() if name in of.texts}
-    return WithNull(train, null, dropout, seed), measured, shape
+    return LatentRows(of, rows, Order(len(rows), seed), shape, seed, measured, other, mirrored)
+
+
+def _bucketed(
+    data: str | Pictures,
+    sides: Sequence[Size],
+    folder: Path,
+    open_pipeline: Callable[[], Any],
+    held_out: float,
+    seed: int,
+    mirrored: float,
+    say: Callable[[str], None] | None,
+) -> Buckets:
+    """Pictures of a folder, sorted by their shapes; those of the most frequent size are measured on.
+
+    Raises:
+        DataError: no folder.
+    """
+    root = Path(data).expanduser() if isinstance(data, str) else None
+    if root is None or not root.is_dir():
+        name = data if isinstance(data, str) else data.name
+        raise DataError(f"{name}: several sizes of image_size are for a folder of pictures with captions: name one")
+    found = _captioned(root)
+    sizes = [head.pages[0].size for head in found[1]]
+    made: list[LatentRows] = []
+
+    def make(side: Size, rows: list[int]) -> LatentRows:
+        told, own = _told_of(root, f"{data}, {said(side)}", side, *found, rows), rng.generator(seed, "size", len(made))
+        number = own.initial_seed() % 2**31 if made else seed
+        made.append(_rows_of(told, folder, open_pipeline, 0.0 if made else held_out, number, mirrored, say))
+        return made[-1]
+
+    parts = sorted_into(sides, sizes, make)
+    return Buckets(parts, made[0].held_out, seed)
 
 
 def _mirrored(told: Told) -> Told:
@@ -168,21 +221,33 @@ def hash_of(*parts: bytes) -> str:
     return digest.hexdigest()[:16]
 
 
-def _of_folder(root: Path, name: str, side: tuple[int, int]) -> Told:
+def _of_folder(root: Path, name: str, side: Size) -> Told:
     """Images with captions, read when they are encoded: at 8 bits, the shorter side resized, the centre cropped."""
+    found = _captioned(root)
+    return _told_of(root, name, side, *found, range(len(found[1])))
+
+
+def _captioned(root: Path) -> tuple[Captioned, list[Head]]:
+    """Pictures and captions of a folder, and what is known of their files."""
     found = read_captions(root)
     heads = [read_head(path) for path in found.paths]
     if odd := next((head.path for head in heads if len(head.pages) > 1 or any(page.deep for page in head.pages)), None):
         raise FileError(odd, "has several pages, or more than 8 bits a channel", "convert it to one 8-bit image")
+    return found, heads
+
+
+def _told_of(root: Path, name: str, side: Size, found: Captioned, heads: list[Head], rows: Sequence[int]) -> Told:
+    """Some pictures of a folder, in one size."""
+    paths, captions = [found.paths[i] for i in rows], [found.captions[i] for i in rows]
 
     def pixels(first: int, end: int) -> Tensor:
-        read = [torch.from_numpy(read_pixels(head, side, EIGHT_BITS)[0]) for head in heads[first:end]]
+        read = [torch.from_numpy(read_pixels(heads[i], side, EIGHT_BITS)[0]) for i in rows[first:end]]
         return to_float(torch.stack([image.expand(3, -1, -1) for image in read]))
 
-    names = [str(path.relative_to(root)).encode() for path in found.paths]
-    contents = (read_bytes(path) for path in found.paths)
-    mark = hash_of(*names, *(caption.encode() for caption in found.captions), *(hash_of(c).encode() for c in contents))
-    return Told(pixels, len(heads), found.captions, f"images {mark}", name, side)
+    names = [str(path.relative_to(root)).encode() for path in paths]
+    contents = (read_bytes(path) for path in paths)
+    mark = hash_of(*names, *(caption.encode() for caption in captions), *(hash_of(c).encode() for c in contents))
+    return Told(pixels, len(paths), captions, f"images {mark}", name, side)
 
 
 def _of_images(name: str, side: tuple[int, int]) -> Told:

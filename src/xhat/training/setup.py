@@ -243,7 +243,20 @@ def _refuse_what_cannot_run(objective: Objective, feed: Feed, options: Options, 
     Args:
         said: what the network and the terms were called in a config.
     """
-    first = feed.get(0, Shard(0, options.batch_size), rows)
+    for step in getattr(feed.source, "firsts", (0,)):  # of sources of several sizes each is tried
+        _refuse_a_batch(objective, feed, feed.get(step, Shard(0, options.batch_size), rows), said, options, rows)
+    try:
+        build_sampling(options.sampling, objective.denoiser.schedule)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise RunError(str(error)) from None
+
+
+def _refuse_a_batch(
+    objective: Objective, feed: Feed, first: Batch, said: Mapping[str, str], options: Options, rows: int
+) -> None:
+    """Every term on a few samples of a batch."""
     few = torch.arange(min(CHECKED, rows))
     batch = Batch(first.x0[few], *(chosen_rows(told, few, len(first.x0)) for told in (first.cond, first.extra)))
     try:
@@ -268,12 +281,6 @@ def _refuse_what_cannot_run(objective: Objective, feed: Feed, options: Options, 
             called = f" ({said[name]})" if name in said else ""
             raise RunError(f'term "{name}"{called} cannot be computed: {with_kind(error)}') from error
     _refuse_guidance_that_fails(objective, draw, options.sampling.guidance, feed.shape)
-    try:
-        build_sampling(options.sampling, objective.denoiser.schedule)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise RunError(str(error)) from None
 
 
 @torch.no_grad()
