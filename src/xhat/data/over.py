@@ -13,8 +13,6 @@ class Over:
     def __init__(self, source: DataSource) -> None:
         self.source = source
         self.shape, self.name, self.held_out = shape_of(source), name_of(source), getattr(source, "held_out", None)
-        self.samples: tuple[tuple[int, ...], ...] = getattr(source, "samples", ())
-        self.firsts: tuple[int, ...] = getattr(source, "firsts", (0,))
 
     def available(self, most: int) -> int:
         """How many samples the source has, at most so many."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xhat.data.batch import Batch, has_parts, require_rows
 from xhat.data.images import to_float
+from xhat.data.layers import layers
 from xhat.data.lost import lost_of
 from xhat.data.shape import PIXELS, DataShape
 from xhat.errors import DataError, with_kind
@@ -117,7 +118,7 @@ class Feed:
 
     def __init__(self, source: DataSource, shape: DataShape, device: torch.device) -> None:
         self.source, self.shape, self.device = source, shape, device
-        self.samples = {shape.sample, *getattr(source, "samples", ())}
+        self.samples = {shape.sample, *said_of(source, "samples", ())}
 
     def get(self, step: int, shard: Shard, rows: int) -> Batch:
         """As of `DataSource`.
@@ -157,6 +158,13 @@ class Feed:
         if isinstance(value, tuple) and has_parts(value):
             return tuple(self._there(part) for part in value)
         return to_device(value, self.device) if isinstance(value, Tensor) else value
+
+
+def said_of(source: DataSource, name: str, otherwise: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a source of several sizes, or the one that it wraps, says of itself: `samples`, their shapes; `firsts`, the steps
+    that first show each.
+    """
+    return next((getattr(one, name) for one in layers(source) if hasattr(one, name)), otherwise)
 
 
 def length_of(source: object) -> int | None:

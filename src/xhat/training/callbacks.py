@@ -65,7 +65,7 @@ class Callback:
         """After a picture of samples was drawn, `at.path`."""
 
     def saved(self, at: Moment) -> None:
-        """After a checkpoint and the weights, `at.path`."""
+        """Once a checkpoint and the weights, `at.path`, are on the disk: at one of the steps that follow `at.step`."""
 
     def ended(self, at: Moment) -> None:
         """After the last step, everything written."""

@@ -19,7 +19,7 @@ from xhat.config.origins import called
 from xhat.data.ahead import Ahead, workers_for
 from xhat.data.batch import Batch, chosen_rows
 from xhat.data.shape import DataShape
-from xhat.data.source import DataSource, Feed, first_samples, name_of, shape_of
+from xhat.data.source import DataSource, Feed, first_samples, name_of, said_of, shape_of
 from xhat.diffusion.denoiser import Condition
 from xhat.distributed import Shares, local_processes
 from xhat.errors import ConfigError, DataError, RunError, with_kind
@@ -243,7 +243,7 @@ def _refuse_what_cannot_run(objective: Objective, feed: Feed, options: Options, 
     Args:
         said: what the network and the terms were called in a config.
     """
-    for step in getattr(feed.source, "firsts", (0,)):  # of sources of several sizes each is tried
+    for step in said_of(feed.source, "firsts", (0,)):  # of sources of several sizes each is tried
         _refuse_a_batch(objective, feed, feed.get(step, Shard(0, options.batch_size), rows), said, options, rows)
     try:
         build_sampling(options.sampling, objective.denoiser.schedule)
