@@ -20,13 +20,26 @@ TERMS = (
 
 
 @pytest.mark.slow
-def test_two_ranks_train_one_adapter(tmp_path, monkeypatch):
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_two_ranks_train_one_adapter(shard, tmp_path, monkeypatch):
+    """Each with all of the weights, or with a half of them."""
     monkeypatch.setenv("XHAT_CACHE", str(tmp_path / "cache"))
     tiny.stable_diffusion().save_pretrained(tmp_path / "sd")
     write_pictures(tmp_path / "pics", 12)
     own = ("train", "--init", tmp_path / "sd", "--lora", 2, "--data", tmp_path / "pics", "--max_steps", 4, *SMALL, *TERMS)
     for name, launcher in (("one", ("-m", "xhat")), ("two", TORCHRUN)):
-        job = process(*own, "--run", tmp_path / name, "--optimizer.lr", "1e-2", "--precision", "float32", launcher=launcher)
+        job = process(
+            *own,
+            "--run",
+            tmp_path / name,
+            "--optimizer.lr",
+            "1e-2",
+            "--precision",
+            "float32",
+            "--shard",
+            shard,
+            launcher=launcher,
+        )
         assert job.wait(timeout=300) == 0, job.stderr.read()
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "two")

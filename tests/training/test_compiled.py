@@ -1,4 +1,4 @@
-"""A compiled network under losses that call it again, without gradient, recomputed, and differentiated twice."""
+"""A compiled network, whole and split, under losses that call it again, without gradient, recomputed, differentiated twice."""
 
 import json
 from pathlib import Path
@@ -24,13 +24,17 @@ def test_all_that_follows_the_draw_compiles_to_one_graph():
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_as_the_plain_one(tmp_path, digits):
-    rows = {}
-    for choice in ("off", "on"):
-        run = tmp_path / choice
-        options = ("--max_steps", 4, "--precision", "float32", "--optimizer.muon_lr", 0)
-        job = process("train", "mnist", "--data", digits, "--run", run, *TINY, *options, *CHAIN, "--compile", choice)
+    rows, options = {}, ("--max_steps", 4, "--precision", "float32", "--optimizer.muon_lr", 0)
+    several = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xhat", "--")
+    for choice in ("off", "on", "on, split"):
+        run, on = tmp_path / choice, choice.partition(",")[0]
+        split = {"launcher": several} if "split" in choice else {}
+        shard = ("--shard", "true") if split else ()
+        words = ("--data", digits, "--run", run, *TINY, *options, *CHAIN, "--compile", on, *shard)
+        job = process("train", "mnist", *words, **split)
         assert job.wait(timeout=600) == 0, job.stderr.read()
         assert "not compiled" not in job.stderr.read()
-        rows[choice] = [json.loads(line)["terms"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for plain, compiled in zip(*rows.values(), strict=True):
-        assert compiled == pytest.approx(plain, rel=1e-3)
+        found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        rows[choice] = [{**row["terms"], "grad_norm": row["grad_norm"]} for row in found]
+    for plain, *compiled in zip(*rows.values(), strict=True):
+        assert all(each == pytest.approx(plain, rel=1e-3) for each in compiled)

@@ -189,6 +189,7 @@ def _compile_where_it_pays(setup: Setup, log: Log) -> None:
     net = setup.state.objective.denoiser.net
     with gathered(net):
         failure = compile_network(net, batch.x0, times, batch.cond or {}, setup.autocast)
+    net.zero_grad()  # of weights that are split the trial has gone on to their parts
     if failure:
         log.say(f"the network was not compiled, training continues without: {failure}")
 
