@@ -50,3 +50,13 @@ def test_an_average_offers_nothing_to_train():
     average = PowerAverage(torch.nn.Linear(2, 2), 0.1)
     average.update_parameters(torch.nn.Linear(2, 2))
     assert not any(p.requires_grad for p in average.parameters())
+
+
+def test_statistics_are_those_of_now():
+    """Of a normalisation that counts what it has seen: they are not averaged, and not those of the beginning."""
+    model = torch.nn.BatchNorm1d(2)
+    average = PowerAverage(model, 0.1)
+    model(torch.randn(8, 2))
+    average.update_parameters(model)
+    assert torch.equal(average.module.running_mean, model.running_mean)
+    assert int(average.module.num_batches_tracked) == 1

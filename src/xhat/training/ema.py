@@ -49,6 +49,8 @@ class PowerAverage(AveragedModel):
         both = zip(self.module.parameters(), model.parameters(), strict=True)
         learn = [(part(a.detach()), part(c.detach())) for a, c in both if a is not c]
         if learn:
-            own, new = ([*side] for side in zip(*learn, strict=True))
-            torch._foreach_lerp_(own, new, 1 - (1 - 1 / (count + 1)) ** (self.gamma + 1))
+            averages, weights = ([*side] for side in zip(*learn, strict=True))
+            torch._foreach_lerp_(averages, weights, 1 - (1 - 1 / (count + 1)) ** (self.gamma + 1))
+        for own, new in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(new)  # statistics are those of now
         self.n_averaged += 1
