@@ -1,11 +1,13 @@
 """NumPy files of images: .npy and .npz."""
 
+import contextlib
 import errno
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +23,13 @@ from xhat.errors import BudgetError, DataError
 from xhat.files.atomic import naming
 from xhat.files.stamp import require_unchanged, stamp
 
+T = TypeVar("T")
 Arrays = Mapping[str, np.ndarray]
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "y", "targets")
 PARTS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
 MOST_PACKED, MOST_RATIO = 2 * GIB, 100
 """An .npz that is larger than the one, unpacked, and packed so many times, is no data set that somebody saved."""
+ATTEMPTS = 20
 _NEED = "an .npz with an array labels beside images would give labels"
 
 
@@ -79,7 +83,9 @@ def opened(path: Path) -> Arrays:
         with naming(path):
             _require_room(path)
             loaded = _mapped(path) if not zipfile.is_zipfile(path) else np.load(path, allow_pickle=False)
-            return {"images": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+            if isinstance(loaded, np.ndarray):
+                return {"images": loaded}
+            return {k: _despite_threads(partial(loaded.__getitem__, k)) for k in loaded.files}
     except OSError as error:
         if error.errno not in (
             None,
@@ -119,7 +125,8 @@ def _require_announced(file: Any, size: int) -> None:
     """Refuse a .npy whose header announces another size than it has: memory would be taken for it."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    start = file.tell()
+    shape, _, dtype = _despite_threads(lambda: (file.seek(start), read(file))[1])
     if math.prod(shape) * dtype.itemsize > size:
         raise ValueError("it is cut short")
 
@@ -195,9 +202,21 @@ def _stack(path: Path, array: np.ndarray, scale: Range) -> Stack:
 def _mapped(path: Path) -> np.ndarray:
     """A .npy that is not read yet; one without values, which cannot be mapped, as it is."""
     try:
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        found: np.ndarray = _despite_threads(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
     except ValueError as error:
         if "empty" not in str(error):
             raise
         found = np.load(path, allow_pickle=False)
     return found
+
+
+def _despite_threads(parsed: Callable[[], T]) -> T:
+    """What NumPy parses with Python's own parser, which fails now and then while another thread parses, too.
+
+    The SystemError "AST constructor recursion depth mismatch" (python/cpython#106905, mended in 3.11.8 and 3.12.2) says nothing
+    of the file. A file that brings about one of its own does so at each attempt.
+    """
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(SystemError):
+            return parsed()
+    return parsed()
