@@ -15,18 +15,22 @@ TERMS = (
     *("--terms.reward.loss", "image_loss(total_variation, full_chain(ddim, 2, last(1)), decode=decode(chunk=1))"),
     *("--terms.near.loss", "to_reference()"),
     *("--terms.away.loss", "to_reference(along=full_chain(ddim, 2))"),
-    *("--terms.reward.weight", "gradient_ratio(0.1, 2)"),
 )
+COMPARED = (
+    "--terms.reward.weight",
+    "gradient_ratio(0.1, 2)",
+)  # gradients, which no process has of all weights at once by blocks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shard", ["false", "true"])
+@pytest.mark.parametrize("shard", ["false", "true", "blocks"])
 def test_two_ranks_train_one_adapter(shard, tmp_path, monkeypatch):
-    """Each with all of the weights, or with a half of them."""
+    """Each with all of the weights, or with a half of them, gathered at once or block by block."""
     monkeypatch.setenv("XHAT_CACHE", str(tmp_path / "cache"))
     tiny.stable_diffusion().save_pretrained(tmp_path / "sd")
     write_pictures(tmp_path / "pics", 12)
     own = ("train", "--init", tmp_path / "sd", "--lora", 2, "--data", tmp_path / "pics", "--max_steps", 4, *SMALL, *TERMS)
+    own += () if shard == "blocks" else COMPARED
     for name, launcher in (("one", ("-m", "xhat")), ("two", TORCHRUN)):
         job = process(
             *own,

@@ -16,5 +16,5 @@ def test_counts_are_what_the_formulas_say():
     out, err = job.communicate(timeout=300)
     assert job.returncode == 0, err
     rows = [words for words in map(str.split, out.splitlines()) if "MiB" in words]
-    assert [(row[0], row[1]) for row in rows] == [("2", "whole"), ("2", "split"), ("4", "whole"), ("4", "split")]
-    assert all((row[2], row[6]) == (row[4], row[8]) for row in rows)
+    assert [(row[0], row[1]) for row in rows] == [(n, kind) for n in ("2", "4") for kind in ("whole", "split", "blocks")]
+    assert all(row[2 : len(row) : 4] == row[4 : len(row) : 4] for row in rows)

@@ -28,9 +28,20 @@ EXACT = (
     "--checkpoint_every",
     "3",
 )
-TERMS = (
+CHAIN = (
     *("--terms.chain.loss", "image_loss(total_variation, full_chain(ddpm, 3, all_steps))"),
     *("--terms.chain.weight", "dual_ascent(0.1)"),
+)
+CHAINS = (  # of every kind: how often each process calls the network, and differentiates a call, must be the same
+    *CHAIN,
+    *("--terms.rollout.loss", "image_loss(total_variation, rollout(heun, 2))"),
+    *("--terms.last.loss", "image_loss(total_variation, full_chain(ddim, 4, random_last(3)))"),
+    *("--terms.some.loss", "image_loss(total_variation, full_chain(ddim, 4, surrogate(2)))"),
+    *("--terms.one.loss", "image_loss(total_variation, full_chain(ddim, 4, refl(3)))"),
+    *("--accumulate", "2"),
+)
+TERMS = (
+    *CHAIN,
     *("--terms.flat.loss", "image_loss(laplacian)"),
     *("--terms.flat.weight", "gradient_ratio(0.1, 2)"),
     *("--terms.free.loss", "image_loss(total_variation)"),
@@ -39,10 +50,10 @@ TERMS = (
 )
 
 
-def run(run, digits, number, *more):
+def run(run, digits, number, *more, terms=TERMS):
     """`xhat train` on so many processes."""
     several = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number), "-m", "xhat", "--")
-    command = ("train", "mnist", "--data", digits, "--max_steps", 6, *TINY, *EXACT, *TERMS, "--run", run, *more)
+    command = ("train", "mnist", "--data", digits, "--max_steps", 6, *TINY, *EXACT, *terms, "--run", run, *more)
     return process(*command, **({"launcher": several} if number > 1 else {}))
 
 
@@ -55,10 +66,10 @@ def rows(run):
 
 
 @pytest.mark.slow
-def test_two_processes_that_share_the_weights_train_as_one_does(tmp_path, digits):
-    one, two = (
-        run(tmp_path / name, digits, number, *more) for name, number, more in (("one", 1, ()), ("two", 2, ("--shard", "true")))
-    )
+@pytest.mark.parametrize(("shard", "terms"), [("true", TERMS), ("true", CHAINS), ("blocks", CHAINS)])
+def test_two_processes_that_share_the_weights_train_as_one_does(shard, terms, tmp_path, digits):
+    shared = ("--shard", shard)
+    one, two = (run(tmp_path / name, digits, n, *more, terms=terms) for name, n, more in (("one", 1, ()), ("two", 2, shared)))
     done(one)
     done(two)
     for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
@@ -80,15 +91,21 @@ def test_two_processes_that_share_the_weights_train_as_one_does(tmp_path, digits
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 4), (1, 2), (4, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 4), (1, 2), (4, 2), ("blocks", 1), (2, "blocks")])
 def test_a_state_goes_on_on_another_number_of_processes(before, after, tmp_path, digits):
-    shared = ("--shard", "true", "--batch_size", "8")
-    jobs = [run(tmp_path / "whole", digits, 1, *shared), run(tmp_path / "run", digits, before, *shared)]
+    """And gathered as a whole or block by block, of 2."""
+    shards = [("--shard", "blocks" if number == "blocks" else "true", "--batch_size", "8") for number in (before, after)]
+    before, after = (2 if number == "blocks" else number for number in (before, after))
+    terms = TERMS if "blocks" not in shards[0] + shards[1] else CHAIN
+    jobs = [
+        run(tmp_path / "whole", digits, 1, *shards[0], terms=terms),
+        run(tmp_path / "run", digits, before, *shards[0], terms=terms),
+    ]
     for job in jobs:
         done(job)
     last, _ = checkpoints(tmp_path / "run")
     shutil.rmtree(last) if last.is_dir() else last.unlink()
-    done(run(tmp_path / "run", digits, after, "--resume", *shared))
+    done(run(tmp_path / "run", digits, after, "--resume", *shards[1], terms=terms))
     assert checkpoints(tmp_path / "run")[0].suffix == (".split" if after > 1 else ".safetensors")
     for a, b in zip(rows(tmp_path / "whole")[3:], rows(tmp_path / "run")[3:], strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)

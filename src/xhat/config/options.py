@@ -74,7 +74,7 @@ class Options:
         workers: processes that read data ahead of the training; by default none for what is in memory or mapped, else one less
             than the cores, at most 4.
         shard: split weights, gradients, averages and optimizers over the processes (FSDP2), instead of having all of
-            them on each.
+            them on each; true gathers the weights for a step, blocks one block after another, for what fits on no device whole.
         precision: of the network's body; auto is bf16 where the machine is fast at it.
         compile: torch.compile the network; auto does so if the budget repays it.
         ema: relative width of the power-function average of the weights (EDM2); 0 keeps the last weights.
@@ -93,7 +93,7 @@ class Options:
     log_every: int = within(20, 1, COUNT)
     eval_every: int | None = within(None, 0, COUNT)
     workers: int | None = within(None, 0, 1024)
-    shard: bool = False
+    shard: Literal["blocks"] | bool = False
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     ema: float = within(0.1, 0, 0.28)

@@ -1,11 +1,14 @@
 """Networks whose weights `torch.distributed.fsdp.fully_shard` has split over processes: whole for the time of a call."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+LARGE = 1 / 8
+"""Of a network's weights: a block that holds more of them is taken apart again."""
 
 
 def is_split(x: Any) -> bool:
@@ -64,26 +67,76 @@ def gathered(net: nn.Module) -> Iterator[None]:
             module._parameters[name] = p
 
 
+def gather_in_calls(block: nn.Module) -> None:
+    """Let a part of a network have all of its weights in its own calls alone: to be called, and not to be differentiated."""
+    held = list(_split_parameters(block))
+
+    def gather(*_: Any) -> None:
+        for module, name, p in held:
+            module._parameters[name] = whole(p)  # type: ignore[assignment]
+
+    def give_back(*_: Any) -> None:
+        for module, name, p in held:
+            module._parameters[name] = p
+
+    block.register_forward_pre_hook(gather)
+    block.register_forward_hook(give_back, always_call=True)
+    block._gathers_its_own = True  # type: ignore[assignment]
+
+
 def _split_parameters(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    if hasattr(module, "set_requires_gradient_sync"):  # wrapped by fully_shard
+    if hasattr(module, "set_requires_gradient_sync") or hasattr(module, "_gathers_its_own"):  # the first is of fully_shard
         return
     yield from ((module, name, p) for name, p in module._parameters.items() if is_split(p) and p is not None)
     for child in module.children():
         yield from _split_parameters(child)
 
 
-def split(module: nn.Module, apart: list[nn.Parameter]) -> None:
-    """Split the weights of a module over all processes, in place: FSDP2, gathered as a whole for each step.
+def blocks_of(net: nn.Module) -> list[nn.Module]:
+    """What a network holds in lists (`nn.ModuleList`, `nn.Sequential`), called one after another; inner ones first.
 
-    Every process starts from the weights of the first one.
+    One that holds more than an eighth of the weights is taken apart again, where it has lists itself. What shares weights with
+    another part is none.
+    """
+    seen, shared = set[int](), set[int]()
+    for _, p in net.named_parameters(remove_duplicate=False):
+        (shared if id(p) in seen else seen).add(id(p))
+    most = LARGE * sum(p.numel() for p in net.parameters())
+
+    def below(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            own = list(child.parameters())
+            called = isinstance(module, nn.ModuleList | nn.Sequential) and not isinstance(child, nn.ModuleList | nn.ModuleDict)
+            is_block = called and bool(own) and shared.isdisjoint(map(id, own))
+            if not is_block or sum(p.numel() for p in own) > most:
+                yield from below(child)
+            if is_block:
+                yield child
+
+    return list(below(net))
+
+
+def split(module: nn.Module, apart: Collection[nn.Parameter], device: torch.device, blocks: Collection[nn.Module] = ()) -> None:
+    """Split the weights of a module over all processes, in place, by FSDP2, and move it to this process's device.
+
+    Every process starts from the weights of the first one. What no block holds is gathered for the whole of a step.
 
     Args:
         module: whose own call opens each step.
         apart: parameters that every process keeps whole; whoever trains them adds up their gradients.
+        device: of this process.
+        blocks: parts, inner ones first, that have all of their weights in their own calls alone, and again where these are
+            differentiated: the device never holds the whole.
     """
     from torch.distributed.fsdp import fully_shard
 
-    with torch.no_grad():
-        for x in (*module.parameters(), *module.buffers()):
-            torch.distributed.broadcast(x.data, 0)
-    fully_shard(module, ignored_params=set(apart), reshard_after_forward=False)
+    started = set[int]()
+    for each in (*blocks, module):
+        for x in (*each.parameters(), *each.buffers()):
+            if id(x) not in started and not is_split(x):
+                x.data = x.data.to(device)
+                torch.distributed.broadcast(x.data, 0)
+                started.add(id(x))
+        fully_shard(each, ignored_params=set(apart), reshard_after_forward=each is not module)
+    if blocks:  # the first part that is called would take itself for the whole: the objective draws before its first step
+        module._get_fsdp_state()._lazy_init()  # type: ignore[operator]

@@ -121,6 +121,8 @@ class Loop:
 
     def _quiet(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients are added up over the processes with the last micro-batch, where the others can wait for it."""
+        if self.setup.by_block:  # each time: gradients that wait are whole on each process
+            return contextlib.nullcontext()
         if self.split:
             self.prepared.set_requires_gradient_sync(last)  # type: ignore[operator]
         elif not last:

@@ -1,6 +1,7 @@
 """The optimizers of a run: AdamW, and Muon for the hidden matrices of networks that name them."""
 
 import math
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,6 +10,9 @@ from torch.optim import AdamW, Optimizer
 
 from xhat.config.options import OptimizerConfig
 from xhat.diffusion.sharded import joined, part, split_like
+
+STACKED = 2**26
+"""Numbers of the matrices that are orthogonalized at a time; of split ones so many are whole."""
 
 
 @runtime_checkable
@@ -58,7 +62,6 @@ class KernelMuon(Optimizer):
             before = averages if self.found_inf is None else [a.clone() for a in averages]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             own = torch._foreach_lerp(gradients, averages, group["momentum"])
-            ahead = [joined(u, p).flatten(1) for u, p in zip(own, kernels, strict=True)]  # all of a matrix is orthogonalized
             decay = group["lr"] * group["weight_decay"]
             if self.found_inf is None:
                 torch._foreach_mul_(parts, 1 - decay)
@@ -66,14 +69,23 @@ class KernelMuon(Optimizer):
                 torch._foreach_mul_(parts, 1 - decay * (1 - self.found_inf))
                 for average, old in zip(averages, before, strict=True):
                     average.copy_(torch.where(self.found_inf == 0, average, old))
-            for shape in dict.fromkeys(u.shape for u in ahead):
-                same = [i for i, u in enumerate(ahead) if u.shape == shape]
-                rate = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
-                updates = orthogonalized(torch.stack([ahead[i] for i in same]))
+            for same in _stacks([p.flatten(1).shape for p in kernels]):
+                ahead = [joined(own[i], kernels[i]).flatten(1) for i in same]  # all of a matrix is orthogonalized
+                rows, columns = ahead[0].shape
+                rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
+                updates = orthogonalized(torch.stack(ahead))
                 if self.found_inf is not None:
                     updates = torch.where(self.found_inf == 0, updates, 0.0)
                 for i, update in zip(same, updates, strict=True):
                     parts[i].sub_(part(split_like(update.view(kernels[i].shape), kernels[i])), alpha=rate)
+
+
+def _stacks(shapes: list[torch.Size]) -> Iterator[list[int]]:
+    """Numbers of matrices of one shape, as many at a time as there is room for."""
+    for shape in dict.fromkeys(shapes):
+        same = [i for i, s in enumerate(shapes) if s == shape]
+        most = max(1, STACKED // shape.numel())
+        yield from (same[k : k + most] for k in range(0, len(same), most))
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

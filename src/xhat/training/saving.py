@@ -85,10 +85,11 @@ class Saving:
 def weights_of(setup: Setup, run: Path) -> list[Callable[[], object]]:
     """What writes a copy of the weights to sample from; nothing on a process that does not write."""
     state = setup.state
-    if not (setup.accelerator.is_main_process or state.split):
+    writes = setup.accelerator.is_main_process
+    if not (writes or state.split):
         return []
-    weights = state.weights()
-    if not setup.accelerator.is_main_process:
+    weights = state.weights(kept=writes)
+    if not writes:
         return []
     copied = weights_file(weights, setup.config, setup.shape, state.step, state.given)
     return [lambda: copied.write(run / WEIGHTS)]

@@ -21,7 +21,7 @@ from xhat.data.batch import Batch, chosen_rows
 from xhat.data.shape import DataShape
 from xhat.data.source import DataSource, Feed, first_samples, name_of, said_of, shape_of
 from xhat.diffusion.denoiser import Condition
-from xhat.distributed import Shares, local_processes
+from xhat.distributed import ALONE, Shares, local_processes
 from xhat.errors import ConfigError, DataError, RunError, with_kind
 from xhat.evaluation.denoising import LEVELS, reached
 from xhat.evaluation.pictures import is_shown
@@ -39,7 +39,7 @@ from xhat.training.launched import require_plain_launch
 from xhat.training.learning_rate import LearningRate
 from xhat.training.optimizers import build_optimizers
 from xhat.training.sharing import requests_of, rows_of, shared_out_otherwise
-from xhat.training.splitting import split_up
+from xhat.training.splitting import BLOCKS, split_up
 from xhat.training.state import State
 from xhat.training.trackers import require_tracker
 
@@ -85,8 +85,15 @@ class Setup:
     about: dict[str, Any]
 
     @property
+    def by_block(self) -> bool:
+        """Whether processes share the weights, and gather a block at a time: each call of the network is one of all of them."""
+        return self.options.shard == BLOCKS and self.accelerator.num_processes > 1
+
+    @property
     def shares(self) -> Shares:
-        """Who measures and draws what, where all processes take part."""
+        """Who measures and draws what: each process a part, or all of them all of it, `by_block`."""
+        if self.by_block:
+            return ALONE
         return Shares(self.accelerator.process_index, self.accelerator.num_processes)
 
     def reading(self) -> AbstractContextManager[None]:
@@ -146,13 +153,16 @@ def set_up(
     size = 4 * rows * math.prod(shape.sample)
     require_memory(size, f"{rows:,} samples {shape.sample} at a time", "lower batch_size, or raise accumulate")
     _require_parameters(objective)
-    objective.to(device).train()
+    shared = bool(options.shard) and accelerator.num_processes > 1
+    if not shared:  # what is split moves part by part, that the device needs no room for the whole
+        objective.to(device)
+    objective.train()
     objective.denoiser.units = objective.denoiser.units or shape.units
     read_by = workers_for(source, options.workers, local_processes())
     average = PowerAverage(objective.denoiser, options.ema).eval() if options.ema else None
     given = Given.of(objective.denoiser.net)
-    if options.shard and accelerator.num_processes > 1:
-        split_up(objective, average)
+    if shared:
+        split_up(objective, average, options, device)
     state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source), given=given)
     ahead = Ahead(source, read_by, requests_of(options, rows, accelerator), pin=device.type == "cuda") if read_by else source
     feed = Feed(ahead, shape, device)

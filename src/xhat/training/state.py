@@ -58,9 +58,16 @@ class State:
         """Whether the weights are split over the processes, which then all take part in whatever calls the network."""
         return any(map(is_split, self.objective.denoiser.net.parameters()))
 
-    def weights(self) -> dict[str, Tensor]:
-        """The averaged denoiser's, whole, but for what it was given; where they are split, all processes ask."""
-        return {name: whole(x) for name, x in self.given.left_out(self.averaged().state_dict()).items()}
+    def weights(self, *, kept: bool = True) -> dict[str, Tensor]:
+        """The averaged denoiser's, whole, but for what it was given.
+
+        Args:
+            kept: by this process. Where they are split all processes ask, one keeps what it is told, on the CPU.
+        """
+        found = self.given.left_out(self.averaged().state_dict()).items()
+        if not self.split:
+            return dict(found)
+        return {name: x.cpu() for name, x in ((name, whole(x)) for name, x in found) if kept}
 
     def checkpoint(self, run: Path, more: Mapping[str, Any], group: Any = None) -> Callable[[], Path]:
         """A copy of it all, and what writes that into the run's folder.

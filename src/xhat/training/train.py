@@ -179,7 +179,7 @@ def _announce(setup: Setup, log: Log) -> None:
 def _compile_where_it_pays(setup: Setup, log: Log) -> None:
     """As the options say; a network that cannot be compiled is trained without."""
     wanted, device, budget = setup.options.compile, setup.accelerator.device, setup.budget
-    if not (wanted == "on" or (wanted == "auto" and repays_compiling(device, budget.steps, budget.seconds))):
+    if setup.by_block or not (wanted == "on" or (wanted == "auto" and repays_compiling(device, budget.steps, budget.seconds))):
         return
     log.say("compiling the network: about half a minute, the first time")
     if any(isinstance(m, FromGradients) for m in setup.state.objective.multipliers.values()):
