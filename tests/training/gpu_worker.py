@@ -10,7 +10,8 @@ import torch
 import xhat
 from fake_gpu import GPU, WaitsError, fake_gpu, move
 from xhat.config.options import OptimizerConfig, Options
-from xhat.data import from_tensors
+from xhat.data import WithNull, from_tensors
+from xhat.data.on_device import on_device
 from xhat.training import agreement
 from xhat.training.ema import PowerAverage
 from xhat.training.loop import Loop
@@ -34,10 +35,17 @@ def objective(terms: dict[str, xhat.Term], **how: object) -> xhat.Objective:
     return xhat.Objective(xhat.Denoiser(network, xhat.Cosine(), xhat.V), terms, **how)
 
 
-def steps(made: xhat.Objective) -> int:
-    """Steps of a training, none of which may wait; operators of the last."""
+def steps(made: xhat.Objective, *, near: bool = False) -> int:
+    """Steps of a training, none of which may wait; operators of the last.
+
+    Args:
+        made: what is trained.
+        near: whether its data are on the GPU.
+    """
     options = Options(batch_size=4, max_steps=10, ema=0.1, compile="off", precision="float32")
-    data = from_tensors(torch.randint(256, (16, 1, 8, 8), dtype=torch.uint8), {"label": torch.arange(16) % 3})
+    data = WithNull(
+        from_tensors(torch.randint(256, (16, 1, 8, 8), dtype=torch.uint8), {"label": torch.arange(16) % 3}), {"label": 3}
+    )
     setup = set_up(made, data, options)
     stop = Stop()
     loop = Loop(setup, stop, 0.0)
@@ -48,6 +56,9 @@ def steps(made: xhat.Objective) -> int:
         state.optimizers = build_optimizers(made, OptimizerConfig(muon_lr=0.02))
         state.average = PowerAverage(made.denoiser, 0.1)
         setup.feed.device = GPU
+        if near:
+            setup.feed.source = on_device(data, GPU, 2**30)
+            assert setup.feed.source is not data
         for _ in range(STEPS):
             gpu.operators.clear()
             gpu.watching = True
@@ -62,6 +73,7 @@ def main() -> None:
     agreement.read = lambda votes, arrived: agreement.Agreed(True, 0, 0.0)  # there are no values
     for name, term in TERMS.items():
         print(name, steps(objective({"denoise": TERMS["denoise"], name: term})))
+    print("near", steps(objective({"denoise": TERMS["denoise"]}), near=True))
     print("perturbed", steps(objective({"denoise": TERMS["denoise"]}, input_perturbation=0.1)))
 
     def read(images: torch.Tensor) -> torch.Tensor:

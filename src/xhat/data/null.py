@@ -10,6 +10,7 @@ from xhat.data.batch import Batch
 from xhat.data.over import Over
 from xhat.data.source import DataSource
 from xhat.rng import Shard
+from xhat.tensors import to_device
 
 
 class WithNull(Over):
@@ -39,5 +40,5 @@ class WithNull(Over):
     def _told(self, name: str, value: Tensor, kept: Tensor) -> Tensor:
         if name not in self.null:
             return value
-        null = torch.as_tensor(self.null[name], dtype=value.dtype, device=value.device)
-        return torch.where(kept.to(value.device).reshape(-1, *(1,) * (value.ndim - 1)), value, null)
+        null = to_device(torch.as_tensor(self.null[name], dtype=value.dtype), value.device)
+        return torch.where(to_device(kept, value.device).reshape(-1, *(1,) * (value.ndim - 1)), value, null)

@@ -40,9 +40,11 @@ class Rows:
         shape: what is known of the data; None is what the first samples look like.
         held_out: samples to measure on, if some were set aside.
         droppable: whether a config's label_dropout leaves out its labels now and then.
+        constant: whether a sample is the same each time that it is read, so that it may be kept elsewhere.
     """
 
     droppable = False
+    constant = False
 
     def __init__(
         self,
@@ -119,7 +121,9 @@ def images_as_rows(images: Images, told: bool, order: Visits, shape: DataShape) 
         return Batch(images.pixels[index], cond or None)
 
     mark = f"{images.fingerprint()} {images.labels_fingerprint()}" if told else images.fingerprint()
-    return Rows(at, len(images), mark, order, images.name, shape)
+    rows = Rows(at, len(images), mark, order, images.name, shape)
+    rows.constant = True
+    return rows
 
 
 def checksum(x0: Tensor, *others: Mapping[str, Any] | None) -> str:

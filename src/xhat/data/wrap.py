@@ -77,7 +77,9 @@ def from_tensors(
     )
     mark = checksum(values, told, extra)
     labels = label if classes is not None and label is not None and label.ndim == 1 else None
-    return rows_with_held_out(at, len(values), mark, name, share=held_out, seed=seed, shape=shape, labels=labels)
+    rows = rows_with_held_out(at, len(values), mark, name, share=held_out, seed=seed, shape=shape, labels=labels)
+    rows.constant = True
+    return rows
 
 
 def from_dataset(

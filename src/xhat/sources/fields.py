@@ -30,6 +30,7 @@ class Fields(Rows):
     """Rows of fields: `units` says what their values mean, `left_out` how many samples were corrupt."""
 
     units: Units
+    constant = True
     left_out: int = 0
     notes: tuple[str, ...] = ()
 

@@ -18,6 +18,7 @@ from xhat.config.options import Options
 from xhat.config.origins import called
 from xhat.data.ahead import Ahead, workers_for
 from xhat.data.batch import Batch, chosen_rows
+from xhat.data.on_device import free_memory, on_device
 from xhat.data.shape import DataShape
 from xhat.data.source import DataSource, Feed, first_samples, name_of, said_of, shape_of
 from xhat.diffusion.denoiser import Condition
@@ -164,7 +165,8 @@ def set_up(
     if shared:
         split_up(objective, average, options, device)
     state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source), given=given)
-    ahead = Ahead(source, read_by, requests_of(options, rows, accelerator), pin=device.type == "cuda") if read_by else source
+    near = on_device(source, device, free_memory(device))
+    ahead = Ahead(source, read_by, requests_of(options, rows, accelerator), pin=device.type == "cuda") if read_by else near
     feed = Feed(ahead, shape, device)
     _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else called(config))
     measured = None if held_out is None else _held_out(objective, Feed(held_out, shape, device), options)
