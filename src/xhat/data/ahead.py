@@ -38,8 +38,8 @@ Requests = Callable[[int], Iterator[Request]]
 class Ahead:
     """A source as `DataSource`, whose workers follow the order in which a training asks.
 
-    What is asked for out of order, or while none are at work, is read on the spot. The workers are this process's copies: they
-    read, and never touch a GPU.
+    What is asked for out of order, or while none are at work, is read on the spot; on a CPU what is decoded already, too. The
+    workers are this process's copies: they read, and never touch a GPU.
 
     Args:
         source: where batches come from.
@@ -58,6 +58,9 @@ class Ahead:
     def get(self, step: int, shard: Shard, rows: int) -> Batch:
         """As of `DataSource`."""
         wanted = Request(step, shard, rows)
+        if self.running and self._nothing_is_left():
+            self._end()
+            return asked(self.source, step, shard, rows)
         if wanted != self._expected:
             if not self.running or wanted != next(self.requests(step)):
                 return asked(self.source, step, shard, rows)
@@ -90,6 +93,10 @@ class Ahead:
         finally:
             self.running = False
             self._end()
+
+    def _nothing_is_left(self) -> bool:
+        """Whether all samples are decoded, so that workers would only take cores from a training on the CPU."""
+        return not self.pin and any(getattr(one, "complete", False) for one in layers(self.source))
 
     def _end(self) -> None:
         self._batches = self._expected = None

@@ -1,6 +1,5 @@
 """Samples that lie on the device that trains: of a step only their numbers travel."""
 
-import copy
 import math
 from collections.abc import Iterator
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from xhat.data.batch import Batch
 from xhat.data.null import WithNull
+from xhat.data.over import over_inner
 from xhat.data.rows import Rows
 from xhat.data.source import DataSource
 from xhat.data.stack import PART
@@ -52,18 +52,15 @@ def on_device(source: DataSource, device: torch.device, free: int) -> DataSource
         device: that trains.
         free: bytes of its memory.
     """
-    if type(source) is WithNull:
-        inner = on_device(source.source, device, free)
-        if inner is source.source:
-            return source
-        over = copy.copy(source)
-        over.source = inner
-        return over
-    if not (isinstance(source, Rows) and source.constant):
-        return source
-    first = source.at(torch.zeros(1, dtype=torch.int64))
-    plain = first.extra is None and all(isinstance(value, Tensor) for value in (first.cond or {}).values())
-    return OnDevice(source, first, device) if plain and _size(first) * len(source) <= SHARE * free else source
+
+    def inner(rows: DataSource) -> DataSource:
+        if not (isinstance(rows, Rows) and rows.constant):
+            return rows
+        first = rows.at(torch.zeros(1, dtype=torch.int64))
+        plain = first.extra is None and all(isinstance(value, Tensor) for value in (first.cond or {}).values())
+        return OnDevice(rows, first, device) if plain and _size(first) * len(rows) <= SHARE * free else rows
+
+    return over_inner(source, inner, WithNull)
 
 
 def free_memory(device: torch.device) -> int:

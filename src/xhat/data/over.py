@@ -1,5 +1,8 @@
 """Sources over other sources."""
 
+import copy
+from collections.abc import Callable
+
 from xhat.data.source import DataSource, available, name_of, shape_of
 
 
@@ -24,3 +27,20 @@ class Over:
     def fingerprint(self) -> str:
         """That of the source: the same data, whatever is told of them and however they are seen."""
         return self.source.fingerprint()
+
+
+def over_inner(source: DataSource, make: Callable[[DataSource], DataSource], through: type[Over] = Over) -> DataSource:
+    """The same source over another one: what `make` gives for the innermost.
+
+    Args:
+        source: stays as it is.
+        make: another source of the same samples, or the same source.
+        through: which kind of sources over others may be gone through.
+    """
+    if not isinstance(source, Over):
+        return make(source)
+    if not isinstance(source, through) or (inner := over_inner(source.source, make, through)) is source.source:
+        return source
+    other = copy.copy(source)
+    other.source = inner
+    return other

@@ -25,9 +25,9 @@ def images(
     seed: int = 0,
     skip_corrupt: bool = False,
 ) -> Pictures:
-    """Image files below a folder, decoded by workers each time: nothing is kept in memory or on disk.
+    """Image files below a folder, decoded by workers: nothing is kept on disk, and in memory only what fits.
 
-    `--data FOLDER` decodes them once, into the cache, which is faster from the second epoch on.
+    `--data FOLDER` decodes them once for all runs, into the cache.
 
     Args:
         folder: of the images, of 8 bits.

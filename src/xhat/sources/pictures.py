@@ -21,7 +21,7 @@ LOOKED_AT = 16
 class Pictures(Rows):
     """A data source of pictures; `texts` and `pixels` are for whoever makes latents of them."""
 
-    decodes = True
+    decodes = decoded_alike = True
     lost: Lost
     pixels: Callable[[int, int], Tensor]
     words: Callable[[], list[str]] | None = None

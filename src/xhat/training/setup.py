@@ -16,13 +16,12 @@ from xhat.config.build import build_sampling
 from xhat.config.config import Config
 from xhat.config.options import Options
 from xhat.config.origins import called
-from xhat.data.ahead import Ahead, workers_for
+from xhat.data.ahead import Ahead
 from xhat.data.batch import Batch, chosen_rows
-from xhat.data.on_device import free_memory, on_device
 from xhat.data.shape import DataShape
 from xhat.data.source import DataSource, Feed, first_samples, name_of, said_of, shape_of
 from xhat.diffusion.denoiser import Condition
-from xhat.distributed import ALONE, Shares, local_processes
+from xhat.distributed import ALONE, Shares
 from xhat.errors import ConfigError, DataError, RunError, with_kind
 from xhat.evaluation.denoising import LEVELS, reached
 from xhat.evaluation.pictures import is_shown
@@ -34,12 +33,13 @@ from xhat.runs.given import Given
 from xhat.sampling.guidance import Guided
 from xhat.training.budget import Budget
 from xhat.training.ema import PowerAverage
+from xhat.training.feeding import fed
 from xhat.training.hardware import fast_bf16
 from xhat.training.held_out import IMAGES, STRIDE, HeldOut
 from xhat.training.launched import require_plain_launch
 from xhat.training.learning_rate import LearningRate
 from xhat.training.optimizers import build_optimizers
-from xhat.training.sharing import requests_of, rows_of, shared_out_otherwise
+from xhat.training.sharing import rows_of, shared_out_otherwise
 from xhat.training.splitting import BLOCKS, split_up
 from xhat.training.state import State
 from xhat.training.trackers import require_tracker
@@ -159,15 +159,12 @@ def set_up(
         objective.to(device)
     objective.train()
     objective.denoiser.units = objective.denoiser.units or shape.units
-    read_by = workers_for(source, options.workers, local_processes())
     average = PowerAverage(objective.denoiser, options.ema).eval() if options.ema else None
     given = Given.of(objective.denoiser.net)
     if shared:
         split_up(objective, average, options, device)
     state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source), given=given)
-    near = on_device(source, device, free_memory(device))
-    ahead = Ahead(source, read_by, requests_of(options, rows, accelerator), pin=device.type == "cuda") if read_by else near
-    feed = Feed(ahead, shape, device)
+    feed = Feed(fed(source, options, rows, accelerator), shape, device)
     _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else called(config))
     measured = None if held_out is None else _held_out(objective, Feed(held_out, shape, device), options)
     latents = objective.denoiser.decode is not None
