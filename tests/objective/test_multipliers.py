@@ -260,3 +260,25 @@ def test_flat_gradient_of_a_chain_can_be_taken_twice():
     close((values["image.lambda"] * image).abs() / base.abs(), 0.5, rtol=1e-6)
     values["loss"].backward()
     close(denoiser.net.w.grad, base + values["image.lambda"] * image, rtol=1e-6)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    device = torch.device("cuda")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_gpu_is_not_asked_for_is_learned_alike(known):
+    """On the CPU nothing is observed where there was nothing to see; elsewhere it is put back."""
+    found = []
+    for kind in (torch.Tensor, Elsewhere):
+        multiplier = DualAscent(0.5, rate=0.1)
+        multiplier.observe(torch.tensor(0.7), torch.tensor(1.0))
+        mean = torch.tensor(0.9 if known else float("nan"))
+        multiplier.learn(mean, torch.tensor(0.4), torch.tensor(known).as_subclass(kind))
+        found.append(multiplier.state_dict())
+    assert found[0].keys() == found[1].keys() == {"price", "scale", "mean", "best", "idle"}
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=0, atol=0)
+    assert (float(found[0]["idle"]) == 1) == known

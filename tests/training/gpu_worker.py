@@ -25,6 +25,9 @@ TERMS = {
     "denoise": xhat.Term(xhat.Denoising(xhat.X0, weighting=xhat.weightings.min_snr(5))),
     "smooth": xhat.Term(xhat.ImageLoss(xhat.penalties.total_variation), weight=0.1),
     "chain": xhat.Term(xhat.ImageLoss(xhat.penalties.total_variation, CHAIN), weight=0.1),
+    "held": xhat.Term(xhat.ImageLoss(xhat.penalties.total_variation), weight=xhat.multipliers.DualAscent(0.1)),
+    "shared": xhat.Term(xhat.ImageLoss(xhat.penalties.total_variation), weight=xhat.multipliers.GradientRatio(0.1, every=1)),
+    "free": xhat.Term(xhat.ImageLoss(xhat.penalties.total_variation), weight=xhat.multipliers.ConflictFree(0.1)),
     "rolled": xhat.Term(xhat.ImageLoss(xhat.penalties.total_variation, xhat.Rollout(xhat.DDIM(), 2, xhat.Last(1))), weight=0.1),
 }
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from helpers import process
 
-QUIET = ("denoise", "smooth", "chain", "rolled", "near", "perturbed")
+QUIET = ("denoise", "smooth", "chain", "rolled", "held", "shared", "free", "near", "perturbed")
 CAUGHT = {"read": "_local_scalar_dense", "chosen": "index.Tensor", "fetched": "gpu:0 to cpu", "sent": "cpu to gpu:0"}
 
 

@@ -122,9 +122,8 @@ class Balancer:
             times.update(denoiser.schedule, whole[0], whole[1])
         for i, name in enumerate(observing):
             value, scale_sum = whole[2 + 2 * i : 4 + 2 * i].sum(1)
-            # no image within the term's noise levels: nothing was learned; a NaN would stay for good
-            if float(scale_sum) > 0 and bool(torch.isfinite(value)):
-                self._observe(name, value / scale_sum, scale_sum / samples)
+            known = (scale_sum > 0) & torch.isfinite(value)
+            self._learn(name, value / scale_sum, scale_sum / samples, known)
 
     def _weight(self, name: str, value: Tensor) -> float | Tensor:
         weight = self.terms[name].weight
@@ -159,8 +158,8 @@ class Balancer:
             start=torch.zeros_like(draw.importance),
         )
 
-    def _observe(self, name: str, mean: Tensor, scale: Tensor) -> None:
+    def _learn(self, name: str, mean: Tensor, scale: Tensor, known: Tensor) -> None:
         multiplier = self.multipliers[name]
-        multiplier.observe(mean, scale)
+        multiplier.learn(mean, scale, known)
         if line := multiplier.warning_message():
             warnings.warn(f'term "{name}": {line}', stacklevel=2)

@@ -32,6 +32,26 @@ class Multiplier(nn.Module):
             scale: the mean weight, E[w].
         """
 
+    @torch.no_grad()
+    def learn(self, mean: Tensor, scale: Tensor, known: Tensor) -> None:
+        """`observe`, if there was something to see.
+
+        A GPU is not waited for: there `observe` is called in any case, and buffers are put back where it should not have been.
+
+        Args:
+            mean: as of `observe`.
+            scale: the same.
+            known: (), whether an image lay within the term's noise levels, and the mean is finite; a NaN would stay for good.
+        """
+        if known.device.type == "cpu":
+            if bool(known):
+                self.observe(mean, scale)
+            return
+        before = [buffer.clone() for buffer in self.buffers()]
+        self.observe(mean, scale)
+        for buffer, old in zip(self.buffers(), before, strict=True):
+            buffer.copy_(torch.where(known, buffer, old))
+
     def report(self) -> dict[str, Tensor]:
         """What is logged and plotted beside the term."""
         return {"lambda": self().detach().clone()}
@@ -74,6 +94,10 @@ class DualAscent(Multiplier):
         self.register_buffer("mean", torch.full((), math.nan, dtype=torch.float64))
         self.register_buffer("best", torch.full((), math.inf, dtype=torch.float64))
         self.register_buffer("idle", torch.zeros((), dtype=torch.float64))
+        self._until, self._said = (
+            float(patience),
+            False,
+        )  # it can't be out of patience for so many steps: no GPU is asked before
 
     def forward(self) -> Tensor:
         return self.price / (abs(self.limit) * self.scale.nan_to_num(1.0))
@@ -92,7 +116,12 @@ class DualAscent(Multiplier):
         return {**super().report(), "mean": self.mean.nan_to_num(0.0)}
 
     def warning_message(self) -> str | None:
-        if float(self.idle) != self.patience:  # said once, not at each step from then on
+        self._until -= 1
+        if self._until > 0:
+            return None
+        left, said = self.patience - float(self.idle), self._said
+        self._until, self._said = left if left > 0 else self.patience, left <= 0
+        if left > 0 or said:  # said once, not at each step from then on
             return None
         return (
             f"the mean penalty is {float(self.mean):.4g} and for {self.patience} steps came no closer to the limit "
@@ -143,19 +172,26 @@ class GradientRatio(FromGradients):
             raise ValueError(f"GradientRatio needs every >= 1 and 0 <= smoothing < 1, got {every} and {smoothing}")
         self.share, self.every, self.smoothing = share, every, smoothing
         self.register_buffer("factor", torch.full((), math.nan, dtype=torch.float64))
+        self._measured = False  # once it is, a GPU is not asked again
 
     def forward(self) -> Tensor:
         return self.factor.nan_to_num(0.0)
 
     def due(self, step: int) -> bool:
-        return super().due(step) or bool(self.factor.isnan())
+        return super().due(step) or not self._is_known()
+
+    def _is_known(self) -> bool:
+        self._measured = self._measured or not bool(self.factor.isnan())
+        return self._measured
 
     @torch.no_grad()
     def factors(self, base: Tensor, dot: Tensor, own: Tensor, gate: float = 1.0) -> tuple[Tensor, Tensor]:
         now = (self.share * (base / own).sqrt()).to(torch.float64)
-        if bool(torch.isfinite(now) & (now > 0)):  # no gradient, no ratio: keep the last one
-            blend = torch.exp(now.log().lerp(self.factor.log(), self.smoothing))
-            self.factor.copy_(torch.where(self.factor.isnan(), now, blend))
+        blend = torch.exp(now.log().lerp(self.factor.log(), self.smoothing))
+        found = torch.where(self.factor.isnan(), now, blend)
+        self.factor.copy_(
+            torch.where(torch.isfinite(now) & (now > 0), found, self.factor)
+        )  # no gradient, no ratio: the last one
         return torch.ones_like(base), self()
 
 
