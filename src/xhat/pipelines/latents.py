@@ -120,10 +120,20 @@ def pipeline_data(
     Raises:
         DataError: as for `read_captions`, or images that cannot be read.
     """
-    if len(sides) == 1:
-        train: DataSource = _rows_of(_told(data, sides[0]), folder, open_pipeline, held_out, seed, mirrored, say)
-    else:
-        train = _bucketed(data, sides, folder, open_pipeline, held_out, seed, mirrored, say)
+
+    def rows_of(told: Told, held_out: float, seed: int) -> LatentRows:
+        """Images and prompts of one size."""
+        swapped = _mirrored(told) if mirrored else None
+        of = encoded(folder, told, open_pipeline, say)
+        shape = DataShape.of(of.latent, None, range=None, conditions=(*of.texts, *of.sizes))
+        rows, out = (torch.arange(told.samples), None) if of.mean is None else aside(told.samples, held_out)
+        measured = None if out is None else LatentRows(of, out, AsTheyAre(len(out)), shape, None)
+        other = None if swapped is None else encoded(folder, swapped, open_pipeline, say)
+        return LatentRows(of, rows, Order(len(rows), seed), shape, seed, measured, other, mirrored)
+
+    train: DataSource = (
+        rows_of(_told(data, sides[0]), held_out, seed) if len(sides) == 1 else _bucketed(data, sides, rows_of, held_out, seed)
+    )
     first = train.parts[0] if isinstance(train, Buckets) else train
     assert isinstance(first, LatentRows)
     measured, shape, of = first.held_out, first.shape, first.of
@@ -133,34 +143,12 @@ def pipeline_data(
     return WithNull(train, null, dropout, seed), measured, shape
 
 
-def _rows_of(
-    told: Told,
-    folder: Path,
-    open_pipeline: Callable[[], Any],
-    held_out: float,
-    seed: int,
-    mirrored: float,
-    say: Callable[[str], None] | None,
-) -> LatentRows:
-    """Images and prompts of one size."""
-    swapped = _mirrored(told) if mirrored else None
-    of = encoded(folder, told, open_pipeline, say)
-    shape = DataShape.of(of.latent, None, range=None, conditions=(*of.texts, *of.sizes))
-    rows, out = (torch.arange(told.samples), None) if of.mean is None else aside(told.samples, held_out)
-    measured = None if out is None else LatentRows(of, out, AsTheyAre(len(out)), shape, None)
-    other = None if swapped is None else encoded(folder, swapped, open_pipeline, say)
-    return LatentRows(of, rows, Order(len(rows), seed), shape, seed, measured, other, mirrored)
-
-
 def _bucketed(
     data: str | Pictures,
     sides: Sequence[Size],
-    folder: Path,
-    open_pipeline: Callable[[], Any],
+    rows_of: Callable[[Told, float, int], LatentRows],
     held_out: float,
     seed: int,
-    mirrored: float,
-    say: Callable[[str], None] | None,
 ) -> Buckets:
     """Pictures of a folder, sorted by their shapes; those of the most frequent size are measured on.
 
@@ -178,7 +166,7 @@ def _bucketed(
     def make(side: Size, rows: list[int]) -> LatentRows:
         told, own = _told_of(root, f"{data}, {said(side)}", side, *found, rows), rng.generator(seed, "size", len(made))
         number = own.initial_seed() % 2**31 if made else seed
-        made.append(_rows_of(told, folder, open_pipeline, 0.0 if made else held_out, number, mirrored, say))
+        made.append(rows_of(told, 0.0 if made else held_out, number))
         return made[-1]
 
     parts = sorted_into(sides, sizes, make)
