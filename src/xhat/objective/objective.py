@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, SupportsInt
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
-from xhat import rng
 from xhat.data.batch import Extra, require_rows
 from xhat.diffusion.calling import unwrapped
 from xhat.diffusion.denoiser import Condition, Denoiser, Pending
@@ -22,10 +22,11 @@ from xhat.objective.draw import Draw
 from xhat.objective.effective_samples import warn_of_waste
 from xhat.objective.global_batch import whole_batch
 from xhat.objective.multipliers import Multiplier
+from xhat.objective.randomness import Begun, Random, noise_like, random_of
 from xhat.objective.samples import look_at, no_samples, samples_of
 from xhat.objective.terms import Term
 from xhat.rng import Shard
-from xhat.tensors import device_of, over_images, to_device
+from xhat.tensors import device_of, over_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,8 +120,8 @@ class Objective(nn.Module):
                 x0 nor a shape.
         """
         x0, given = samples_of(x0, shape, device_of(self.denoiser.net))
-        step, shard, opens_step = self._place(x0, step, shard)
-        gates = {name: float(term.when(self.seed, step)) for name, term in self.terms.items()}
+        begun: Begun = self._begin(x0, step, generator, shard, given=given)
+        number, place, opens_step, gates, random = begun
         chains = any(gates[name] and term.loss.calls_network for name, term in self.terms.items())
         reads = next((name for name, term in self.terms.items() if gates[name] and term.loss.at_drawn_time), None)
         if reads is not None and not given:
@@ -128,15 +129,15 @@ class Objective(nn.Module):
                 f'term "{reads}" is of clean samples: give x0, or leave the shape to terms that start from pure noise'
             )
         how = _Call(chains, made=reads is not None, given=given)
-        draw = self._draw(x0, step, cond, extra, generator, shard, how)
+        draw = self._draw(x0, random, number, cond, extra, generator, place, how)
         each = {name: self.per_image(name, draw) for name, gate in gates.items() if gate}
         values = {name: value.mean() for name, value in each.items()}
-        balance = self.balancer.balance(self.denoiser, values, gates, step, first=opens_step, measure=self.training)
+        balance = self.balancer.balance(self.denoiser, values, gates, number, first=opens_step, measure=self.training)
         total = self.balancer.weighted_sum(balance, values, x0.new_zeros(()))
         if self.training and self.watch is not None:
             self.watch(draw, each)
         if self.training:
-            self.balancer.learn(self.denoiser, self.times, draw, each, balance, shard.total)
+            self.balancer.learn(self.denoiser, self.times, draw, each, balance, place.total)
         if not values:
             # no gate is open: a gradient of zero, not none
             total = sum((0 * whole(p).sum() for p in self.denoiser.parameters() if p.requires_grad), start=x0.new_zeros(()))
@@ -164,11 +165,13 @@ class Objective(nn.Module):
         """
         step, shard = whole_number(step), shard or whole_batch(x0.shape[0])
         x0, given = samples_of(x0, None, device_of(self.denoiser.net))
-        return self._draw(x0, step, cond, extra, generator, shard, _Call(checkpoint, made=given, given=given))
+        how, random = _Call(checkpoint, made=given, given=given), self._random(x0, step, generator, shard, given=given)
+        return self._draw(x0, random, step, cond, extra, generator, shard, how)
 
     def _draw(
         self,
         x0: Tensor,
+        random: Random,
         step: int,
         cond: Condition | None,
         extra: Extra | None,
@@ -176,33 +179,37 @@ class Objective(nn.Module):
         shard: Shard,
         how: "_Call",
     ) -> Draw:
-        if how.given and not self._looked:
-            look_at(x0)
-            self._looked = True
         require_rows(extra, len(x0), "extra")
-        own = slice(shard.first, shard.first + x0.shape[0])
-        if generator is None:
-            later = (shard.before,) if shard.before else ()
-            time_generator = rng.generator(self.seed, "times", step, *later)
-        else:  # times are drawn on the CPU, the given generator may live elsewhere
-            start = torch.randint(2**62, (), generator=generator, device=generator.device)
-            time_generator = torch.Generator().manual_seed(int(start))
-        drawn = self.times.sample(self.denoiser.schedule, shard.total, time_generator, step=step)
-        t, importance = (to_device(x[own], x0.device) for x in drawn)
-        noise = self._normal(x0, "noise", step, shard.number, generator)
+        t, importance, noise, more = random
         z, shown = self._noisy(x0, t, noise), None
-        if self.input_perturbation:
-            more = self._normal(x0, "perturbation", step, shard.number, generator)
+        if more is not None:
             shown = self._noisy(x0, t, noise + self.input_perturbation * more)
         call = partial(self.denoiser, z, t, cond, checkpoint=how.checkpoint, seen=shown) if how.given else no_samples
         prediction = call() if how.made else Pending(self.denoiser, z, t, call)
         at, units = shard.number, self.denoiser.units
         return Draw(x0, t, noise, z, prediction, importance, cond, step, self.seed, at, generator, extra, None, shown, units)
 
+    @_disable_dynamo  # torch.compiler.disable would import torch._dynamo here, and not at the first call
+    def _begin(
+        self, x0: Tensor, step: SupportsInt | None, generator: torch.Generator | None, shard: Shard | None, *, given: bool
+    ) -> Begun:
+        """What a graph of torch.compile cannot hold: it comes before all that one can."""
+        number, place, opens_step = self._place(x0, step, shard)
+        gates = {name: float(term.when(self.seed, number)) for name, term in self.terms.items()}
+        return Begun(number, place, opens_step, gates, self._random(x0, number, generator, place, given=given))
+
+    def _random(self, x0: Tensor, step: int, generator: torch.Generator | None, shard: Shard, *, given: bool) -> Random:
+        """What a draw is a function of, but for the samples, which are looked at first."""
+        if given and not self._looked:
+            look_at(x0)
+            self._looked = True
+        schedule, perturbed = self.denoiser.schedule, self.input_perturbation > 0
+        return random_of(x0, self.times, schedule, self.seed, step, generator, shard, perturbed=perturbed)
+
     def draw_at(self, x0: Tensor, t: Tensor, *, step: int, cond: Condition | None = None, extra: Extra | None = None) -> Draw:
         """A draw at given times (B,) instead of the sampler's, with the noise of that step and no perturbation."""
         first_sample, once = whole_batch(x0.shape[0]).number, torch.ones_like(t)
-        noise = self._normal(x0, "noise", step, first_sample, None)
+        noise = noise_like(x0, "noise", self.seed, step, first_sample)
         z = self._noisy(x0, t, noise)
         prediction, units = self.denoiser(z, t, cond), self.denoiser.units
         return Draw(x0, t, noise, z, prediction, once, cond, step, self.seed, first_sample, None, extra, None, None, units)
@@ -274,11 +281,6 @@ class Objective(nn.Module):
     def _noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         schedule = self.denoiser.schedule
         return torch.addcmul(over_images(schedule.alpha(t), x0) * x0, over_images(schedule.sigma(t), x0), noise)
-
-    def _normal(self, x0: Tensor, purpose: str, step: int, first_sample: int, generator: torch.Generator | None) -> Tensor:
-        if generator is not None:
-            return torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
-        return rng.normal(tuple(x0.shape), self.seed, purpose, step, first=first_sample, device=x0.device).to(x0.dtype)
 
     def per_image(self, name: str, draw: Draw) -> Tensor:
         """A term's values, importance-weighted, (B,).
