@@ -277,6 +277,28 @@ def test_mistakes_are_one_line(place, make, line):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("cut", range(0, 20))
+def test_a_shard_that_is_cut_short_is_refused_wherever_it_is(place, tmp_path, cut):
+    """A half of a download: within a member, within a header, between two, within what ends it."""
+    whole = (place / "t-000.tar").read_bytes()
+    with tarfile.open(place / "t-000.tar") as tar:
+        ends = max(member.offset_data + 512 * -(-member.size // 512) for member in tar)
+    (tmp_path / "t.tar").write_bytes(whole[: 600 + (ends - 600) * cut // 19])
+    with pytest.raises(DataError, match=r"t\.tar is (cut short|no tar file, or damaged)"):
+        webdataset(str(tmp_path / "t.tar"), label="cls")
+
+
+def test_what_is_damaged_within_a_shard_or_follows_its_end_is_refused(place, tmp_path):
+    whole = (place / "t-000.tar").read_bytes()
+    with tarfile.open(place / "t-000.tar") as tar:
+        header = tar.getmembers()[4].offset
+    (tmp_path / "a.tar").write_bytes(whole[:header] + b"\xff" * 512 + whole[header + 512 :])
+    (tmp_path / "b.tar").write_bytes(whole + whole)
+    for name in ("a", "b"):
+        with pytest.raises(DataError, match=rf"{name}\.tar is damaged at byte [\d,]+, or several tar files in one"):
+            webdataset(str(tmp_path / f"{name}.tar"), label="cls")
+
+
 @pytest.mark.parametrize("shards", ["pipe:touch pwned", "https://example.org/a.tar", "s3://bucket/a.tar"])
 def test_no_config_runs_a_command(shards, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

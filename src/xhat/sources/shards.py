@@ -23,6 +23,8 @@ from xhat.sources.pictures import LOOKED_AT
 from xhat.sources.streamed import Samples
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "ppm")
+MOST_ZEROS = 2**20
+"""Bytes that are looked at after a shard's end: what is there is no sample any more."""
 ELSEWHERE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")
 """A scheme, such as pipe: or https:, for which the library would run a command."""
 
@@ -147,9 +149,25 @@ class _Counted:
                         if label is not None and suffix == label and (file := tar.extractfile(member)) is not None:
                             text = file.read(20)
                             largest = max(largest, int(text) if text.strip().isdigit() else -1)
+                    _require_end(tar, path)
             except (tarfile.TarError, EOFError, zlib.error) as error:
                 raise DataError(f"{path} is no tar file, or damaged: {error}") from None
         return cls(keys, largest + 1 if largest >= 0 else None)
+
+
+def _require_end(tar: tarfile.TarFile, path: str) -> None:
+    """Refuse a shard whose members end without the zeros that end a tar file: readers stop there without a word.
+
+    Raises:
+        DataError: it was cut, or damaged, or something comes after its end.
+    """
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    rest = tar.fileobj.read(MOST_ZEROS)
+    if len(rest) < tarfile.BLOCKSIZE:
+        raise DataError(f"{path} is cut short after {tar.offset:,} bytes: copy it again")
+    if rest.strip(b"\0"):
+        raise DataError(f"{path} is damaged at byte {tar.offset:,}, or several tar files in one: copy or pack it again")
 
 
 def _split(name: str) -> tuple[str, str, str]:
