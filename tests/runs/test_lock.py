@@ -153,3 +153,28 @@ def test_all_ranks_are_refused(holder, tmp_path, digits):
     assert job.wait(timeout=200) != 0
     assert job.stderr.read().count("another process is training in") == 1
     assert [p.name for p in (tmp_path / "run").iterdir()] == [LOCK_FILE]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_fork_that_outlives_the_run_keeps_nobody_out(tmp_path):
+    """A worker that reads data ends some seconds after a training that was killed."""
+    script = f"""
+import os, sys, time
+from pathlib import Path
+from xhat.runs.lock import reserved
+with reserved(Path({str(tmp_path / "run")!r}), "training in", "--run"):
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(60)
+"""
+    job = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE, text=True)
+    child = int(job.stdout.readline())
+    try:
+        job.kill()
+        job.wait()
+        with reserved(tmp_path / "run", "training in", "--run"):
+            os.kill(child, 0)  # it is still there
+    finally:
+        os.kill(child, signal.SIGKILL)

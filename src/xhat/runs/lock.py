@@ -53,6 +53,20 @@ def reserved(folder: Path, doing: str, option: str) -> Iterator[int | None]:
                     path.rmdir()
 
 
+_HELD = set[int]()
+"""Lock files of this process: a fork, which may outlive it for a moment, lets go of them."""
+
+
+def _let_go() -> None:
+    for file in _HELD:
+        os.close(file)
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 def _locked(folder: Path) -> int:
     """The open lock file, locked.
 
@@ -65,11 +79,14 @@ def _locked(folder: Path) -> int:
             file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
             try:
                 _lock(file)
+                _HELD.add(file)
                 if os.fstat(file).st_ino == (folder / LOCK_FILE).stat().st_ino:  # else it was removed: nobody else would see it
                     return file
             except BaseException:
+                _HELD.discard(file)
                 os.close(file)
                 raise
+            _HELD.discard(file)
             os.close(file)
     raise BlockingIOError
 
@@ -77,6 +94,7 @@ def _locked(folder: Path) -> int:
 def _release(file: int, path: Path) -> None:
     """Removed while it is locked where that can be, so that nobody else's is."""
     failure = _removed(path)
+    _HELD.discard(file)
     os.close(file)
     if sys.platform == "win32":
         failure = _removed(path)
