@@ -121,6 +121,21 @@ class TestDualAscent:
         for step in range(6, 20):
             objective(data(), step=step)  # a warning would be an error
 
+    def test_a_resumed_training_says_it_when_it_would_have_been_said_and_not_again(self):
+        first, _ = make(DualAscent(limit=0.1, patience=5))
+        for step in range(3):
+            first(data(), step=step)
+        second, _ = make(DualAscent(limit=0.1, patience=5))
+        second.load_state_dict(first.state_dict())
+        for step in range(3, 5):
+            second(data(), step=step)
+        with pytest.warns(UserWarning, match="for 5 steps"):
+            second(data(), step=5)
+        third, _ = make(DualAscent(limit=0.1, patience=5))
+        third.load_state_dict(second.state_dict())
+        for step in range(6, 30):
+            third(data(), step=step)  # a warning would be an error
+
     def test_progress_is_not_complained_about(self):
         multiplier = DualAscent(limit=0.1, patience=5)
         for step in range(200):

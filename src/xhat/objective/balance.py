@@ -160,6 +160,5 @@ class Balancer:
 
     def _learn(self, name: str, mean: Tensor, scale: Tensor, known: Tensor) -> None:
         multiplier = self.multipliers[name]
-        multiplier.learn(mean, scale, known)
-        if line := multiplier.warning_message():
+        if multiplier.learn(mean, scale, known) and (line := multiplier.warning_message()):
             warnings.warn(f'term "{name}": {line}', stacklevel=2)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,8 @@ class Multiplier(nn.Module):
             scale: the mean weight, E[w].
         """
 
-    @torch.no_grad()
-    def learn(self, mean: Tensor, scale: Tensor, known: Tensor) -> None:
-        """`observe`, if there was something to see.
+    def learn(self, mean: Tensor, scale: Tensor, known: Tensor) -> bool:
+        """`observe`, if there was something to see; whether it was called.
 
         A GPU is not waited for: there `observe` is called in any case, and buffers are put back where it should not have been.
 
@@ -43,14 +43,14 @@ class Multiplier(nn.Module):
             scale: the same.
             known: (), whether an image lay within the term's noise levels, and the mean is finite; a NaN would stay for good.
         """
-        if known.device.type == "cpu":
-            if bool(known):
-                self.observe(mean, scale)
-            return
-        before = [buffer.clone() for buffer in self.buffers()]
+        if known.device.type == "cpu" and not bool(known):
+            return False
+        before = [] if known.device.type == "cpu" else [buffer.detach().clone() for buffer in self.buffers()]
         self.observe(mean, scale)
-        for buffer, old in zip(self.buffers(), before, strict=True):
-            buffer.copy_(torch.where(known, buffer, old))
+        with torch.no_grad():
+            for buffer, old in zip(self.buffers(), before, strict=False):
+                buffer.copy_(torch.where(known, buffer, old))
+        return True
 
     def report(self) -> dict[str, Tensor]:
         """What is logged and plotted beside the term."""
@@ -94,10 +94,15 @@ class DualAscent(Multiplier):
         self.register_buffer("mean", torch.full((), math.nan, dtype=torch.float64))
         self.register_buffer("best", torch.full((), math.inf, dtype=torch.float64))
         self.register_buffer("idle", torch.zeros((), dtype=torch.float64))
-        self._until, self._said = (
-            float(patience),
-            False,
-        )  # it can't be out of patience for so many steps: no GPU is asked before
+        self._waits(float(patience))
+
+    def _waits(self, left: float) -> None:
+        """So many more steps patience lasts at least: no GPU is asked before."""
+        self._until, self._said = left if left > 0 else float(self.patience), left <= 0
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        super()._load_from_state_dict(*given)
+        self._waits(self.patience - float(self.idle))
 
     def forward(self) -> Tensor:
         return self.price / (abs(self.limit) * self.scale.nan_to_num(1.0))
@@ -119,8 +124,8 @@ class DualAscent(Multiplier):
         self._until -= 1
         if self._until > 0:
             return None
-        left, said = self.patience - float(self.idle), self._said
-        self._until, self._said = left if left > 0 else self.patience, left <= 0
+        said, left = self._said, self.patience - float(self.idle)
+        self._waits(left)
         if left > 0 or said:  # said once, not at each step from then on
             return None
         return (
