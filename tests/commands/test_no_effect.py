@@ -1,6 +1,8 @@
 """What was asked for and changes nothing is said, in a line each; what nobody touched is not."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from helpers import TINY, write_digits, xhat
 
@@ -23,6 +25,7 @@ def notes(err: str) -> list[str]:
         (("--label_dropout", 0, "--sampling.guidance", 1), []),
         (("--eval_every", 5, "--held_out", 0), ["eval_every 5 has no effect: no images are held out"]),
         (("--network", "dit(depth=1, width=32, heads=2)"), []),
+        (("--shard", "blocks"), ["shard blocks has no effect: there is one process, which has all weights"]),
     ],
 )
 def test_notes_of_training(options, said, digits, tmp_path, capsys):
@@ -32,6 +35,29 @@ def test_notes_of_training(options, said, digits, tmp_path, capsys):
     found = notes(err)
     assert len(found) == len(said), found
     assert all(line.startswith(start) for line, start in zip(found, said, strict=True)), found
+
+
+def test_an_expression_of_pictures_takes_a_size_and_says_its_labels_itself(tmp_path, capsys):
+    for k in range(20):
+        (tmp_path / "d" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30), 10 * k, np.uint8)).save(tmp_path / "d" / "ab"[k % 2] / f"{k}.png")
+    command = (
+        "train",
+        "mnist",
+        "--run",
+        tmp_path / "run",
+        "--data",
+        f"images({tmp_path / 'd'})",
+        *STEP,
+        "--label_dropout",
+        0.1,
+    )
+    more = ("--image_size", "32x16", "--augment", "flip", "--labels", "true", "--sampling.guidance", 1)
+    code, _, err = xhat(*command, *more, capsys=capsys)
+    assert code == 0, err
+    assert "channel of 16x32" in err
+    assert [line for line in notes(err) if "image_size" in line] == []
+    assert "labels True has no effect: the expression of --data says itself what the network is told: labels=True of" in err
 
 
 def test_a_recipe_of_ones_own_is_ones_own_choice(digits, tmp_path, capsys):

@@ -7,7 +7,7 @@ from xhat.config.config import Config
 from xhat.config.data import Data
 from xhat.config.origins import needed_by
 from xhat.config.use import used_files
-from xhat.data.null import WithNull
+from xhat.data.layers import layers
 from xhat.pipelines.network import folder_of
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 UNTOLD = "the network is not told labels"
 OWN_SOURCE = "a data source of --use says itself what its samples are and what the network is told"
+SAID = "the expression of --data says itself what the network is told: labels=True of images(...), label=... of others"
 PROMPTED = "a pipeline is told prompts, the names of classes too"
 UNTAUGHT = "label_dropout is 0, so that the network is never shown the null class, against which guidance works"
 
@@ -40,14 +41,15 @@ def without_effect(config: Config, base: Mapping[str, Any], setup: "Setup", data
         "label_dropout": None if told else UNTOLD,
         "sampling.guidance": None if told or guidance == 1 else UNTOLD,
         "held_out": f"{config.data} has a test part of its own" if has_test else few,
+        "shard": None if setup.accelerator.num_processes > 1 else "there is one process, which has all weights",
         "eval_every": None if held_out is not None or not config.eval_every else "no images are held out",
         "optimizer.muon_lr": None if muon or not config.optimizer.muon_lr else "the network names no hidden matrices",
     }
     if folder_of(config.network) is not None:
         why |= {"labels": PROMPTED, "label_dropout": None, "sampling.guidance": None}
     elif data.images is None:
-        ours = isinstance(data.train, WithNull) or type(data.train).__module__.startswith("xhat.sources.")
-        why |= dict.fromkeys(("labels",) if ours else ("labels", "label_dropout", "image_size"), OWN_SOURCE)
+        ours = any(type(one).__module__.startswith("xhat.sources.") for one in layers(data.train))
+        why |= {"labels": SAID} if ours else dict.fromkeys(("labels", "label_dropout", "image_size"), OWN_SOURCE)
     asked = [key for key in why if _asked(config, base, key)]
     lines = [f"{key} {_value(config, key)} has no effect: {why[key]}" for key in asked if why[key]]
     if told and guidance != 1 and config.label_dropout == 0 and {"label_dropout", "sampling.guidance"} & set(asked):

@@ -173,10 +173,9 @@ class Denoiser(nn.Module):
         out = (recompute(call, use_reentrant=False) if again else call()).to(z.dtype)
         channels = z.shape[1] * self.variance.outputs
         if out.shape != (z.shape[0], channels, *z.shape[2:]):
-            raise ValueError(
-                f"the network returned {tuple(out.shape)} for images {tuple(z.shape)}: expected {channels} channels "
-                f"({self.variance.outputs} per image channel for {type(self.variance).__name__})"
-            )
+            each = f"{channels} channels ({self.variance.outputs} per image channel for {type(self.variance).__name__})"
+            expected = each if out.ndim > 1 and out.shape[1] != channels else (z.shape[0], channels, *z.shape[2:])
+            raise ValueError(f"the network returned {tuple(out.shape)} for images {tuple(z.shape)}: expected {expected}")
         raw, logits = (out, None) if self.variance.outputs == 1 else out.chunk(2, dim=1)
         return Prediction(self, z, t, raw, logits)
 

@@ -201,7 +201,7 @@ class Objective(nn.Module):
     def _random(self, x0: Tensor, step: int, generator: torch.Generator | None, shard: Shard, *, given: bool) -> Random:
         """What a draw is a function of, but for the samples, which are looked at first."""
         if given and not self._looked:
-            look_at(x0)
+            look_at(x0, normalised=self.denoiser.units is not None)
             self._looked = True
         schedule, perturbed = self.denoiser.schedule, self.input_perturbation > 0
         return random_of(x0, self.times, schedule, self.seed, step, generator, shard, perturbed=perturbed)

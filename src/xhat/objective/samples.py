@@ -11,8 +11,12 @@ from xhat.diffusion.denoiser import Prediction
 from xhat.objective.draw import FAR
 
 
-def look_at(x0: Tensor) -> None:
+def look_at(x0: Tensor, *, normalised: bool = False) -> None:
     """Refuse what is not finite; say once what nobody else would: 0..255 trains, and badly.
+
+    Args:
+        x0: some samples.
+        normalised: whether they are a user's values, made smaller as `fields(units=...)` says.
 
     Raises:
         ValueError: a value is not finite.
@@ -20,7 +24,13 @@ def look_at(x0: Tensor) -> None:
     low, high = (float(v) for v in x0.detach().aminmax())
     if not math.isfinite(high - low):
         raise ValueError("x0 holds values that are not finite, which the network would see: fill them with numbers")
-    if max(-low, high) > FAR:
+    if max(-low, high) > FAR and normalised:
+        warnings.warn(
+            f"normalised, the fields go from {low:.3g} to {high:.3g}: a few values lie far out; a map of them may help, "
+            "units=standard(asinh()) or, of what is positive, units=standard(log())",
+            stacklevel=4,
+        )
+    elif max(-low, high) > FAR:
         warnings.warn(
             f"the images are in [{low:.3g}, {high:.3g}]: schedules expect about [-1, 1], where noise of size 1 hides them; "
             "scale them, for example x / 127.5 - 1 if they are 8-bit values",
