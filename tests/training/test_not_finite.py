@@ -1,11 +1,16 @@
 """The term that made a step infinite is named: by its value, or by its gradient where the value is finite."""
 
+import math
+
 import pytest
 import torch
 from accelerate import Accelerator
 
+import xhat
 from helpers import set_up_config, write_digits
 from xhat.config.config import Config, TermConfig
+from xhat.data import from_tensors
+from xhat.errors import XhatError
 from xhat.files.tensors import read_tensors
 from xhat.rng import Shard
 from xhat.training.not_finite import found_not_finite
@@ -63,3 +68,18 @@ def test_gradients_that_are_finite_one_by_one(setup, tmp_path):
     """Only their sum was not."""
     assert found_not_finite(setup, tmp_path) == ("the gradient", [])
     assert list(tmp_path.glob("not-finite*")) == []
+
+
+def test_data_that_are_not_finite_are_not_blamed_on_the_training(tmp_path):
+    """A NaN in a sample of one's own: no learning rate helps."""
+    x0 = torch.rand(64, 1, 8, 8) * 2 - 1
+    x0[37, 0, 3, 3] = math.nan
+    torch.manual_seed(0)
+    network = xhat.UNet(channels=1, size=8, widths=(8, 8), blocks=(1, 1), embedding=16)
+    objective = xhat.Objective(xhat.Denoiser(network, xhat.Cosine(), xhat.V), {"denoise": xhat.Term(xhat.Denoising(xhat.V))})
+    objective._looked = True  # the first batch is refused before the training: this is one of the others
+    options = {"max_steps": 8, "batch_size": 16, "ema": 0.1, "compile": "off", "eval_every": 0}
+    with pytest.raises(
+        XhatError, match=r"samples of step \d hold values that are not finite, kept in not-finite-.*: mend the data"
+    ):
+        xhat.fit(objective, from_tensors(x0, held_out=0.0), tmp_path / "run", **options)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -114,6 +115,49 @@ def test_a_state_goes_on_on_another_number_of_processes(before, after, tmp_path,
     apart = sum(float((found[name] - expected[name]).double().square().sum()) for name in expected)
     size = sum(float(value.double().square().sum()) for value in expected.values())
     assert (apart / size) ** 0.5 < 1e-5  # as a whole: Adam makes a step of the rounding of a gradient that is 0
+
+
+@pytest.mark.slow
+def test_images_that_rest_on_one_process_do_not_hold_up_the_others(tmp_path, digits):
+    """On a discrete schedule an image near the clean end rests in a rollout: Heun's second call is one of all processes."""
+    rolled = ("--terms.rolled.loss", "image_loss(total_variation, rollout(heun, 3, last(1)))")
+    more = ("--schedule", "linear_beta(20)", "--batch_size", "2", "--max_steps", "40", "--log_every", "1")
+    one, two = (
+        run(tmp_path / name, digits, n, *more, *shard, terms=rolled)
+        for name, n, shard in (("one", 1, ()), ("two", 2, ("--shard", "blocks")))
+    )
+    done(one)
+    done(two)
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert b["terms"] == pytest.approx(a["terms"], rel=1e-3), a["step"]
+
+
+BAD = """
+import os
+import xhat
+
+@xhat.register
+def sometimes(images):
+    \"\"\"Infinite on the second process, from its fifth call on.\"\"\"
+    sometimes.calls = getattr(sometimes, "calls", 0) + 1
+    value = images.flatten(1).square().mean(1)
+    return value * float("inf") if os.environ.get("RANK") == "1" and sometimes.calls > 5 else value
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["true", "blocks"])
+def test_what_is_not_finite_on_one_process_is_named_by_all(shard, tmp_path, digits):
+    (tmp_path / "parts.py").write_text(BAD)
+    terms = ("--use", tmp_path / "parts.py", "--terms.own.loss", "image_loss(sometimes)", "--max_steps", "20")
+    job = run(tmp_path / "run", digits, 2, "--shard", shard, terms=terms)
+    _, err = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert re.search(r'term "own" \(at logsnr .*\) is not finite at step \d+: ', err), err
+    (kept,) = (tmp_path / "run").glob("not-finite-*-process-1.safetensors")
+    state = read_tensors(kept)[1]
+    assert {"x0", "t", "noise", "z"} < state.keys()
+    assert all(value.shape for name, value in state.items() if name.endswith(".weight"))
 
 
 @pytest.mark.slow

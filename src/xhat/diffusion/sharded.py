@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 LARGE = 1 / 8
 """Of a network's weights: a block that holds more of them is taken apart again."""
+HOLDERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+"""Modules that nobody calls."""
 
 
 def is_split(x: Any) -> bool:
@@ -84,8 +86,22 @@ def gather_in_calls(block: nn.Module) -> None:
     block._gathers_its_own = True  # type: ignore[assignment]
 
 
+def anywhere(here: bool, net: nn.Module) -> bool:
+    """Whether a network is to be called: here, or on any process where its parts are gathered in each call, by all of them."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or not any(map(_gathers, net.modules())):
+        return here
+    asked = torch.tensor(float(here), device=next(net.parameters()).device)
+    torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+    return bool(asked)
+
+
+def _gathers(module: nn.Module) -> bool:
+    """Whether a part of a network gathers its own weights: by `fully_shard`, or `gather_in_calls`."""
+    return hasattr(module, "set_requires_gradient_sync") or hasattr(module, "_gathers_its_own")
+
+
 def _split_parameters(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    if hasattr(module, "set_requires_gradient_sync") or hasattr(module, "_gathers_its_own"):  # the first is of fully_shard
+    if _gathers(module):
         return
     yield from ((module, name, p) for name, p in module._parameters.items() if is_split(p) and p is not None)
     for child in module.children():
@@ -106,7 +122,7 @@ def blocks_of(net: nn.Module) -> list[nn.Module]:
     def below(module: nn.Module) -> Iterator[nn.Module]:
         for child in module.children():
             own = list(child.parameters())
-            called = isinstance(module, nn.ModuleList | nn.Sequential) and not isinstance(child, nn.ModuleList | nn.ModuleDict)
+            called = isinstance(module, nn.ModuleList | nn.Sequential) and not isinstance(child, HOLDERS)
             is_block = called and bool(own) and shared.isdisjoint(map(id, own))
             if not is_block or sum(p.numel() for p in own) > most:
                 yield from below(child)

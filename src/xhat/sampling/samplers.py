@@ -8,6 +8,7 @@ from torch import Tensor
 from xhat.diffusion.denoiser import Conditioned, Prediction
 from xhat.diffusion.gaussians import Gaussian, transition
 from xhat.diffusion.schedules import Schedule
+from xhat.diffusion.sharded import anywhere
 from xhat.registry import SAMPLERS
 from xhat.tensors import over_images
 
@@ -130,7 +131,7 @@ class Heun(Sampler):
         slope = _velocity(model(z, t))
         ahead = _straight(model.schedule, z, t, s, slope)
         goes_on = s > 0  # at 0 no noise is left for the network to read the slope from
-        if not bool(goes_on.any()):
+        if not anywhere(bool(goes_on.any()), model.denoiser.net):
             return ahead, state
         second = _velocity(model(ahead, torch.where(goes_on, s, t)))
         slope = torch.where(over_images(goes_on, z).bool(), (slope + second) / 2, slope)

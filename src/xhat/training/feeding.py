@@ -22,7 +22,7 @@ def fed(source: DataSource, options: Options, rows: int, accelerator: Accelerato
     """
     device = accelerator.device
     workers = workers_for(source, options.workers, local_processes())
-    if not workers:
-        return on_device(source, device, free_memory(device))
     decoded = remembered(source, local_processes())
+    if not workers:
+        return on_device(decoded, device, free_memory(device))
     return Ahead(decoded, workers, requests_of(options, rows, accelerator), pin=device.type == "cuda")

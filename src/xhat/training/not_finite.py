@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from xhat.diffusion.sharded import whole
 from xhat.distributed import from_all
 from xhat.files.tensors import write_tensors
 from xhat.objective.draw import Draw
@@ -49,13 +50,20 @@ def found_not_finite(setup: Setup, run: Path) -> tuple[str, list[str]]:
         setup: of the training.
         run: the folder that keeps the batch.
     """
-    own = list(_of_values(setup))
-    if not any(from_all(own)) and not setup.state.split:  # each process looks at as many samples as it has to
+    own, split = list(_of_values(setup)), setup.state.split
+    anywhere = any(from_all(own))
+    if not anywhere and not split:  # each process looks at as many samples as it has to
         own = list(_of_gradients(setup))
-    path = _keep(setup, run, own[0]) if own else None
+    path = _keep(setup, run, own[0] if own else None) if own or (split and anywhere) else None
     everywhere = from_all((own, path))
     said = dict.fromkeys(str(c) for culprits, _ in everywhere for c in culprits)
     return " and ".join(said) or "the gradient", [kept for _, kept in everywhere if kept is not None]
+
+
+def data_are_bad(setup: Setup) -> bool:
+    """Whether samples of the step under way hold values that are not finite, on whichever process; all of them ask."""
+    parts = (micro_batch(setup, setup.state.step, part)[1].x0 for part in range(setup.options.accumulate))
+    return any(from_all(any(not x0.is_meta and not bool(torch.isfinite(x0).all()) for x0 in parts)))
 
 
 def _of_values(setup: Setup) -> Iterator[Culprit]:
@@ -84,13 +92,13 @@ def _of_gradients(setup: Setup) -> Iterator[Culprit]:
     seen = set[str]()
     for part in range(setup.options.accumulate):
         for name in _open_terms(setup):
-            whole = torch.arange(setup.rows, device=setup.accelerator.device)
-            if name in seen or finite(name, part, whole):
+            rows = torch.arange(setup.rows, device=setup.accelerator.device)
+            if name in seen or finite(name, part, rows):
                 continue
             seen.add(name)
             with torch.no_grad():
                 draw = _draw(setup, part)
-            yield _culprit(setup, name, "gradient", draw, _bisected(whole, partial(finite, name, part)), part)
+            yield _culprit(setup, name, "gradient", draw, _bisected(rows, partial(finite, name, part)), part)
 
 
 def _bisected(left: Tensor, finite: Callable[[Tensor], bool]) -> Tensor | None:
@@ -124,12 +132,18 @@ def _culprit(setup: Setup, name: str, what: str, draw: Draw, rows: Tensor | None
     return Culprit(name, what, levels, part)
 
 
-def _keep(setup: Setup, run: Path, culprit: Culprit) -> str:
-    """The weights before the step and the micro-batch that is not finite, with its times and noise; the file's name."""
+def _keep(setup: Setup, run: Path, culprit: Culprit | None) -> str | None:
+    """The weights before the step and the micro-batch that is not finite, with its times and noise; the file's name.
+
+    Processes that share the weights all ask; one without a culprit keeps nothing.
+    """
     with torch.no_grad():
-        draw = _draw(setup, culprit.part)
-    tensors = {"x0": draw.x0, "t": draw.t, "noise": draw.noise, "z": draw.z}
-    tensors |= {f"objective/{name}": value for name, value in setup.state.objective.state_dict().items()}
+        draw = _draw(setup, 0 if culprit is None else culprit.part)
+    gathered = ((name, whole(value)) for name, value in setup.state.objective.state_dict().items())
+    weights = {f"objective/{name}": value.cpu() for name, value in gathered if culprit is not None}
+    if culprit is None:
+        return None
+    tensors = {"x0": draw.x0, "t": draw.t, "noise": draw.noise, "z": draw.z, **weights}
     for kind, values in (("cond", draw.cond), ("extra", draw.extra)):
         tensors |= {f"{kind}/{name}": value for name, value in (values or {}).items() if isinstance(value, Tensor)}
     process = f"-process-{setup.accelerator.process_index}" if setup.accelerator.num_processes > 1 else ""

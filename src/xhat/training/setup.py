@@ -274,6 +274,8 @@ def _refuse_a_batch(
         raise _refusal(said.get("network", ""), str(error)) from error
     except Exception as error:
         network = said.get("network") or type(objective.denoiser.net).__name__
+        if "DTensor" in str(error):  # weights that nobody gathered
+            raise RunError(f"the network {network} has a list whose parts it does not call: take --shard true") from error
         what = f"the network {network} cannot be called with samples {tuple(batch.x0.shape)}"
         raise RunError(f"{what}: {with_kind(error)}") from error
     for name, term in objective.terms.items():

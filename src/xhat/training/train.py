@@ -22,7 +22,7 @@ from xhat.training.display import Display
 from xhat.training.hardware import compile_network, keep_buffers, repays_compiling
 from xhat.training.log import Log
 from xhat.training.loop import Loop, Step
-from xhat.training.not_finite import found_not_finite
+from xhat.training.not_finite import data_are_bad, found_not_finite
 from xhat.training.saving import Saving, way_back
 from xhat.training.setup import Setup
 from xhat.training.stop import Stop
@@ -198,10 +198,13 @@ def _blame(saving: Saving) -> str:
     """What to say of a step that is not finite. Checkpoints before it are good; without one, this state is the best."""
     setup, run = saving.setup, saving.run
     saving.settled(wait=True)
-    what, kept = found_not_finite(setup, run)
+    bad_data, (what, kept) = data_are_bad(setup), found_not_finite(setup, run)
     if not checkpoints(run) and setup.state.not_finite() is None:
         saving.begin()
         saving.settled(wait=True)
+    if bad_data:
+        where = f", kept in {', '.join(kept)}" if kept else ""
+        return f"samples of step {setup.state.step} hold values that are not finite{where}: mend the data, and train anew"
     batch = f"; its batch is kept in {', '.join(kept)}" if kept else ""
     return f"{what} is not finite at step {setup.state.step}: {way_back(run)}, or give that term less weight{batch}"
 
