@@ -9,8 +9,10 @@ import sys
 import time
 
 import pytest
+import torch
 
 from helpers import TINY, process, xhat
+from xhat import Cosine, Denoiser, Denoising, Objective, Term, UNet, V, fit
 from xhat.files.tensors import read_tensors
 from xhat.runs.checkpoint import checkpoints, newest_checkpoint
 from xhat.runs.metrics import read_metrics
@@ -180,6 +182,24 @@ def test_dropout_is_refused_on_another_number_of_parts(train, tmp_path, capsys):
     assert "the network has dropout" in err, err
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     assert xhat(*resumed)[0] == 0
+
+
+@pytest.mark.parametrize("way", ["command", "fit"])
+def test_a_signal_between_a_runs_first_file_and_its_training_saves_it(way, digits, tmp_path, monkeypatch, capsys):
+    """A folder with a config and no state is no run that somebody can go on with."""
+    where = "xhat.commands.train" if way == "command" else "xhat.training.fit"
+    monkeypatch.setattr(f"{where}.write_environment", lambda folder: signal.raise_signal(signal.SIGTERM))
+    run = tmp_path / "run"
+    if way == "command":
+        code, _, err = xhat("train", "mnist", "--data", digits, "--run", run, "--max_steps", 100, *TINY, capsys=capsys)
+        assert code == 128 + signal.SIGTERM, err
+    else:
+        network = UNet(channels=1, size=8, widths=(8, 8), blocks=(1, 1), embedding=16)
+        denoiser = Denoiser(network, Cosine(), V)
+        objective = Objective(denoiser, {"denoise": Term(Denoising())})
+        found = fit(objective, torch.rand(32, 1, 8, 8) * 2 - 1, run, max_steps=100, batch_size=8, compile="off")
+        assert not found.finished
+    assert [path.name for path in checkpoints(run)] == ["checkpoint-00000001.safetensors"]
 
 
 @pytest.mark.slow

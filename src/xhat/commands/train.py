@@ -33,6 +33,7 @@ from xhat.runs.objects import OBJECTS
 from xhat.runs.recipe import CONFIG_FILE, Recipe, find_recipe
 from xhat.runs.used import keep_used, require_used, used_by, values_of_used
 from xhat.training.learning_rate import rate_jump
+from xhat.training.stop import heard_from_here_on
 
 if TYPE_CHECKING:
     from xhat.training.setup import Setup
@@ -140,19 +141,20 @@ def _train(asked: Resolved) -> int:
     about = {"config": to_values(config), "used": values_of_used(needed_by(config))}
     setup = set_up(objective, data.train, config, held_out=data.held_out, checkpoint=checkpoint, config=config, about=about)
     setup.accelerator.wait_for_everyone()  # all have seen that there was no run before there is one
-    if main_process():
-        write_config(config, folder / CONFIG_FILE)  # the first file of a run: without it, nobody takes the others for one
-        write_environment(folder)
-        keep_used(folder, needed_by(config))
-        say_what_is_trained_on(config, data)
-        if before is None:
-            lines = without_effect(config, asked.unchosen, setup, data)
-        else:
-            jump = rate_jump(before, config, setup.state.step, setup.state.seconds)
-            lines = [*set_aside(damaged), *([jump] if jump else [])]
-        for line in lines:
-            note(line)
-    return _fit(setup, folder)
+    with heard_from_here_on():
+        if main_process():
+            write_config(config, folder / CONFIG_FILE)  # the first file of a run: without it, nobody takes the others for one
+            write_environment(folder)
+            keep_used(folder, needed_by(config))
+            say_what_is_trained_on(config, data)
+            if before is None:
+                lines = without_effect(config, asked.unchosen, setup, data)
+            else:
+                jump = rate_jump(before, config, setup.state.step, setup.state.seconds)
+                lines = [*set_aside(damaged), *([jump] if jump else [])]
+            for line in lines:
+                note(line)
+        return _fit(setup, folder)
 
 
 def new_objective(config: Config, shape: DataShape, *, fresh: bool) -> Objective:

@@ -28,6 +28,7 @@ from xhat.training.callbacks import Callback, require_callbacks
 from xhat.training.display import Display, standard
 from xhat.training.learning_rate import rate_jump
 from xhat.training.setup import Setup, set_up
+from xhat.training.stop import heard_from_here_on
 from xhat.training.train import train
 
 
@@ -102,19 +103,20 @@ def fit(
         checkpoint, before, damaged = _where(folder, own, resume=resume)
         setup = set_up(objective, source, how, held_out=measured, checkpoint=checkpoint, about={"objects": own.values()})
         setup.accelerator.wait_for_everyone()  # all have seen that there was no run before there is one
-        shown = display or standard()
-        if main_process():
-            write_objects(folder, own, setup.shape)  # the first file of a run: without it, nobody takes the others for one
-            write_environment(folder)
-            if resume and before is None:
-                shown.say(f"{folder} holds no run yet: starting from step 0")
-            for line in set_aside(damaged):
-                shown.say(line)
-            for line in (*notes_of(source), summary_of_source(name_of(source), source, measured, setup.shape)):
-                shown.say(line)
-            if before and (jump := rate_jump(before, how, setup.state.step, setup.state.seconds)):
-                shown.say(jump)
-        asked = train(setup, folder, shown, callbacks or ())
+        with heard_from_here_on():
+            shown = display or standard()
+            if main_process():
+                write_objects(folder, own, setup.shape)  # the first file of a run: without it, nobody takes the others for one
+                write_environment(folder)
+                if resume and before is None:
+                    shown.say(f"{folder} holds no run yet: starting from step 0")
+                for line in set_aside(damaged):
+                    shown.say(line)
+                for line in (*notes_of(source), summary_of_source(name_of(source), source, measured, setup.shape)):
+                    shown.say(line)
+                if before and (jump := rate_jump(before, how, setup.state.step, setup.state.seconds)):
+                    shown.say(jump)
+            asked = train(setup, folder, shown, callbacks or ())
         return _fitted(setup, folder, finished=not asked)
 
 

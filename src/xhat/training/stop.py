@@ -1,8 +1,10 @@
 """How a run is asked to stop early."""
 
+import contextlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 AGAIN = 1.0
@@ -10,7 +12,26 @@ AGAIN = 1.0
 HEARD = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 heard_before = 0
-"""A signal that ended a command before its training began, if somebody has swallowed what that raised."""
+"""A signal that came before the training began: it ends after its first step."""
+
+
+@contextlib.contextmanager
+def heard_from_here_on() -> Iterator[None]:
+    """From a run's first file on a signal no longer ends the process, but the training, after its first step: it is saved."""
+    global heard_before
+    before, here = heard_before, threading.current_thread() is threading.main_thread()
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        global heard_before
+        heard_before = heard_before or number
+
+    handlers = {s: signal.signal(s, hear) for s in HEARD if here and signal.getsignal(s) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        heard_before = before
 
 
 class Stop:
