@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from helpers import TINY, write_digits, xhat
+from xhat.runs.objects import OBJECTS
 
 UNTOLD = "has no effect: the network is not told labels"
 STEP = (*TINY, "--max_steps", 1, "--eval_every", 0)
@@ -103,3 +104,10 @@ def test_notes_of_evaluation(tiny_run, tmp_path, capsys):
     assert notes(xhat(*command, capsys=capsys)[2]) == []
     found = notes(xhat(*command, "--n", 9, "--seed", 3, capsys=capsys)[2])
     assert found == ["--n 9 has no effect: --samples are there already", "--seed 3 has no effect: --samples are there already"]
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_run_of_fit_is_gone_on_with_in_python(resume, tmp_path, capsys):
+    (tmp_path / OBJECTS).write_text("{}")
+    code, _, err = xhat("train", "mnist", "--run", tmp_path, *STEP, *resume, capsys=capsys)
+    assert (code, err) == (2, f"xhat train: {tmp_path} holds a run of xhat.fit: resume it in Python, or choose another --run\n")

@@ -88,8 +88,6 @@ def run(argv: Sequence[str]) -> int:
     folder = asked.folder
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: --run names a folder")
-    if (folder / OBJECTS).exists():
-        raise UsageError(f"{folder} holds a run of xhat.fit: resume it in Python, or choose another --run")
     if asked.before is None:
         require_new(folder, "--resume")  # before it is reserved: who will be refused keeps nobody else out
     with reserved(folder, "training in", "--run"):
@@ -106,6 +104,8 @@ def resolve(argv: Sequence[str]) -> Resolved:
     if not first.run:
         raise UsageError("--run is empty: name a folder")
     folder, name = Path(first.run), first.recipe
+    if (folder / OBJECTS).exists():
+        raise UsageError(f"{folder} holds a run of xhat.fit: resume it in Python, or choose another --run")
     before = config_before(folder) if first.resume else None
     if first.resume and before is None:
         raise UsageError(NOTHING_TO_RESUME.format(folder))
