@@ -24,6 +24,11 @@ class Batch(NamedTuple):
     extra: Extra | None = None
 
 
+def bytes_in(batch: Batch) -> int:
+    """Of its samples, and of what the network is told of them."""
+    return sum(value.numel() * value.element_size() for value in (batch.x0, *(batch.cond or {}).values()))
+
+
 def has_parts(value: Any) -> bool:
     """Whether it is made of several values that have rows: a mapping, a tuple of tensors such as a ControlNet's residuals."""
     within = isinstance(value, tuple) and all(isinstance(part, Tensor | np.ndarray) or has_parts(part) for part in value)

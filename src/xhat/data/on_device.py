@@ -1,12 +1,11 @@
 """Samples that lie on the device that trains: of a step only their numbers travel."""
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from xhat.data.batch import Batch
+from xhat.data.batch import Batch, bytes_in
 from xhat.data.null import WithNull
 from xhat.data.over import over_inner
 from xhat.data.rows import Rows
@@ -32,7 +31,7 @@ class OnDevice(Rows):
         self.x0, self.cond = _room(first.x0, len(rows), device), {}
         for name, value in (first.cond or {}).items():
             self.cond[name] = _room(value, len(rows), device)
-        for index in _parts(len(rows), _size(first)):
+        for index in _parts(len(rows), bytes_in(first)):
             batch, place = rows.at(index), slice(int(index[0]), int(index[-1]) + 1)
             self.x0[place].copy_(batch.x0)
             for name, value in (batch.cond or {}).items():
@@ -58,7 +57,7 @@ def on_device(source: DataSource, device: torch.device, free: int) -> DataSource
             return rows
         first = rows.at(torch.zeros(1, dtype=torch.int64))
         plain = first.extra is None and all(isinstance(value, Tensor) for value in (first.cond or {}).values())
-        return OnDevice(rows, first, device) if plain and _size(first) * len(rows) <= SHARE * free else rows
+        return OnDevice(rows, first, device) if plain and bytes_in(first) * len(rows) <= SHARE * free else rows
 
     return over_inner(source, inner, WithNull)
 
@@ -70,11 +69,6 @@ def free_memory(device: torch.device) -> int:
 
 def _room(one: Tensor, n: int, device: torch.device) -> Tensor:
     return torch.empty(n, *one.shape[1:], dtype=one.dtype, device=device)
-
-
-def _size(first: Batch) -> int:
-    """Bytes of a sample."""
-    return sum(math.prod(value.shape) * value.element_size() for value in (first.x0, *(first.cond or {}).values()))
 
 
 def _parts(n: int, size: int) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xhat.budgets import memory
-from xhat.data.batch import Batch
+from xhat.data.batch import Batch, bytes_in
 from xhat.data.over import over_inner
 from xhat.data.rows import Rows
 from xhat.data.source import DataSource
@@ -65,8 +65,7 @@ def remembered(source: DataSource, processes: int) -> DataSource:
         if not (isinstance(rows, Rows) and getattr(rows, "decoded_alike", False)):
             return rows
         first = rows.at(torch.zeros(1, dtype=torch.int64))
-        size = sum(math.prod(x.shape) * x.element_size() for x in (first.x0, *(first.cond or {}).values()))
-        fits = size * len(rows) * processes <= SHARE * memory()
+        fits = bytes_in(first) * len(rows) * processes <= SHARE * memory()
         return Remembered(rows, first) if fits and first.extra is None else rows
 
     return over_inner(source, inner)
