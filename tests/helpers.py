@@ -76,7 +76,7 @@ def states_equal(a: object, b: object) -> bool:
 
 def set_up_config(config):
     """What `xhat train` sets up, of a config alone."""
-    from xhat.commands.train import new_objective
+    from xhat.commands.actions.train import new_objective
     from xhat.config.data import build_data
     from xhat.training.setup import set_up
 

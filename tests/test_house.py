@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from xhat.cli import COMMANDS
+
 SOURCE = Path(__file__).parents[1] / "src" / "xhat"
 FLOORS = (
     ("errors",),
@@ -106,9 +108,8 @@ def long() -> set[str]:
 
 
 def commands() -> set[str]:
-    """The modules that the command line calls."""
-    within = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items() if room(name) == "commands"}
-    return {n for n, tree in within.items() if any(isinstance(f, ast.FunctionDef) and f.name == "run" for f in tree.body)}
+    """The modules that the command line calls, of each command two: one for its arguments, one for what it does."""
+    return {f"commands.{inner}{name}" for name in COMMANDS for inner in ("", "actions.")}
 
 
 def test_every_room_has_its_floor_and_there_are_not_too_many():
@@ -127,8 +128,8 @@ def test_rooms_and_modules_form_no_circle():
 
 
 def test_no_command_imports_another():
-    assert {"train", "compare", "report", "inspect"} <= {name.partition(".")[2] for name in commands()}
-    assert {(m, u) for m in commands() for u in imports()[m] & commands()} == set()
+    own = {(f"commands.actions.{name}", f"commands.{name}") for name in COMMANDS}
+    assert {(m, u) for m in commands() for u in imports()[m] & commands()} - own == set()
 
 
 def test_no_file_is_long():
@@ -184,6 +185,54 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_no_name_of_the_package_imports_what_only_some_commands_need():
+    late = ("torch._dynamo", "scipy", "matplotlib", "plotly", "diffusers", "transformers", "datasets", "peft", "torchmetrics")
+    code = (
+        "import sys, xhat\n"
+        "for name in (*xhat.__all__, *xhat.FAMILIES): getattr(xhat, name)\n"
+        f"print([m for m in {late} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("--version", 0),
+        ("--help", 0),
+        ("trian", 2),
+        *((f"{name} --help", 0) for name in COMMANDS),
+        *((f"{name} a --nosuch 1", 2) for name in COMMANDS),
+        ("train mnits --run nosuch", 2),
+        ("train --run nosuch --optimizer.lr -3", 2),
+        ("train --run nosuch --seed x", 2),
+        ("train --run .", 2),
+        ("inspect mnits", 2),
+        ("gradients mnits", 2),
+        ("sample nosuch --out a.npz", 2),
+        ("evaluate nosuch", 2),
+        ("export nosuch --to onnx a.onnx", 2),
+        ("compare nosuch.yaml --out a", 2),
+        ("report nosuch", 2),
+    ],
+)
+def test_arguments_are_read_without_torch(arguments, code, tmp_path):
+    """It takes a second or more to import: whoever has misspelt a word, or wants help, need not wait for it."""
+    (tmp_path / "config.yaml").write_text("target: v\n")  # as of a run
+    found = (
+        "import sys\n"
+        "from xhat.cli import main\n"
+        "try:\n"
+        f"    code = main({arguments.split()})\n"
+        "except SystemExit as ended:\n"
+        "    code = ended.code or 0\n"
+        "print(code, [m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == f"{code} []", done.stderr
+
+
 @pytest.mark.parametrize("network", ["unet", "dit"])
 def test_a_network_is_made_without_the_compiler(network):
     """Its weights are counted on "meta" first, where arithmetic on tensors would load it: seconds, for each command."""
@@ -192,7 +241,7 @@ def test_a_network_is_made_without_the_compiler(network):
         "from xhat.config.build import build_denoiser\n"
         "from xhat.config.config import Config\n"
         "from xhat.data.shape import DataShape\n"
-        f"build_denoiser(Config(network={network!r}), DataShape(1, 28, None))\n"
+        f"build_denoiser(Config(network={network!r}), DataShape(1, 28, 10))\n"
         "print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,7 +17,7 @@ import yaml
 
 import xhat
 from xhat.cli import COMMANDS, main
-from xhat.commands.train import resolve
+from xhat.commands.train import read
 from xhat.config.build import build_denoiser, build_objective
 from xhat.data.shape import DataShape
 from xhat.diffusion.gaussians import transition
@@ -167,7 +167,7 @@ def accepted(page, words, capsys):
     elif words[0] == "xhat":
         assert words[1] in COMMANDS, where
         if words[1] == "train" and "--resume" not in words:
-            config = resolve(words[2:])[0]
+            config = read([*words[2:], "--run", "new"]).config  # a reader's folder holds no run yet
             latents = DataShape.of((4, 8, 8), None, range=None, conditions=("encoder_hidden_states",))
             images = DataShape(1, 28, 10 if config.labels else None)
             shape = latents if config.init == PIPELINE else DataShape.of((5,)) if config.network == "mlp" else images

@@ -11,6 +11,8 @@ CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 GIB = 2**30
 MOST_STEPS = 1_000_000
 """Of a schedule, of a chain, of a bound: eight tables of so many numbers are 64 MB."""
+LEAST_SIDE, MOST_SIDE = 4, 4096
+"""Of an image, in pixels."""
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 COMMANDS = {
     "train": "train a model, or resume training with --resume",
@@ -80,9 +81,12 @@ def _guarded(name: str, rest: list[str], *, alone: bool) -> int:
 
     try:
         with ended_at_once() if alone else contextlib.nullcontext():
-            command = _command(name)
-        with ended_by_signals():
-            return command(rest)
+            read = _of(f"xhat.commands.{name}", "read")
+            with ended_by_signals():
+                asked = read(rest)
+            act = _of(f"xhat.commands.actions.{name}", "act")
+            with ended_by_signals():
+                return int(act(asked))
     except KeyboardInterrupt:
         return 130
     except Ended as ended:
@@ -120,6 +124,8 @@ def _said(error: BaseException) -> tuple[int, str]:
 
 def _of_parts(error: BaseException) -> str | None:
     """Where in a user's own part an error came from; None if it did not."""
+    if "xhat.config.use" not in sys.modules:
+        return None
     from xhat.config.use import place_of, used_files
 
     place = place_of(error)
@@ -128,12 +134,12 @@ def _of_parts(error: BaseException) -> str | None:
     return place
 
 
-def _command(name: str) -> Callable[[Sequence[str]], int]:
-    """Each command imports what it needs, so that --help is quick."""
+def _of(module: str, name: str) -> Callable[[Any], Any]:
+    """A function of a module that is imported when it is needed: arguments are read without torch."""
     import importlib
 
-    run: Callable[[Sequence[str]], int] = importlib.import_module(f"xhat.commands.{name}").run
-    return run
+    found: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def _help() -> str:

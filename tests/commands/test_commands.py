@@ -17,7 +17,7 @@ from xhat.cli import COMMANDS
 from xhat.config.parsing import read_config
 from xhat.config.presets import preset_names
 from xhat.data.idx import mnist
-from xhat.runs.weights import WEIGHTS
+from xhat.runs.places import WEIGHTS
 
 
 def test_train_writes_what_it_says(tiny_run):

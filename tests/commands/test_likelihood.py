@@ -14,7 +14,7 @@ from helpers import TINY, process, write_digits, xhat
 from xhat.bound.control import Control
 from xhat.bound.density import Pilot
 from xhat.bound.estimate import Curve, Progress
-from xhat.commands import likelihood
+from xhat.commands.actions import likelihood
 from xhat.commands.terminal import print_json
 from xhat.evaluation import likelihood as module
 from xhat.evaluation.pictures import save_bound

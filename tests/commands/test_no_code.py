@@ -9,7 +9,7 @@ import pytest
 
 from helpers import TINY, process, write_digits, xhat
 from xhat.files.tensors import read_tensors, write_tensors
-from xhat.runs.weights import WEIGHTS
+from xhat.runs.places import WEIGHTS
 from xhat.studies.study import STUDY_FILE
 
 SPEC = {"class_path": "canary.X"}

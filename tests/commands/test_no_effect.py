@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from helpers import TINY, write_digits, xhat
-from xhat.runs.objects import OBJECTS
+from xhat.runs.places import OBJECTS
 
 UNTOLD = "has no effect: the network is not told labels"
 STEP = (*TINY, "--max_steps", 1, "--eval_every", 0)

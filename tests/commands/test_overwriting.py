@@ -7,7 +7,7 @@ from PIL import Image
 
 from helpers import xhat
 from xhat.files.ours import is_ours
-from xhat.runs.weights import WEIGHTS
+from xhat.runs.places import WEIGHTS
 
 SMALL = ("--n", 4, "--steps", 2)
 

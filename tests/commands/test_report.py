@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from helpers import TINY, write_digits, xhat
-from xhat.commands import report as module
+from xhat.commands.actions import report as module
 from xhat.config.build import build_denoiser
 from xhat.config.parsing import read_config, write_config
 from xhat.data.shape import DataShape
@@ -344,7 +344,7 @@ def test_names_are_shown_as_they_are(images, quick, tmp_path, monkeypatch, capsy
         return "[/failed]" if "gr-e" in str(folder) else None
 
     monkeypatch.setattr("xhat.studies.run._train", train)
-    monkeypatch.setattr("xhat.commands.compare.measured", of_study.measured)
+    monkeypatch.setattr("xhat.commands.actions.compare.measured", of_study.measured)
     code, stdout, _ = xhat("compare", tmp_path / "s.yaml", "--out", tmp_path / "out", capsys=capsys)
     assert code == 0
     assert all(f"\n{name} " in stdout for name in ("[bold]x", "[/nope] :smile:"))

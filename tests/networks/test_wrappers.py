@@ -11,7 +11,7 @@ from helpers import xhat
 from xhat import load
 from xhat.files.seal import KEY
 from xhat.networks.wrappers import named_for, unwrapped
-from xhat.runs.weights import WEIGHTS
+from xhat.runs.places import WEIGHTS
 
 WRAPPED = {
     "ddp": lambda name: f"module.{name}",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers import TINY, write_digits
-from xhat.commands.train import resolve
+from xhat.commands.train import read
 from xhat.config.build import build_denoiser, build_penalty, build_sampling
 from xhat.data.images import to_float
 from xhat.data.parts import load_parts
@@ -41,7 +41,7 @@ def images(tmp_path_factory):
 def untrained(folder, data, *options, size=8, classes=None, seed=0):
     """A run folder with random weights: what is measured does not ask how they came about."""
     own = ("--labels", str(classes is not None).lower(), *options)
-    config = resolve(["mnist", "--run", str(folder), "--data", str(data), *TINY, *own])[0]
+    config = read(["mnist", "--run", str(folder), "--data", str(data), *TINY, *own])[0]
     torch.manual_seed(seed)
     shape = DataShape(1, size, classes)
     denoiser = build_denoiser(config, shape)

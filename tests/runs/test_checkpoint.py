@@ -8,7 +8,8 @@ import torch
 
 from helpers import states_equal
 from xhat.errors import RunError
-from xhat.runs.checkpoint import KEEP, checkpoints, newest_checkpoint, save_checkpoint, set_aside
+from xhat.runs.checkpoint import KEEP, newest_checkpoint, save_checkpoint, set_aside
+from xhat.runs.places import checkpoints
 
 STATE = {
     "weights": {"a": torch.randn(3, 2), "table": torch.rand(4, dtype=torch.float64), "n": torch.tensor(7)},

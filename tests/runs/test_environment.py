@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import xhat
-from xhat.runs.environment import ENVIRONMENT, read_environment, write_environment
+from xhat.runs.environment import read_environment, write_environment
+from xhat.runs.places import ENVIRONMENT
 
 
 def test_versions_and_the_kind_of_machine(tmp_path):

@@ -8,7 +8,8 @@ import torch
 from xhat.errors import RunError
 from xhat.files.tensors import read_tensors, write_tensors
 from xhat.runs.load import load
-from xhat.runs.weights import WEIGHTS, read_weights, save_weights
+from xhat.runs.places import WEIGHTS
+from xhat.runs.weights import read_weights, save_weights
 
 
 def rewritten(run, path, **changes):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from helpers import TINY, xhat
-from xhat.runs.metrics import METRICS, Mark, append_metrics, read_metrics, restore_metrics
+from xhat.runs.metrics import Mark, append_metrics, read_metrics, restore_metrics
+from xhat.runs.places import METRICS
 
 TAILS = [b'{"step": 3, "ima', b"\x00"]
 LINES = [b"\xff\xfe\n", b"3\n", b"{}\n", b'{"step": 1, "images": 1, "seconds": 1, "images_per_second": 1}\n']

@@ -6,7 +6,8 @@ import yaml
 from xhat.config.config import Config, TermConfig, to_values
 from xhat.config.parsing import read_config, recipe_path
 from xhat.errors import ConfigError, RunError, UsageError
-from xhat.runs.recipe import CONFIG_FILE, config_with, find_recipe
+from xhat.runs.places import CONFIG_FILE
+from xhat.runs.recipe import config_with, find_recipe
 
 
 def test_changes_are_laid_over_a_preset():

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from xhat.errors import RunError
 from xhat.files.atomic import digest_of
 from xhat.files.values import write_values
-from xhat.runs.checkpoint import checkpoints, drop_old, newest_checkpoint
+from xhat.runs.checkpoint import drop_old, newest_checkpoint
+from xhat.runs.places import checkpoints
 from xhat.runs.split_checkpoint import DRAFT, STATE
 
 VALUES = torch.arange(6.0).reshape(3, 2)

@@ -23,17 +23,18 @@ import numpy as np
 import torch
 import torch._dynamo  # an optimizer's first step imports it
 
-import xhat.commands.evaluate
-import xhat.commands.report
-import xhat.commands.sample
-import xhat.commands.train
+import xhat.commands.actions.evaluate
+import xhat.commands.actions.report
+import xhat.commands.actions.sample
+import xhat.commands.actions.train
 import xhat.training.train  # noqa: F401
 from xhat.cli import main
 from xhat.errors import XhatError
 from xhat.evaluation import quality  # noqa: F401
 from xhat.runs.checkpoint import newest_checkpoint
 from xhat.runs.metrics import read_metrics
-from xhat.runs.weights import WEIGHTS, read_weights
+from xhat.runs.places import WEIGHTS
+from xhat.runs.weights import read_weights
 from xhat.tensors import bytes_of
 
 torch.set_num_threads(1)

@@ -25,7 +25,7 @@ from xhat.data.shape import DataShape
 from xhat.errors import XhatError
 from xhat.files.tensors import read_tensors, write_tensors
 from xhat.runs.load import load
-from xhat.runs.weights import WEIGHTS
+from xhat.runs.places import WEIGHTS
 from xhat.studies.read import read_study
 from xhat.studies.study import study_from_file
 

@@ -13,7 +13,7 @@ import xhat as package
 from helpers import process, xhat
 from xhat.errors import DataError
 from xhat.files.tensors import read_tensors
-from xhat.runs.checkpoint import checkpoints
+from xhat.runs.places import checkpoints
 from xhat.sources.fields import fields
 
 NETWORK = "unet(widths=(4,), blocks=(1,), embedding=8)"

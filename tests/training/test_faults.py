@@ -14,9 +14,10 @@ import torch
 from helpers import TINY, process, xhat
 from xhat import Cosine, Denoiser, Denoising, Objective, Term, UNet, V, fit
 from xhat.files.tensors import read_tensors
-from xhat.runs.checkpoint import checkpoints, newest_checkpoint
+from xhat.runs.checkpoint import newest_checkpoint
 from xhat.runs.metrics import read_metrics
-from xhat.runs.weights import WEIGHTS, read_weights
+from xhat.runs.places import WEIGHTS, checkpoints
+from xhat.runs.weights import read_weights
 
 OPTIONS = (*TINY, "--precision", "float32", "--optimizer.muon_lr", 0, "--checkpoint_every", 2)
 PARTS = """
@@ -187,7 +188,7 @@ def test_dropout_is_refused_on_another_number_of_parts(train, tmp_path, capsys):
 @pytest.mark.parametrize("way", ["command", "fit"])
 def test_a_signal_between_a_runs_first_file_and_its_training_saves_it(way, digits, tmp_path, monkeypatch, capsys):
     """A folder with a config and no state is no run that somebody can go on with."""
-    where = "xhat.commands.train" if way == "command" else "xhat.training.fit"
+    where = "xhat.commands.actions.train" if way == "command" else "xhat.training.fit"
     monkeypatch.setattr(f"{where}.write_environment", lambda folder: signal.raise_signal(signal.SIGTERM))
     run = tmp_path / "run"
     if way == "command":

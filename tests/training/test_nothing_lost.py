@@ -12,9 +12,10 @@ from PIL import Image
 from helpers import TINY, process, states_equal, xhat
 from xhat.config.parsing import read_config
 from xhat.files.tensors import read_tensors
-from xhat.runs.checkpoint import checkpoints, newest_checkpoint
+from xhat.runs.checkpoint import newest_checkpoint
 from xhat.runs.metrics import read_metrics
-from xhat.runs.weights import WEIGHTS, read_weights
+from xhat.runs.places import WEIGHTS, checkpoints
+from xhat.runs.weights import read_weights
 from xhat.training import artefacts
 
 OPTIONS = ("--max_steps", 8, *TINY, "--sample_every", 4)

@@ -14,7 +14,7 @@ from helpers import TINY, process, states_equal, write_digits, xhat
 from xhat import load
 from xhat.files.tensors import read_tensors
 from xhat.runs.checkpoint import newest_checkpoint
-from xhat.runs.weights import WEIGHTS
+from xhat.runs.places import WEIGHTS
 
 
 def final_state(run):

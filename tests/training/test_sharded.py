@@ -15,7 +15,8 @@ import torch
 
 from helpers import TINY, process
 from xhat.files.tensors import read_tensors
-from xhat.runs.checkpoint import checkpoints, newest_checkpoint
+from xhat.runs.checkpoint import newest_checkpoint
+from xhat.runs.places import checkpoints
 
 EXACT = (
     "--precision",

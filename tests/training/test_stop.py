@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from helpers import TINY, xhat
-from xhat.commands.signals import Ended, ended_by_signals
+from xhat.commands.signals import Ended, as_outside, ended_by_signals
 from xhat.training.stop import Stop
 
 
@@ -56,3 +56,16 @@ def test_a_training_after_a_signal_that_somebody_swallowed_ends_after_its_first_
         stop = Stop()
         stop.restore()
         assert stop.asked == signal.SIGTERM
+
+
+def test_while_modules_are_imported_a_signal_does_what_it_did_outside():
+    """There are modules that catch all, and would swallow what a handler raises."""
+    before = signal.getsignal(signal.SIGTERM)
+    with ended_by_signals():
+        inside = signal.getsignal(signal.SIGTERM)
+        assert inside is not before
+        with as_outside():
+            assert signal.getsignal(signal.SIGTERM) is before
+        assert signal.getsignal(signal.SIGTERM) is inside
+    with as_outside():
+        assert signal.getsignal(signal.SIGTERM) is before

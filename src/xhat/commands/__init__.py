@@ -1,1 +1,1 @@
-"""The commands of the command line, a file each."""
+"""The commands of the command line: here their arguments, a file each, which are read without torch."""

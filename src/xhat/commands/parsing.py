@@ -7,9 +7,9 @@ from typing import Any
 
 import jsonargparse
 
+from xhat.commands.signals import as_outside
 from xhat.config.config import Config, TermConfig
 from xhat.config.parsing import Parser, nearest
-from xhat.config.use import use
 from xhat.config.yaml_files import parse_yaml
 from xhat.errors import DuplicateKeyError, TooLargeError, UsageError, YamlError
 
@@ -37,7 +37,11 @@ class CommandParser(Parser):
             _require_sound(argument)
         with self.in_one_line(UsageError):
             options = self.parse_args(list(argv), namespace=self.recipe)
-        use(options.get("use") or ())
+        if files := options.get("use"):
+            with as_outside():
+                from xhat.config.use import use  # with it come torch and all parts that a file may build on
+
+            use(files)
         return options
 
     def one_line(self, message: str) -> str:

@@ -1,18 +1,12 @@
-"""xhat report."""
+"""The arguments of xhat report."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from xhat.commands.parsing import add_force, add_use, new_parser
-from xhat.commands.terminal import note
 from xhat.errors import UsageError
 from xhat.files.ours import require_free
-from xhat.report.contents import SECONDS, Contents
-from xhat.report.of_runs import runs_contents
-from xhat.report.of_study import study_contents
-from xhat.report.page import write_page
-from xhat.studies.study import STUDY_FILE, study_from_file
 
 DESCRIPTION = """Write one HTML page about runs, which needs no network to be read: samples from the same noise, how they came
 about, the error at each noise level with the floor that no denoiser can go below, the loss weighting, the bound step by step,
@@ -21,20 +15,12 @@ penalties against quality, what differs between the configs.
 RUN is a run folder, or the folder of a study (xhat compare --out). What is measured is kept in the runs' folders. With --watch
 the page is written anew every ten seconds until training ends, and an open page shows it; runs are measured as they end."""
 
-SAMPLES = 1000
 
-
-def run(argv: Sequence[str]) -> int:
-    """Write one HTML page about runs or a study, once or until training has ended.
-
-    Args:
-        argv: what follows `xhat report`.
-
-    Returns:
-        0.
+def read(argv: Sequence[str]) -> Any:
+    """What to report on, and where the page goes.
 
     Raises:
-        XhatError: one line; nothing is written.
+        UsageError: one line.
     """
     parser = new_parser("report", DESCRIPTION)
     add_use(parser)
@@ -45,32 +31,13 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--watch", action="store_true", help="write the page anew until the runs have ended")
     add_force(parser)
     options = parser.read(argv)
-    out, folders = Path(options.out), [Path(r) for r in options.runs]
+    for run in options.runs:
+        if not Path(run).is_dir():
+            raise UsageError(f"{run} holds no run: name folders of xhat train, or one of xhat compare")
+    out = Path(options.out)
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
     require_free(out, force=options.force, ours=True)
-    samples: int = SAMPLES if options.n is None else options.n
-    if samples < 2:
+    if options.n is not None and options.n < 2:
         raise UsageError("--n must be at least 2")
-    if options.n is not None and _is_study(folders):
-        note(f"--n {samples} has no effect: the study says how many")
-    while True:
-        contents, ended = _contents(folders, samples, options.watch)
-        write_page(contents, out, force=options.force)
-        if ended or not options.watch:
-            break
-        time.sleep(SECONDS)
-    print(f"report: {out}")
-    return 0
-
-
-def _is_study(folders: Sequence[Path]) -> bool:
-    return len(folders) == 1 and (folders[0] / STUDY_FILE).exists()
-
-
-def _contents(folders: Sequence[Path], samples: int, watch: bool) -> tuple[Contents, bool]:
-    """The contents of the page, and whether there is nothing to wait for."""
-    if not _is_study(folders):
-        return runs_contents(folders, samples, watch)
-    study, failed = study_from_file(folders[0] / STUDY_FILE)
-    return study_contents(study, folders[0], failed, watch)
+    return options

@@ -3,14 +3,18 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
+from typing import Any
 
 from xhat.training import stop
 from xhat.training.stop import HEARD
 
+Handler = signal.Handlers | Callable[[int, FrameType | None], None]
 UNTOUCHED = (signal.SIG_DFL, signal.default_int_handler)
 """Handlers that nobody has chosen; a signal that is ignored, as nohup does with SIGHUP, stays so."""
+_outside: dict[int, Any] = {}
+"""The handlers that `ended_by_signals` has taken the place of."""
 
 
 class Ended(BaseException):
@@ -36,6 +40,13 @@ def ended_at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def as_outside() -> Iterator[None]:
+    """Within `ended_by_signals`, let signals do what they did around it: while modules are imported."""
+    with _set(_outside):
+        yield
+
+
+@contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Raise `Ended` on signals. A training that begins after one, which somebody has swallowed, ends after its first step."""
 
@@ -44,18 +55,27 @@ def ended_by_signals() -> Iterator[None]:
         raise Ended(number)
 
     try:
-        with _handled(end):
+        with _handled(end) as before:
+            _outside.update(before)
             yield
     finally:
+        _outside.clear()
         stop.heard_before = 0  # it is the command's alone, and not that of a training which follows in this process
 
 
 @contextlib.contextmanager
-def _handled(how: signal.Handlers | Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _handled(how: Handler) -> Iterator[dict[int, Any]]:
     """Signals whose handler nobody has chosen have this one; none in a thread that is not the main one."""
     here = threading.current_thread() is threading.main_thread()
     heard = [number for number in HEARD if here and signal.getsignal(number) in UNTOUCHED]
-    before = {number: signal.signal(number, how) for number in heard}
+    before = {number: signal.getsignal(number) for number in heard}
+    with _set(dict.fromkeys(heard, how)):
+        yield before
+
+
+@contextlib.contextmanager
+def _set(handlers: Mapping[int, Any]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

@@ -1,11 +1,12 @@
 """The objects that a config stands for."""
 
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from xhat.budgets import require_memory
 from xhat.config.config import Config
@@ -108,10 +109,22 @@ def _require_room(text: str, context: dict[str, Any]) -> None:
     name = text.partition("(")[0].strip()
     if name not in NETWORKS or not NETWORKS[name].__module__.startswith("xhat.networks."):
         return
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         net = make("network", text, NETWORKS, nn.Module, context)
     count = sum(p.numel() for p in net.parameters())
     require_memory(4 * count, f"network: {text} has {count:,} parameters", "choose a smaller one")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Networks are made without initial values: on "meta" there are none, and torch loads its compiler to draw some of them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return given.get("tensor", args[0] if args else None)
+        return func(*args, **given)
 
 
 def build_objective(config: Config, denoiser: Denoiser) -> Objective:

@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from xhat.budgets import LEAST_SIDE, MOST_SIDE
 from xhat.config.options import Options
 from xhat.config.ranges import FINITE, within
-from xhat.data.size import LEAST, MOST
 from xhat.errors import DamagedError
 from xhat.files.values import of_type
 
@@ -58,7 +58,7 @@ class Model:
     init: str | None = None
     lora: int | None = within(None, 1, 65536)
     data: str = "mnist"
-    image_size: int | str | None = within(None, LEAST, MOST)
+    image_size: int | str | None = within(None, LEAST_SIDE, MOST_SIDE)
     skip_corrupt: bool = False
     augment: str = ""
     labels: Literal["auto"] | bool = False

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import jsonargparse
-import numpy as np
 import yaml
 
 from xhat.config.config import LATER_KEYS, Config, TermConfig, to_values
@@ -119,6 +118,8 @@ def options_of(values: Mapping[str, Any]) -> Options:
     Raises:
         ConfigError: a value or a name that does not fit; named.
     """
+    import numpy as np
+
     sections = {k: asdict(v) for k, v in values.items() if is_dataclass(v) and not isinstance(v, type)}
     given = {k: v.item() if isinstance(v, np.generic) else v for k, v in {**values, **sections}.items()}
     return _made(*_parsed(given, Options), Options)

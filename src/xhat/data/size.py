@@ -1,10 +1,10 @@
 """Height and width of images, as people write them."""
 
+from xhat.budgets import LEAST_SIDE, MOST_SIDE
 from xhat.errors import ConfigError
 
 Size = tuple[int, int]
 """Height and width."""
-LEAST, MOST = 4, 4096
 
 
 def size_of(given: int | str | Size | None) -> Size | None:
@@ -22,8 +22,8 @@ def size_of(given: int | str | Size | None) -> Size | None:
         raise ConfigError(f'image_size must be a side, such as 64, or width and height, such as 64x96, got "{given}"')
     width, height = int(sides[0]), int(sides[-1])
     for side in (width, height):
-        if not LEAST <= side <= MOST:
-            raise ConfigError(f"image_size must be in [{LEAST}, {MOST}], got {side}")
+        if not LEAST_SIDE <= side <= MOST_SIDE:
+            raise ConfigError(f"image_size must be in [{LEAST_SIDE}, {MOST_SIDE}], got {side}")
     return height, width
 
 

@@ -31,7 +31,7 @@ from xhat.pipelines.network import folder_of
 from xhat.report.contents import Line
 from xhat.runs.load import TrainedRun
 from xhat.runs.metrics import read_metrics
-from xhat.runs.weights import WEIGHTS
+from xhat.runs.places import WEIGHTS
 from xhat.tensors import device_of
 
 FOLDER, FORMAT = "measured", "xhat-measured-3"

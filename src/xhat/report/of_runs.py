@@ -12,10 +12,10 @@ from xhat.report.comparable import common_levels, require_comparable, standing_p
 from xhat.report.contents import SECONDS, Contents
 from xhat.report.measured import How, measured
 from xhat.runs.metrics import read_metrics
-from xhat.runs.objects import OBJECTS
-from xhat.runs.recipe import CONFIG_FILE, read_run_config
+from xhat.runs.places import CONFIG_FILE, OBJECTS, WEIGHTS
+from xhat.runs.recipe import read_run_config
 from xhat.runs.used import require_used, used_by
-from xhat.runs.weights import WEIGHTS, read_weights
+from xhat.runs.weights import read_weights
 from xhat.studies.outcome import Outcome
 from xhat.studies.study import STUDY_FILE
 

@@ -8,38 +8,11 @@ from xhat.config.config import Config, from_values
 from xhat.config.earlier import upgraded
 from xhat.errors import ConfigError, DamagedError, RunError
 from xhat.files.values import of_type
-from xhat.runs.checkpoint import Checkpoint, checkpoints, newest_checkpoint
-from xhat.runs.environment import ENVIRONMENT
-from xhat.runs.metrics import METRICS
-from xhat.runs.objects import OBJECTS, Objects
-from xhat.runs.recipe import CONFIG_FILE, read_run_config
-from xhat.runs.used import FOLDER as USED_FOLDER
+from xhat.runs.checkpoint import Checkpoint, newest_checkpoint
+from xhat.runs.objects import Objects
+from xhat.runs.places import CONFIG_FILE
+from xhat.runs.recipe import read_run_config
 from xhat.runs.used import Used
-from xhat.runs.weights import WEIGHTS
-
-OF_A_RUN = (CONFIG_FILE, OBJECTS, WEIGHTS, METRICS, ENVIRONMENT, USED_FOLDER, "losses.png", "measured")
-
-
-def require_new(run: Path, resume: str) -> None:
-    """Refuse to start a run in a folder where it would write over another one, or over somebody's files.
-
-    Args:
-        run: the folder, which may not exist.
-        resume: what to add to go on instead, for the error.
-
-    Raises:
-        RunError: the folder holds a run, what is left of one, or a file with the name of one of a run's.
-    """
-    if not run.is_dir():
-        return
-    if (run / CONFIG_FILE).exists() or (run / OBJECTS).exists():
-        raise RunError(f"{run} holds a run already: add {resume} to go on with it, or choose another folder")
-    if known := checkpoints(run):
-        raise RunError(f"{run} holds {known[0].name}: add {resume} to go on from it, or choose another folder")
-    pictures = (path.name for path in (run / "samples").glob("step-*.png"))
-    there = next((name for name in OF_A_RUN if (run / name).exists()), None) or next(pictures, None)
-    if there is not None:
-        raise RunError(f"{run} holds {there}, which a run would write over: choose another folder, or move it away")
 
 
 def config_before(run: Path) -> Config | None:

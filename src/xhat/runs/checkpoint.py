@@ -1,7 +1,6 @@
 """The training state in a run's folder: the last two checkpoints are kept, tensors and JSON only, each with its checksum."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ from xhat.diffusion.sharded import is_split
 from xhat.distributed import main_process
 from xhat.errors import DamagedError, RunError
 from xhat.files.tensors import Copied, read_tensors
+from xhat.runs.places import checkpoints
 from xhat.runs.split_checkpoint import read_split, split_copy
 
 KEEP = 2
-NAME = re.compile(r"checkpoint-([0-9]{8,})\.(safetensors|split)")
-"""What a checkpoint is called; a copy of another name is the user's own, and is never touched."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +119,6 @@ def set_aside(damaged: list[Path]) -> list[str]:
         path.replace(aside)
         lines.append(f"{path.name} is damaged: it is now {aside.name}, and the run goes back to the checkpoint before it")
     return lines
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint files of a run, the newest first."""
-    found = [(int(name.group(1)), path) for path in run.iterdir() if (name := NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
 
 
 def _read(path: Path) -> Checkpoint:

@@ -9,8 +9,7 @@ import torch
 
 from xhat.errors import DamagedError
 from xhat.files.values import read_values, write_values
-
-ENVIRONMENT = "environment.json"
+from xhat.runs.places import ENVIRONMENT
 
 
 def write_environment(run: Path) -> None:

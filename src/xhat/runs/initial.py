@@ -13,7 +13,8 @@ from xhat.networks.wrappers import named_for
 from xhat.pipelines.network import is_pipeline, values_of_pipeline
 from xhat.pipelines.reading import INDEX, LORA, require_pipeline
 from xhat.runs.given import NET, Given
-from xhat.runs.weights import WEIGHTS, read_weights
+from xhat.runs.places import WEIGHTS
+from xhat.runs.weights import read_weights
 
 MODEL = ("network", "schedule", "target", "variance", "time_input", "labels")
 """The values of a config that the weights were trained for."""

@@ -12,8 +12,8 @@ from typing import Any
 from xhat.errors import DamagedError
 from xhat.files.atomic import append_bytes, read_bytes, sync, write_bytes
 from xhat.files.values import of_type, plain_values
+from xhat.runs.places import METRICS
 
-METRICS = "metrics.jsonl"
 OPEN = "0" * 8
 CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"\}$')
 """The end of a line: of all of it, with zeros in place of the checksum."""

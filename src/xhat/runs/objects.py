@@ -12,8 +12,7 @@ from xhat.config.parsing import options_of
 from xhat.data.shape import DataShape
 from xhat.errors import ConfigError, DamagedError, RunError
 from xhat.files.values import of_type, read_values, write_values
-
-OBJECTS = "objects.json"
+from xhat.runs.places import OBJECTS
 
 
 @dataclass(frozen=True)

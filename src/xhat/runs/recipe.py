@@ -12,9 +12,9 @@ from xhat.config.options import BUDGETS
 from xhat.config.parsing import config_of, names_every_key, read_config, read_recipe, recipe_path, was_edited
 from xhat.config.presets import preset_names
 from xhat.errors import ConfigError, RunError
-from xhat.runs.initial import require_model, values_of
+from xhat.runs.places import CONFIG_FILE
 
-CONFIG_FILE, DEMO = "config.yaml", "mnist"
+DEMO = "mnist"
 
 
 def read_run_config(run: Path) -> Config:
@@ -58,6 +58,8 @@ class Recipe:
             RunError: names the first value that differs, and the way out.
         """
         if self.init is not None:
+            from xhat.runs.initial import require_model
+
             require_model(config, self.init, self.of_weights)
 
 
@@ -81,6 +83,8 @@ def find_recipe(name: str | None, init: Any = None, run: Path | None = None) -> 
     shipped = values if name is None or name in preset_names() else {}
     if not isinstance(asked, str):  # what it is instead is refused with the other values
         return Recipe(values, shipped, None, {})
+    from xhat.runs.initial import values_of  # with it comes torch, of which a preset needs none
+
     base = values_of(asked)
     laid = values if names_every_key(values) and not init else overlaid(base, values)
     return Recipe(laid, {**base, **shipped}, asked, base)

@@ -13,8 +13,9 @@ from xhat.errors import DamagedError, RunError
 from xhat.files.atomic import write_bytes
 from xhat.files.values import read_values, write_values
 from xhat.registry import FAMILIES
+from xhat.runs.places import USED
 
-FOLDER, LIST = "used", "used.json"
+LIST = "used.json"
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,12 @@ def keep_used(run: Path, files: Sequence[UsedFile]) -> None:
     """Copy files, and what they import from beside them, into the run, with their checksums; earlier copies stay."""
     for file in files:
         for name, source in {file.name: file.source, **file.beside}.items():
-            copy = run / FOLDER / Used.of(file).folder / name
+            copy = run / USED / Used.of(file).folder / name
             if not copy.exists():
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(copy, source)
     if files:
-        write_values(run / FOLDER / LIST, values_of_used(files))
+        write_values(run / USED / LIST, values_of_used(files))
 
 
 def used_by(run: Path) -> dict[str, Used]:
@@ -67,7 +68,7 @@ def used_by(run: Path) -> dict[str, Used]:
         RunError: the list of them is damaged.
         OSError: it cannot be read.
     """
-    path = run / FOLDER / LIST
+    path = run / USED / LIST
     try:
         used: dict[str, Used] = read_values(path, dict[str, Used])
         return used
@@ -86,7 +87,7 @@ def copy_of(run: Path, name: str, file: Used) -> Path | None:
         file: as the run remembers it.
     """
     folder = run if run.is_dir() else run.parent
-    copy = folder / FOLDER / file.folder / name
+    copy = folder / USED / file.folder / name
     return copy if copy.is_file() else None
 
 

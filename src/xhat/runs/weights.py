@@ -1,7 +1,6 @@
 """The weights file of a run: the averaged weights, with their config and the shape of the data as metadata."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ from xhat.files.tensors import Copied, read_tensors
 from xhat.files.values import of_type, plain_values
 from xhat.networks.wrappers import named_for, unwrapped
 from xhat.runs.given import NET, Given
+from xhat.runs.places import weights_of
 from xhat.runs.used import Used, values_of_used
 
-WEIGHTS = "ema.safetensors"
 KINDS: dict[str, Any] = {"shape": DataShape, "used": dict[str, Used], "given": dict[str, int]}
 WAY_OUT = "resume training with --resume, which writes it anew"
 
@@ -125,10 +124,7 @@ def read_weights(run: str | Path) -> Weights:
         RunError: there is none, or it is damaged.
         OSError: it cannot be read.
     """
-    path = Path(run)
-    path = path / WEIGHTS if path.is_dir() else path
-    if not path.exists():
-        raise RunError(f"{path} does not exist: train first, for example xhat train mnist --run {shlex.quote(str(run))}")
+    path = weights_of(run)
     try:
         metadata, tensors = read_tensors(path)
         shape, used, given = (of_type(plain_values(metadata.get(key, "{}")), kind) for key, kind in KINDS.items())

@@ -14,9 +14,8 @@ from xhat.config.parsing import write_config
 from xhat.config.use import used_files
 from xhat.distributed import child_environment
 from xhat.files.values import write_values
-from xhat.runs.checkpoint import checkpoints
-from xhat.runs.recipe import CONFIG_FILE, read_run_config
-from xhat.runs.weights import WEIGHTS
+from xhat.runs.places import CONFIG_FILE, WEIGHTS, checkpoints
+from xhat.runs.recipe import read_run_config
 from xhat.studies.outcome import Outcome
 from xhat.studies.study import FINISHED, Study
 

@@ -17,13 +17,13 @@ from xhat.distributed import main_process
 from xhat.errors import RunError
 from xhat.files.atomic import sweep
 from xhat.objective.objective import Objective
-from xhat.runs.before import objects_in, require_new
+from xhat.runs.before import objects_in
 from xhat.runs.checkpoint import Checkpoint, newest_checkpoint, set_aside
 from xhat.runs.environment import write_environment
 from xhat.runs.lock import reserved
 from xhat.runs.metrics import read_metrics
 from xhat.runs.objects import Objects, differences_of, read_objects, write_objects
-from xhat.runs.recipe import CONFIG_FILE
+from xhat.runs.places import CONFIG_FILE, require_new
 from xhat.training.callbacks import Callback, require_callbacks
 from xhat.training.display import Display, standard
 from xhat.training.learning_rate import rate_jump

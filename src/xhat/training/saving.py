@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from xhat.errors import SharedError
-from xhat.runs.checkpoint import checkpoints
-from xhat.runs.weights import WEIGHTS, weights_file
+from xhat.runs.places import WEIGHTS, checkpoints
+from xhat.runs.weights import weights_file
 from xhat.training.callbacks import Moment
 from xhat.training.log import Log
 from xhat.training.setup import Setup

@@ -14,8 +14,7 @@ from xhat.distributed import from_main
 from xhat.errors import DataError, RunError, SharedError
 from xhat.objective.multipliers import FromGradients
 from xhat.rng import Shard
-from xhat.runs.checkpoint import checkpoints
-from xhat.runs.weights import WEIGHTS
+from xhat.runs.places import WEIGHTS, checkpoints
 from xhat.training.artefacts import complete, picture_due, save_loss_curves, save_picture
 from xhat.training.callbacks import Callback, Callbacks, Moment
 from xhat.training.display import Display

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from xhat.bound.estimate import BoundEstimate, Progress
 from xhat.bound.terms import form_of
-from xhat.commands.real_images import real_images
+from xhat.commands.actions.real_images import real_images
 from xhat.commands.terminal import console, note_once, progress_bar
 from xhat.distributed import from_main, main_process, shared_out
 from xhat.errors import UsageError

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from xhat.commands.real_images import conditions_of, real_images
+from xhat.commands.actions.real_images import conditions_of, real_images
 from xhat.data.captions import read_prompts
 from xhat.diffusion.denoiser import Condition
 from xhat.errors import UsageError
