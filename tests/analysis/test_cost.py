@@ -5,8 +5,9 @@ import torch
 import xhat
 from oracles import SCHEDULES, SHAPE, ScaledX0
 from xhat import DDIM, X0, Denoiser, Denoising, FullChain, ImageLoss, Objective, Term
-from xhat.analysis.cost import PeakBytes, cost, term_costs
+from xhat.analysis.cost import cost, term_costs
 from xhat.sampling.differentiate import AllSteps
+from xhat.sampling.memory import PeakBytes
 
 KB = 1000 * 4  # a thousand float32
 

@@ -1,56 +1,18 @@
 """What a training step costs: the most bytes of tensors alive at once, and seconds, on any device."""
 
 import time
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from xhat.data.batch import Batch, Extra
 from xhat.diffusion.denoiser import Condition
 from xhat.losses.image import ImageLoss
 from xhat.objective.objective import Objective
 from xhat.objective.terms import Term
-
-
-class PeakBytes(TorchDispatchMode):
-    """Counts the bytes of tensor storages that are made inside of it, as they come and go; `peak` is the most at once.
-
-    It sees every operation of the forward and of the backward pass on any device. Neither the allocator's slack nor scratch
-    memory inside of an operation is in it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self._seen: dict[int, weakref.finalize[Any, Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor):
-                self._see(leaf.untyped_storage(), 0)  # if it is new here, it was made before
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                self._see(storage, storage.nbytes())
-        return out
-
-    def _see(self, storage: torch.UntypedStorage, size: int) -> None:
-        key = storage._cdata
-        if key not in self._seen:
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            self._seen[key] = weakref.finalize(storage, self._drop, key, size)
-
-    def _drop(self, key: int, size: int) -> None:
-        self.now -= size
-        del self._seen[key]
+from xhat.sampling.memory import PeakBytes
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ FID and KID are computed in the features of a small MNIST network for 28x28 grey
 one that a file of --use has registered, after @xhat.register.features. With --json, stdout holds one JSON object and nothing
 else.
 
+--frontier draws by every sampler in ever more steps, up to --steps, from the same noise, and says with how few network calls
+each comes within 5 % of the lowest FID.
+
 --bound measures the variational bound instead, and --ode the likelihood of the probability-flow ODE, in bits/dim on random
 held-out images. An interrupted --bound continues where it stopped when it is called again.
 Under torchrun all processes take their parts, and the first prints."""
@@ -42,6 +45,9 @@ def read(argv: Sequence[str]) -> Any:
     parser.add_argument("--exact", action="store_true", help="sum all steps of the --bound: slow")
     steps = "T of the --bound on a continuous schedule (1000); inf is continuous time"
     parser.add_argument("--bound_steps", type=str | None, default=None, metavar="T", help=steps)
+    parser.add_argument("--frontier", action="store_true", help="FID by sampler and number of steps")
+    most = "of the --frontier: the most that are tried (default: the run's own)"
+    parser.add_argument("--steps", type=int | None, default=None, help=most)
     given = "an .npz or a folder of images: use these instead of drawing"
     parser.add_argument("--samples", type=str | None, default=None, metavar="PATH", help=given)
     parser.add_argument("--features", type=str | None, default=None, metavar="NAME", help="registered network for FID and KID")
@@ -58,15 +64,20 @@ def read(argv: Sequence[str]) -> Any:
 
 
 def _refuse_what_has_no_effect(options: Any) -> None:
-    if options.bound and options.ode:
-        raise UsageError("--bound and --ode are two measurements: name one")
-    named = "--bound" if options.bound else "--ode" if options.ode else None
+    asked = [f"--{name}" for name in ("bound", "ode", "frontier") if getattr(options, name)]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} are {len(asked)} measurements: name one")
+    named = next(iter(asked), None)
     for name in ("exact", "standard_error", "bound_steps"):
         if getattr(options, name) not in (None, False) and named != "--bound":
-            raise UsageError(f"--{name} belongs to --bound: " + ("leave it out with --ode" if options.ode else "add that"))
+            raise UsageError(f"--{name} belongs to --bound: " + (f"leave it out with {named}" if named else "add that"))
     for name in ("samples", "features", "images"):
-        if getattr(options, name) is not None and named:
+        if getattr(options, name) is not None and named and (name, named) != ("features", "--frontier"):
             raise UsageError(f"--{name} is for the measurement of samples, not for {named}: leave it out")
+    if options.steps is not None and named != "--frontier":
+        raise UsageError("--steps belongs to --frontier: " + (f"leave it out with {named}" if named else "add that"))
+    if options.steps is not None and options.steps < 1:
+        raise UsageError("--steps must be at least 1")
     if options.samples is not None:
         for name in ("n", "seed"):
             if getattr(options, name):

@@ -15,6 +15,7 @@ from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.diffusion.sharded import gathered
 from xhat.distributed import ALONE, Shares
 from xhat.sampling.guidance import Guided
+from xhat.sampling.memory import rows_that_fit
 from xhat.sampling.sample import sample
 from xhat.sampling.samplers import Sampler
 from xhat.tensors import device_of
@@ -88,7 +89,7 @@ def generate(
         seed: of the noise.
         label: class of all of them, 0 to classes - 1; by default all classes in turn.
         cond: values of what else the model is told, `shape.conditions`, (m, ...) each: sample k has row k mod m.
-        batch: samples at a time; by default 125, of latents 4.
+        batch: samples at a time; by default 125, of large ones as many as memory has room for, see `rows_that_fit`.
         progress: called with the number of images done so far.
         shares: of several processes, who draws which batches: `shared_out()` has all of them take part, and be given all.
 
@@ -104,7 +105,7 @@ def generate(
         raise ValueError(f"the model is told {', '.join(lacking)}: give values in cond, for example those of some data")
     if label is not None and not 0 <= label < (shape.classes or 0):
         raise ValueError(f"label {label}: the model has {shape.classes or 'no'} classes")
-    batch = shares.part(n, batch or (125 if denoiser.decode is None else 4))
+    batch = shares.part(n, batch or _rows(_Batch(denoiser, shape, guidance, 0, 1, seed, label, cond), shares))
     size = 4 * n * math.prod(shape.sample)
     require_memory(size, f"{n:,} samples {shape.sample}", "draw fewer at a time, with different seeds")
     labels = _labels(shape, 0, n, label)
@@ -120,6 +121,12 @@ def generate(
             if progress is not None:
                 progress(sum(map(len, done)))
     return torch.cat(done), labels
+
+
+def _rows(one: "_Batch", shares: Shares) -> int:
+    """How many samples to draw at a time, given a batch of one: as many as every process has room for."""
+    own = rows_that_fit(lambda: one.x0_hat(one.start, torch.ones(())), one.size[1:], one.device)
+    return min(shares.map(lambda _: own, range(shares.count)))
 
 
 def as_kept(samples: Tensor, shape: DataShape) -> Tensor:

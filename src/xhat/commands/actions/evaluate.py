@@ -3,25 +3,39 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xhat.bound.student import limits
+from xhat.commands.actions.features import features_for
+from xhat.commands.actions.frontier import evaluate_frontier, show_frontier
+from xhat.commands.actions.likelihood import evaluate_bound, evaluate_ode, show_bound, show_ode
 from xhat.commands.actions.real_images import conditions_of, real_images
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, notes, print_json, progress_bar
+from xhat.config.build import build_objective, build_penalty, build_sampling
+from xhat.data.arrays import load_array
+from xhat.data.load import load as load_data
+from xhat.data.parts import in_channels
 from xhat.data.shape import DataShape
+from xhat.data.size import said
+from xhat.data.summary import notices
+from xhat.data.wording import counted
 from xhat.diffusion.denoiser import Condition
 from xhat.distributed import Shares, main_process, shared_out
 from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
-from xhat.registry import FEATURES
-from xhat.runs.load import TrainedRun
-
-if TYPE_CHECKING:
-    from xhat.evaluation.quality import Features
+from xhat.evaluation.fields import field_distance
+from xhat.evaluation.level_errors import level_errors
+from xhat.evaluation.penalties import mean_penalties, own_penalties
+from xhat.evaluation.pictures import shown
+from xhat.evaluation.quality import Features
+from xhat.pipelines.network import folder_of, home_of, picture_of
+from xhat.report.comparable import standing_penalties
+from xhat.runs.load import TrainedRun, load
+from xhat.sources.values import values_of
 
 
 def act(options: Any) -> int:
@@ -38,8 +52,6 @@ def act(options: Any) -> int:
 
 def _measure(options: Any) -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
     """The measurement that was asked for, and how to show it."""
-    from xhat.commands.actions.likelihood import evaluate_bound, evaluate_ode, show_bound, show_ode
-
     run_, data, n, seed = options.run, options.data, options.n, options.seed
     if options.ode:
         return evaluate_ode(run_, data, n or THOROUGH.ode_images, seed), show_ode
@@ -47,36 +59,23 @@ def _measure(options: Any) -> tuple[dict[str, Any], Callable[[dict[str, Any]], N
         error, steps = options.standard_error or 0.0, options.bound_steps
         most = n or (None if error else THOROUGH.bound_images)
         return evaluate_bound(run_, data, most, standard_error=error, exact=options.exact, steps=steps, seed=seed), show_bound
+    if options.frontier:
+        return evaluate_frontier(run_, data, n or THOROUGH.samples, options.features, options.steps, seed), show_frontier
     n, images = n or THOROUGH.samples, options.images or THOROUGH.error_images
     return _evaluate(run_, data, n, options.samples, options.features, images, seed), _show
-
-
-def _features(text: str) -> "Features":
-    from xhat.config.make import make
-    from xhat.evaluation.quality import Features
-
-    return Features(make("--features", text, FEATURES, nn.Module).eval().requires_grad_(False), text)
 
 
 def _evaluate(
     run_: str, data: str | None, n: int, samples: str | None, features: str | None, images: int, seed: int
 ) -> dict[str, Any]:
     """All that is measured of samples, and the error by noise level, as JSON values."""
-    from xhat.config.build import build_objective, build_penalty
-    from xhat.evaluation.level_errors import level_errors
-    from xhat.evaluation.penalties import mean_penalties, own_penalties
-    from xhat.evaluation.pictures import shown
-    from xhat.evaluation.quality import Features
-    from xhat.report.comparable import standing_penalties
-    from xhat.runs.load import load
-
     shares = shared_out()
     trained = load(run_)
     real, latents = real_images(trained, data), trained.denoiser.decode is not None
     reference = real.distribution
     if reference.images.pixels.is_meta:
         raise UsageError(f"{run_} was trained on prompts alone: name images to measure on, --data FOLDER")
-    seen_in = Features.shipped(trained.shape) if features is None else _features(features)
+    seen_in = features_for(trained, features)
     cond = conditions_of(trained, reference, n)
     drawn = _generated(trained, n, seed, cond, shares) if samples is None else _read(samples, trained)
     of_real = reference.images.pixels[: THOROUGH.penalty_images]
@@ -98,7 +97,7 @@ def _evaluate(
     return result | {"denoising": found | {"images_are": real.measured.kind}}
 
 
-def _quality(seen_in: "Features | None", samples: Tensor, real: Tensor, shares: Shares) -> dict[str, Any]:
+def _quality(seen_in: Features | None, samples: Tensor, real: Tensor, shares: Shares) -> dict[str, Any]:
     """Distances, and digits where the network reads some."""
     if seen_in is None:
         return {"fid": None, "kid": None, "kid_sd": None, "features": None}
@@ -111,8 +110,6 @@ def _quality(seen_in: "Features | None", samples: Tensor, real: Tensor, shares: 
 
 def _of_fields(samples: Tensor, real: Tensor) -> dict[str, Any]:
     """Spectra and histograms beside those of real ones; and what two halves of these differ by, which is chance."""
-    from xhat.evaluation.fields import field_distance
-
     found, half = field_distance(samples, real), len(real) // 2
     values = {"spectrum_db": found.spectrum_db, "histogram_sd": found.histogram_sd, "power_ratio": found.ratio}
     if half < 2:
@@ -123,8 +120,6 @@ def _of_fields(samples: Tensor, real: Tensor) -> dict[str, Any]:
 
 def _generated(trained: TrainedRun, n: int, seed: int, cond: Condition | None, shares: Shares) -> Tensor:
     """Samples as the run's config says, uint8 images or floats."""
-    from xhat.config.build import build_sampling
-
     sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
     with progress_bar() as bar:
         task = bar.add_task("sampling", total=n)
@@ -141,13 +136,6 @@ def _read(samples: str, trained: TrainedRun) -> Tensor:
     Raises:
         UsageError: they are of another size, or there is one only.
     """
-    from xhat.data.arrays import load_array
-    from xhat.data.load import load as load_data
-    from xhat.data.parts import in_channels
-    from xhat.data.size import said
-    from xhat.data.summary import notices
-    from xhat.data.wording import counted
-
     if not Path(samples).exists():
         raise UsageError(f"--samples {samples} does not exist")
     shape, folder = _pictures(trained), Path(samples).is_dir()
@@ -173,8 +161,6 @@ def _read(samples: str, trained: TrainedRun) -> Tensor:
 
 def _read_fields(samples: str, shape: DataShape) -> Tensor:
     """Samples (N, ...) of a .npy, or of the array "samples" of an .npz, as `xhat sample` writes them."""
-    from xhat.sources.values import values_of
-
     is_npz = samples.endswith(".npz")
     found = values_of(samples, array="samples" if is_npz else None).stack
     if found.shape[1:] != shape.sample:
@@ -186,8 +172,6 @@ def _read_fields(samples: str, shape: DataShape) -> Tensor:
 
 def _pictures(trained: TrainedRun) -> DataShape:
     """The shape of what is shown of a run: of a pipeline's that of the pictures that it decodes."""
-    from xhat.pipelines.network import folder_of, home_of, picture_of
-
     folder, home = folder_of(trained.config.network), home_of(trained.denoiser.net)
     if folder is None or home is None:
         return trained.shape

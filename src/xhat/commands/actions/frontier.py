@@ -1,0 +1,105 @@
+"""The part of xhat evaluate that says how few network calls are enough, as JSON values and on the terminal."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from xhat.commands.actions.features import features_for
+from xhat.commands.actions.real_images import conditions_of, real_images
+from xhat.commands.tables import new_table, number_column, show_table, text_column
+from xhat.commands.terminal import console, progress_bar
+from xhat.config.build import build_sampling
+from xhat.distributed import shared_out
+from xhat.errors import UsageError
+from xhat.evaluation.frontier import NEAR, frontier, steps_up_to
+from xhat.registry import SAMPLERS
+from xhat.runs.load import load
+
+
+def evaluate_frontier(run: str, data: str | None, n: int, features: str | None, steps: int | None, seed: int) -> dict[str, Any]:
+    """FID of a run by sampler and number of steps.
+
+    Args:
+        run: a run folder, or its weights.
+        data: images to compare with; by default MNIST's test set, or the run's own.
+        n: samples of each way.
+        features: a registered network; by default the shipped one.
+        steps: the most that are tried; by default the run's own.
+        seed: of the noise.
+
+    Raises:
+        UsageError: there are no features for its samples, or it cannot take so many steps.
+    """
+    shares = shared_out()
+    trained = load(run)
+    denoiser, own = trained.denoiser, trained.config.sampling
+    seen_in = features_for(trained, features)
+    if seen_in is None or denoiser.decode is not None:
+        raise UsageError(f"{run}: there is no feature network for what it draws: register one, and name it with --features")
+    real = real_images(trained, data).distribution
+    names = list(dict.fromkeys([own.sampler, *SAMPLERS]))
+    try:
+        counts = steps_up_to(min(steps or own.steps, denoiser.schedule.steps or 10**6))
+        ways = [
+            (name, build_sampling(replace(own, sampler=name, steps=count), denoiser.schedule))
+            for name in names
+            for count in counts
+        ]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    cond = conditions_of(trained, real, n)
+    with progress_bar() as bar:
+        task = bar.add_task("ways to draw", total=len(ways))
+        found = frontier(
+            denoiser,
+            ways,
+            trained.shape,
+            n,
+            seen_in,
+            real.images.pixels,
+            seed=seed,
+            cond=cond,
+            progress=lambda done: bar.update(task, completed=done),
+            shares=shares,
+        )
+    fewest = {name: found.fewest(name) for name in names}
+    return {
+        "run": run,
+        "step": trained.step,
+        "samples": n,
+        "reference": len(real.images),
+        "reference_is": real.kind,
+        "features": seen_in.name,
+        "guidance": own.guidance,
+        "spacing": own.spacing,
+        "points": [asdict(point) for point in found.points],
+        "best": asdict(found.best),
+        "fewest": {name: None if point is None else asdict(point) for name, point in fewest.items()},
+    }
+
+
+def show_frontier(result: dict[str, Any]) -> None:
+    """Print what `evaluate_frontier` found."""
+    out, best = console(), result["best"]
+    counts = list(dict.fromkeys(point["steps"] for point in result["points"]))
+    table = new_table(text_column("FID by steps"), *(number_column(str(count)) for count in counts))
+    for name in result["fewest"]:
+        row = {point["steps"]: point["fid"] for point in result["points"] if point["sampler"] == name}
+        table.add_row(name, *(f"{row[count]:.2f}" for count in counts))
+    show_table(out, table)
+    near = new_table(text_column(""), *map(number_column, ("steps", "calls", "FID", "seconds")))
+    for name, point in result["fewest"].items():
+        cells = ("–",) * 4 if point is None else _cells(point)
+        near.add_row(name, *cells)
+    out.print(f"\nfewest calls of the network for one sample with an FID within {NEAR:.0%} of the lowest:")
+    show_table(out, near)
+    kind = "held-out images" if result["reference_is"] == "held out" else "training images"
+    out.print(
+        f"lowest: {best['fid']:.2f}, {best['sampler']} in {best['steps']} steps; {result['samples']} samples of one noise"
+    )
+    out.print(f"against {result['reference']} {kind}, features: {result['features']}", soft_wrap=True)
+    if result["guidance"] != 1:
+        out.print(f"with guidance {result['guidance']:g}, which calls the network twice a step")
+
+
+def _cells(point: dict[str, Any]) -> tuple[str, ...]:
+    return str(point["steps"]), f"{point['calls']:.0f}", f"{point['fid']:.2f}", f"{point['seconds']:.0f}"
