@@ -68,7 +68,7 @@ class Options:
         max_images: stop after so many images.
         max_minutes: stop after so many minutes, compilation included.
         checkpoint_every: steps between checkpoints.
-        sample_every: steps between pictures of samples.
+        sample_every: steps between pictures of samples; the first comes after a fifth of them.
         log_every: steps between lines of metrics.jsonl.
         eval_every: steps between measurements on held-out images, 0 for none; by default they take about 2 % of the time.
         workers: processes that read data ahead of the training; by default none for what is in memory or mapped, else one less

@@ -20,7 +20,7 @@ from xhat.tensors import evaluating
 from xhat.training.saving import weights_of
 from xhat.training.setup import PICTURE_IMAGES, PICTURE_LATENTS, Setup
 
-PICTURE_STEPS = 20
+PICTURE_STEPS, EARLY = 20, 5
 SAMPLES, NAME = "samples", re.compile(r"step-([0-9]{8,})\.png")
 MOST_PICTURES = 64
 """Of samples; a longer run keeps every second, fourth, ... of them, so that they always show all of it."""
@@ -61,8 +61,13 @@ def _has_weights(setup: Setup, run: Path) -> bool:
 def picture_due(setup: Setup, *, ended: bool) -> bool:
     """Whether there is to be a picture of samples after this step."""
     return is_shown(setup.shape, setup.state.objective.denoiser) and (
-        ended or setup.state.step % setup.options.sample_every == 0
+        ended or of_a_picture(setup.state.step, setup.options.sample_every)
     )
+
+
+def of_a_picture(step: int, every: int) -> bool:
+    """Whether there is a picture after this step: every so many, and the first after a fifth of these."""
+    return step % every == 0 or step == every // EARLY
 
 
 def save_picture(setup: Setup, run: Path) -> Path | None:

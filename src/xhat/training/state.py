@@ -37,6 +37,7 @@ class State:
         step: steps done.
         seconds: trained so far.
         given: of the network, what does not learn: no checkpoint has it.
+        compiled: whether the network is compiled, so that a run goes on as it began; None before anybody has decided.
     """
 
     objective: Objective
@@ -46,6 +47,7 @@ class State:
     step: int = 0
     seconds: float = 0.0
     given: Given = field(default_factory=lambda: Given({}))
+    compiled: bool | None = None
 
     def averaged(self) -> Denoiser:
         """The denoiser to sample from: with the averaged weights, or the last ones where none are averaged."""
@@ -84,6 +86,7 @@ class State:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "seconds": self.seconds,
             "data": self.data,
+            "compiled": self.compiled,
         }
         return checkpoint_of(run, self.step, {**state, **more}, group)
 
@@ -122,6 +125,7 @@ class State:
             raise RunError(f"the data are not those that {run} was trained on: they changed, or --data names others")
         self.given.require_same(state.get("given", {}), state["objective"], checkpoint.path, TRAINED)
         self.step, self.seconds = checkpoint.step, float(state["seconds"])
+        self.compiled = state.get("compiled")
         try:
             own = self.objective.state_dict()
             self.objective.load_state_dict(self.given.put_back(state["objective"], own, TRAINED))

@@ -15,10 +15,10 @@ from xhat.errors import DataError, RunError, SharedError
 from xhat.objective.multipliers import FromGradients
 from xhat.rng import Shard
 from xhat.runs.places import WEIGHTS, checkpoints
-from xhat.training.artefacts import complete, picture_due, save_loss_curves, save_picture
+from xhat.training.artefacts import complete, of_a_picture, picture_due, save_loss_curves, save_picture
 from xhat.training.callbacks import Callback, Callbacks, Moment
+from xhat.training.compiling import Trial, compile_network, keep_buffers, repays_compiling
 from xhat.training.display import Display
-from xhat.training.hardware import compile_network, keep_buffers, repays_compiling
 from xhat.training.log import Log
 from xhat.training.loop import Loop, Step
 from xhat.training.not_finite import data_are_bad, found_not_finite
@@ -142,8 +142,8 @@ def _train(loop: Loop, saving: Saving, log: Log, told: Callbacks) -> tuple[int, 
 def _writes(setup: Setup) -> bool:
     """Whether something is read or written after this step: then all that is on its way to the host has to be there."""
     step, options = setup.state.step, setup.options
-    every = (options.log_every, options.checkpoint_every, options.sample_every)
-    return any(step % n == 0 for n in every)
+    often = any(step % n == 0 for n in (options.log_every, options.checkpoint_every))
+    return often or of_a_picture(step, options.sample_every)
 
 
 def _moment(loop: Loop, run: Path, step: Step) -> Moment:
@@ -176,18 +176,25 @@ def _announce(setup: Setup, log: Log) -> None:
 
 
 def _compile_where_it_pays(setup: Setup, log: Log) -> None:
-    """As the options say; a network that cannot be compiled is trained without."""
-    wanted, device, budget = setup.options.compile, setup.accelerator.device, setup.budget
-    if setup.by_block or not (wanted == "on" or (wanted == "auto" and repays_compiling(device, budget.steps, budget.seconds))):
+    """As the options say, or as the run was trained before; a network that cannot be compiled is trained without."""
+    state, wanted, budget = setup.state, setup.options.compile, setup.budget
+    if wanted == "off" or setup.by_block:
+        state.compiled = False
         return
-    log.say("compiling the network: about half a minute, the first time")
-    if any(isinstance(m, FromGradients) for m in setup.state.objective.multipliers.values()):
-        keep_buffers()
     batch = setup.feed.get(0, Shard(0, setup.options.batch_size), setup.rows)
-    times = torch.full((setup.rows,), 0.5, device=device)
-    net = setup.state.objective.denoiser.net
+    times, net = torch.full((setup.rows,), 0.5, device=setup.accelerator.device), state.objective.denoiser.net
+    trial = Trial(net, batch.x0, times, batch.cond or {}, setup.autocast)
     with gathered(net):
-        failure = compile_network(net, batch.x0, times, batch.cond or {}, setup.autocast)
+        if wanted == "auto" and state.compiled is None:
+            state.compiled = from_main(repays_compiling(trial, budget.steps, budget.seconds))
+        elif wanted == "on":
+            state.compiled = True
+        if not state.compiled:
+            return
+        log.say("compiling the network: about half a minute, the first time")
+        if any(isinstance(m, FromGradients) for m in state.objective.multipliers.values()):
+            keep_buffers()
+        failure = compile_network(trial)
     net.zero_grad()  # of weights that are split the trial has gone on to their parts
     if failure:
         log.say(f"the network was not compiled, training continues without: {failure}")

@@ -1,0 +1,125 @@
+"""Whether torch.compile repays its time is decided by what this machine has shown."""
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import TINY, xhat
+from xhat.runs.checkpoint import newest_checkpoint
+from xhat.training import compiling
+from xhat.training.compiling import COMPILING, FILE, Pace, Trial, compile_network, expected, repays_compiling
+
+
+class Net(nn.Module):
+    """With a batch norm, which counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, z, t):
+        return self.last(self.norm(self.first(z)))
+
+
+@pytest.fixture
+def trial(monkeypatch, tmp_path):
+    monkeypatch.setenv("XHAT_CACHE", str(tmp_path))
+    torch.manual_seed(0)
+    return Trial(Net(), torch.randn(2, 1, 8, 8), torch.rand(2), {}, torch.autocast("cpu", torch.bfloat16, enabled=False))
+
+
+@pytest.fixture
+def without_compiler(monkeypatch):
+    """Compiling leaves the network as it is."""
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: None)
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "pays"),
+    [
+        (100, None, False),  # 10 s, of which 4 would be saved, for 5
+        (126, None, True),
+        (None, 12.0, False),
+        (None, 13.0, True),
+        (1000, 12.0, False),  # whichever ends first
+        (100, 1000.0, False),
+    ],
+)
+def test_what_is_saved_must_be_more_than_compiling_takes(steps, seconds, pays):
+    pace = Pace(compiling=5.0, eager=0.1, compiled=0.06)
+    assert pace.repays(steps, seconds) is pays
+    if seconds is None:  # by its meaning: the whole training is shorter with it
+        assert (pace.compiling + steps * pace.compiled < steps * pace.eager) is pays
+
+
+def test_a_slower_compiled_network_never_pays():
+    assert not Pace(1.0, 0.1, 0.11).repays(10**9, None)
+
+
+def test_nothing_known_goes_by_what_is_expected(trial, monkeypatch):
+    monkeypatch.setattr(Trial, "seconds", lambda self: 0.1)
+    slow = expected(trial)
+    bf16 = Trial(trial.net, trial.z, trial.t, {}, torch.autocast("cpu", torch.bfloat16))
+    assert (slow.compiling, slow.eager) == (COMPILING, 0.1)
+    assert slow.compiled == pytest.approx(0.1 / 1.1)
+    assert expected(bf16).compiled == pytest.approx(0.1 / 1.5)
+    assert not repays_compiling(trial, None, 150.0)  # the demo's budget
+    assert repays_compiling(bf16, None, 150.0)
+
+
+def test_what_was_measured_decides_the_next_time(trial, without_compiler, monkeypatch):
+    paces = iter([0.1, 0.02])
+    monkeypatch.setattr(Trial, "seconds", lambda self: next(paces))
+    assert compile_network(trial) is None
+    found = expected(trial)
+    assert (found.eager, found.compiled) == (0.1, 0.02)
+    assert 0 < found.compiling < 5
+    assert repays_compiling(trial, None, 60.0)
+    other = Trial(trial.net, torch.randn(4, 1, 8, 8), torch.rand(4), {}, trial.autocast)
+    assert other.key != trial.key
+
+
+@pytest.mark.parametrize("bad", [b"", b"{}x", b'{"a": {"compiling": "much"}}'])
+def test_a_damaged_memory_is_none(trial, bad, tmp_path, without_compiler, monkeypatch):
+    (tmp_path / FILE).write_bytes(bad)
+    monkeypatch.setattr(Trial, "seconds", lambda self: 0.1)
+    assert expected(trial).compiling == COMPILING
+    assert compile_network(trial) is None
+    assert expected(trial).compiling < 5
+
+
+def test_a_cache_that_cannot_be_written_is_no_fault(trial, without_compiler, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XHAT_CACHE", str(tmp_path / "file"))
+    assert compile_network(trial) is None
+
+
+def test_a_trial_leaves_the_network_as_it_was(trial):
+    before = {name: x.clone() for name, x in trial.net.state_dict().items()}
+    assert trial.seconds() > 0
+    after = trial.net.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None for p in trial.net.parameters())
+
+
+def test_short_budgets_are_not_tried(trial, monkeypatch):
+    monkeypatch.setattr(compiling, "expected", lambda trial: pytest.fail("tried"))
+    assert not repays_compiling(trial, 99, None)
+    assert not repays_compiling(trial, None, 9.0)
+
+
+def test_a_run_goes_on_as_it_began(digits, tmp_path, monkeypatch):
+    """Compiled or not: the two round otherwise. What has been measured since does not change it."""
+    run, asked = tmp_path / "run", []
+
+    def decide(trial, steps, seconds):
+        asked.append(steps)
+        return False
+
+    monkeypatch.setattr("xhat.training.train.repays_compiling", decide)
+    tiny = [word for word in TINY if word not in ("--compile", "off")]
+    assert xhat("train", "mnist", "--data", digits, "--run", run, "--max_steps", 2, *tiny)[0] == 0
+    assert newest_checkpoint(run)[0].state["compiled"] is False
+    assert xhat("train", "--run", run, "--resume", "--max_steps", 4)[0] == 0
+    assert asked == [2]
