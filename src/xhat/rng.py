@@ -47,6 +47,8 @@ def generator(*key: float | str | Tensor, device: torch.device | str = "cpu") ->
 
 
 def _plain(key: float | str | Tensor) -> float | str:
+    if type(key) is str or type(key) is int:  # nearly all are, and asking for more takes longer than the hash
+        return key
     value = key.item() if isinstance(key, Tensor) else key
     return int(value) if isinstance(value, Integral) or (isinstance(value, float) and value.is_integer()) else value
 

@@ -1,5 +1,7 @@
 """How the terms of a step are balanced, and what is learned from a whole step: by multipliers and by the time sampler."""
 
+import functools
+import operator
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,8 +81,8 @@ class Balancer:
 
     def weighted_sum(self, balance: Balance, values: Mapping[str, Tensor], zero: Tensor) -> Tensor:
         """The weighted sum of the terms, ()."""
-        weighted = {name: balance.factors[name] * value for name, value in values.items()}
-        total = sum(weighted.values(), start=zero)
+        weighted = {name: _times(balance.factors[name], value) for name, value in values.items()}
+        total = functools.reduce(operator.add, weighted.values()) if weighted else zero
         if balance.of_base is None:
             return total
         base = sum((value for name, value in weighted.items() if name not in self.multipliers), start=zero)
@@ -162,3 +164,8 @@ class Balancer:
         multiplier = self.multipliers[name]
         if multiplier.learn(mean, scale, known) and (line := multiplier.warning_message()):
             warnings.warn(f'term "{name}": {line}', stacklevel=2)
+
+
+def _times(factor: float | Tensor, value: Tensor) -> Tensor:
+    """A product; of a factor of 1 the value, whose gradient need not pass through another operation."""
+    return value if isinstance(factor, float) and factor == 1 else factor * value

@@ -26,7 +26,7 @@ from xhat.objective.randomness import Begun, Random, noise_like, random_of
 from xhat.objective.samples import look_at, no_samples, samples_of
 from xhat.objective.terms import Term
 from xhat.rng import Shard
-from xhat.tensors import device_of, over_images
+from xhat.tensors import over_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,7 +119,7 @@ class Objective(nn.Module):
             ValueError: a term that cannot be computed, by name; a step that is no whole number; an extra of other rows; neither
                 x0 nor a shape.
         """
-        x0, given = samples_of(x0, shape, device_of(self.denoiser.net))
+        x0, given = samples_of(x0, shape, self.denoiser.net)
         begun: Begun = self._begin(x0, step, generator, shard, given=given)
         number, place, opens_step, gates, random = begun
         chains = any(gates[name] and term.loss.calls_network for name, term in self.terms.items())
@@ -164,7 +164,7 @@ class Objective(nn.Module):
         It counts nothing: the same step gives the same draw, that of the step's first micro-batch.
         """
         step, shard = whole_number(step), shard or whole_batch(x0.shape[0])
-        x0, given = samples_of(x0, None, device_of(self.denoiser.net))
+        x0, given = samples_of(x0, None, self.denoiser.net)
         how, random = _Call(checkpoint, made=given, given=given), self._random(x0, step, generator, shard, given=given)
         return self._draw(x0, random, step, cond, extra, generator, shard, how)
 

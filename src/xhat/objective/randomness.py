@@ -77,7 +77,7 @@ def random_of(
         start = torch.randint(2**62, (), generator=generator, device=generator.device)
         time_generator = torch.Generator().manual_seed(int(start))
     drawn = times.sample(schedule, shard.total, time_generator, step=step)
-    t, importance = (to_device(x[own], x0.device) for x in drawn)
+    t, importance = (to_device(x if x0.shape[0] == shard.total else x[own], x0.device) for x in drawn)
     noise = noise_like(x0, "noise", seed, step, shard.number, generator)
     more = noise_like(x0, "perturbation", seed, step, shard.number, generator) if perturbed else None
     return Random(t, importance, noise, more)

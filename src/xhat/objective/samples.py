@@ -5,10 +5,11 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xhat.diffusion.denoiser import Prediction
 from xhat.objective.draw import FAR
+from xhat.tensors import device_of
 
 
 def look_at(x0: Tensor, *, normalised: bool = False) -> None:
@@ -38,13 +39,13 @@ def look_at(x0: Tensor, *, normalised: bool = False) -> None:
         )
 
 
-def samples_of(x0: Tensor | None, shape: Sequence[int] | None, device: torch.device) -> tuple[Tensor, bool]:
+def samples_of(x0: Tensor | None, shape: Sequence[int] | None, net: nn.Module) -> tuple[Tensor, bool]:
     """Clean samples, and whether there are any: else a shape without values, with which whoever computes gets NaN.
 
     Args:
         x0: the samples; None, or a tensor on the meta device, are none.
         shape: of these, where x0 has none.
-        device: of what stands in for them.
+        net: what stands in for them is on its device.
 
     Raises:
         ValueError: there is no shape either.
@@ -54,7 +55,7 @@ def samples_of(x0: Tensor | None, shape: Sequence[int] | None, device: torch.dev
     size = shape if x0 is None else x0.shape
     if size is None:
         raise ValueError("give clean samples x0; or, where all terms are of chains from pure noise, their shape=(B, ...) alone")
-    return torch.full((), math.nan, device=device).expand(tuple(size)), False
+    return torch.full((), math.nan, device=device_of(net)).expand(tuple(size)), False
 
 
 def no_samples() -> Prediction:

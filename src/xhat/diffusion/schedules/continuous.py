@@ -28,15 +28,15 @@ class Cosine(Schedule):
         require_falling(logsnr_max, logsnr_min)
         self.u_min = 2 / math.pi * math.atan(math.exp(-logsnr_max / 2))
         self.u_max = 2 / math.pi * math.atan2(1.0, math.exp(logsnr_min / 2))
-
-    def _u(self, t: Tensor) -> Tensor:
-        return self.u_min + (self.u_max - self.u_min) * t
+        quarter = math.pi / 2
+        self.at_zero, self.speed = quarter * self.u_min, quarter * (self.u_max - self.u_min)
+        self.to_noise = quarter * (1 - self.u_min)  # equal to the speed where u ends at 1, and alpha exactly at 0
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.sin(math.pi / 2 * (1 - self._u(t)))  # as a sine it is exactly 0 at u = 1
+        return torch.sin(self.to_noise - self.speed * t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.sin(math.pi / 2 * self._u(t))
+        return torch.sin(self.at_zero + self.speed * t)
 
     def logsnr(self, t: Tensor) -> Tensor:
         return 2 * (self.alpha(t).log() - self.sigma(t).log())

@@ -95,22 +95,25 @@ class Discrete(Schedule):
         """The left grid point of each t and the fraction of the way to the next; float32 times snap to the grid."""
         assert self.steps is not None
         x = t.to(torch.float64) * self.steps
-        x = torch.where((x - x.round()).abs() < 1e-3, x.round(), x)
+        nearest = x.round()
+        x = torch.where((x - nearest).abs() < 1e-3, nearest, x)
         left = x.detach().floor().clamp(0, self.steps - 1).long()
         return left, x - left
 
-    def _between(self, table: Tensor, t: Tensor) -> Tensor:
+    def _between(self, t: Tensor, *tables: Tensor) -> list[Tensor]:
         left, fraction = self._cell(t)
-        return torch.lerp(table[left], table[left + 1], fraction)
+        right = left + 1
+        return [torch.lerp(table[left], table[right], fraction) for table in tables]
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._between(self.alpha_bar, t).sqrt().to(float_dtype(t))
+        return self._between(t, self.alpha_bar)[0].sqrt().to(float_dtype(t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self._between(self.noise_variance, t).sqrt().to(float_dtype(t))
+        return self._between(t, self.noise_variance)[0].sqrt().to(float_dtype(t))
 
     def logsnr(self, t: Tensor) -> Tensor:
-        return (self._between(self.alpha_bar, t).log() - self._between(self.noise_variance, t).log()).to(float_dtype(t))
+        signal, noise = self._between(t, self.alpha_bar, self.noise_variance)
+        return (signal.log() - noise.log()).to(float_dtype(t))
 
     def dlogsnr(self, t: Tensor) -> Tensor:
         assert self.steps is not None
@@ -118,7 +121,8 @@ class Discrete(Schedule):
         left, fraction = self._cell(t)
         before = torch.where(fraction == 0, slopes[(left - 1).clamp(min=0)], slopes[left])
         # at alpha = 0 the slope is infinite; e^-40 keeps products with errors that vanish there at their limit, 0
-        product = (self._between(self.alpha_bar, t) * self._between(self.noise_variance, t)).clamp(min=math.exp(-40))
+        signal, noise = self._between(t, self.alpha_bar, self.noise_variance)
+        product = (signal * noise).clamp(min=math.exp(-40))
         return ((before + slopes[left]) / (2 * product)).to(float_dtype(t))
 
     def t_of(self, logsnr: Tensor) -> Tensor:

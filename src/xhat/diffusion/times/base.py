@@ -75,14 +75,17 @@ class TimeSampler(PreciseModule):
     def _at(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
         """Times and importances (n,), float32, of quantiles u (n,), float64."""
         if schedule.steps is not None:
-            cell = self._cells(schedule)
-            index = torch.searchsorted(cell.cumsum(0), u * cell.sum()).clamp(max=cell.numel() - 1)
+            cumulative, total = self._cumulative(schedule)
+            index = torch.searchsorted(cumulative, u * total).clamp(max=schedule.steps - 1)
             t = (index + 1) / schedule.steps
         else:
             low, high = self._ends(schedule)
             t = self.icdf(schedule, low + (high - low) * u).clamp(schedule.t_min, _BELOW_ONE)
         t = t.float()
-        return t, (1 / self.relative_density(schedule, t)).float()
+        return t, self._importance(schedule, t)
+
+    def _importance(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return (1 / self.relative_density(schedule, t)).float()
 
     def _quantiles(self, n: int, generator: torch.Generator | None) -> Tensor:
         u = torch.rand(n, generator=generator, dtype=torch.float64)
@@ -91,10 +94,15 @@ class TimeSampler(PreciseModule):
             u = (torch.randperm(n, generator=generator) + u) / n
         return u.clamp(_EDGE, 1 - _EDGE)
 
-    def _ends(self, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    def _ends(self, schedule: Schedule) -> tuple[Tensor | float, Tensor | float]:
         """The distribution function at the ends of the support."""
         low, high = self.cdf(schedule, torch.tensor([schedule.t_min, 1.0], dtype=torch.float64))
         return low, high
+
+    def _cumulative(self, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        """The running sums of the cells (T,), and their sum ()."""
+        cell = self._cells(schedule)
+        return cell.cumsum(0), cell.sum()
 
     def _cells(self, schedule: Schedule) -> Tensor:
         """Probability of each grid point i = 1..T, up to a constant: the mass of ((i-1)/T, i/T]."""

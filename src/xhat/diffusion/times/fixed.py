@@ -1,5 +1,6 @@
 """Densities of time that stay as they are."""
 
+import functools
 import math
 
 import torch
@@ -10,6 +11,13 @@ from xhat.diffusion.times.base import TimeSampler
 from xhat.registry import TIMES
 
 __all__ = ["LogNormalSigma", "LogitNormal", "OneLevel", "Sequential", "Stratified", "Uniform"]
+
+
+@functools.lru_cache(maxsize=16)
+def _equal_cells(steps: int) -> tuple[Tensor, Tensor]:
+    """Running sums of the differences of i/T, and their sum: the same numbers as are made of any distribution function."""
+    cell = (torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps).diff()
+    return cell.cumsum(0), cell.sum()
 
 
 @TIMES.register
@@ -27,6 +35,16 @@ class Stratified(TimeSampler):
 
     def relative_density(self, schedule: Schedule, t: Tensor) -> Tensor:
         return torch.ones_like(t)  # on any support
+
+    def _importance(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def _ends(self, schedule: Schedule) -> tuple[float, float]:
+        return schedule.t_min, 1.0
+
+    def _cumulative(self, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        assert schedule.steps is not None
+        return _equal_cells(schedule.steps)
 
 
 @TIMES.register
