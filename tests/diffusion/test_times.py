@@ -459,3 +459,27 @@ def test_a_learned_uncertainty_draws_where_the_balanced_loss_is_not_where_its_of
     (_, learned), value = seen[0], objective.per_image("d", draw) / draw.importance
     close(learned, (value - u).detach().double(), rtol=1e-5, atol=1e-6)
     assert (learned > 0).all()
+
+
+class Late(xhat.times.Stratified):
+    """Of density 2t."""
+
+    def cdf(self, schedule, t):
+        return t**2
+
+    def icdf(self, schedule, u):
+        return u.sqrt()
+
+    def density(self, schedule, t):
+        return 2 * t
+
+    def relative_density(self, schedule, t):
+        return xhat.TimeSampler.relative_density(self, schedule, t)
+
+
+@pytest.mark.parametrize("schedule", [xhat.Cosine(), xhat.Discrete.linear_beta(1000)])
+def test_a_subclass_of_uniform_times_has_its_own_distribution(schedule):
+    """What is known of uniform times is not taken for granted of it: E t = 2/3, and E of the importance is 1."""
+    t, importance = Late().sample(schedule, 4096, torch.Generator().manual_seed(0))
+    assert float(t.double().mean()) == pytest.approx(2 / 3, abs=2e-3)
+    assert float((importance.double() * t.double()).mean()) == pytest.approx(1 / 2, abs=2e-3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,12 +24,14 @@ class Target:
         coefficients: (schedule, t (B,)) -> a (B,), b (B,).
         scale_input: (schedule, t (B,)) -> (B,), the factor on z that belongs to this target; None is 1.
         sigma_data: the data's standard deviation that the target was built with, for weightings that need the same.
+        plain: whether a and b are alpha, sigma, their negatives or whole numbers, of which float32 loses no digits.
     """
 
     name: str
     coefficients: Coefficients
     scale_input: Callable[[Schedule, Tensor], Tensor] | None = None
     sigma_data: float | None = None
+    plain: bool = False
 
     def __repr__(self) -> str:
         return self.name
@@ -37,7 +40,7 @@ class Target:
         """y = a x0 + b noise for images (B, ...) at times (B,)."""
         if self in (X0, NOISE):
             return x0 if self == X0 else noise
-        a, b = self.coefficients(schedule, t.to(torch.float64))
+        a, b = self.coefficients(schedule, t if self.plain else t.to(torch.float64))
         return torch.addcmul(over_images(a, x0) * x0, over_images(b, x0), noise)
 
     def gain(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -91,7 +94,28 @@ def decode_noise(target: Target, schedule: Schedule, z: Tensor, t: Tensor, y: Te
 def _coefficients(target: Target, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """a, b, alpha, sigma in float64: D may cancel (POSTERIOR_MEAN: 1 - SNR_t/SNR_s)."""
     wide = t.to(torch.float64)
-    return *target.coefficients(schedule, wide), schedule.alpha(wide), schedule.sigma(wide)
+    alpha, sigma = schedule.alpha(wide), schedule.sigma(wide)
+    return *target.coefficients(cast(Schedule, _Known(schedule, wide, alpha, sigma)), wide), alpha, sigma
+
+
+class _Known:
+    """A schedule of which alpha and sigma at some times are known, and not computed again; all else is asked of it."""
+
+    def __init__(self, schedule: Schedule, t: Tensor, alpha: Tensor, sigma: Tensor) -> None:
+        self._schedule, self._t, self._alpha, self._sigma = schedule, t, alpha, sigma
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self._schedule)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._schedule, name)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._alpha if t is self._t else self._schedule.alpha(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._sigma if t is self._t else self._schedule.sigma(t)
 
 
 def forward_step(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +126,7 @@ def forward_step(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     """
     if schedule.steps is None:
         raise ValueError(
-            f"STEP_NOISE and POSTERIOR_MEAN speak of the step from t - 1/T to t; {type(schedule).__name__} is "
+            f"STEP_NOISE and POSTERIOR_MEAN speak of the step from t - 1/T to t; {schedule.__class__.__name__} is "
             "continuous: use a Discrete schedule, or another target"
         )
     wide = t.to(torch.float64)
@@ -154,10 +178,10 @@ X0 = Target("x0", _x0)
 NOISE = Target("noise", _noise)
 """The unit-variance noise: y = noise (DDPM, Ho et al. 2020, eq. 14)."""
 
-V = Target("v", _v)
+V = Target("v", _v, plain=True)
 """y = alpha noise - sigma x0 (Salimans & Ho 2022, appendix D)."""
 
-SCALED_NOISE = Target("scaled_noise", _scaled_noise)
+SCALED_NOISE = Target("scaled_noise", _scaled_noise, plain=True)
 """All the noise that is actually in z: y = sigma noise."""
 
 STEP_NOISE = Target("step_noise", _step_noise)
@@ -176,7 +200,7 @@ DDPM, Ho et al. 2020, eq. 7, with z_t written as alpha_t x0 + sigma_t noise. Dis
 SCORE = Target("score", _score)
 """y = grad log q(z_t | x0) = -noise/sigma (Song et al. 2021)."""
 
-FLOW = Target("flow", _flow)
+FLOW = Target("flow", _flow, plain=True)
 """The velocity of the straight path from data to noise: y = noise - x0 (Liu et al. 2022, eq. 1, time reversed)."""
 
 

@@ -10,7 +10,7 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import NOISE, Target
 from xhat.diffusion.weightings import Weighting, constant, density_part, name_of, require_weighting, space_of
-from xhat.losses.norms import Norm, WeightedNorm, squared
+from xhat.losses.norms import Norm, WeightedNorm, squared, squared_distance
 from xhat.losses.where import Where, where_counted
 from xhat.objective.draw import Draw
 from xhat.objective.terms import Loss
@@ -68,8 +68,9 @@ class Denoising(Loss):
     def weighted(self, denoiser: Denoiser, draw: Draw, weighting: Weighting) -> Tensor:
         """As `forward`, with another weighting."""
         schedule = denoiser.schedule
-        error = draw.prediction.in_space(self.space) - self.space.of(schedule, draw.t, draw.x0, draw.noise)
-        loss = self._measure(draw, error)
+        predicted, target = draw.prediction.in_space(self.space), self.space.of(schedule, draw.t, draw.x0, draw.noise)
+        plain = self.norm is squared and self.where is None
+        loss = squared_distance(predicted, target) if plain else self._measure(draw, predicted - target)
         # a product with ones would cost a pass over the schedule
         return loss if weighting == constant else weighting(schedule.logsnr(draw.t), schedule) * loss
 

@@ -27,9 +27,14 @@ class WeightedNorm(Protocol):
 @NORMS.register
 def squared(error: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over pixels of weight · error², (B, ...) -> (B,)."""
-    zero = error.new_zeros(()).expand_as(error)
-    each = nn.functional.mse_loss(error, zero, reduction="none")  # error², in one pass each way: square() takes three back
-    return image_mean(_weighed(each, weight))
+    if weight is None:
+        return squared_distance(error, error.new_zeros(()).expand_as(error))
+    return image_mean(weight * error.square())
+
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """`squared` of a - b, two (B, ...) -> (B,), in one pass over them each way: a difference and its square take five."""
+    return image_mean(nn.functional.mse_loss(a, b, reduction="none"))
 
 
 @NORMS.register

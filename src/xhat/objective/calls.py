@@ -14,8 +14,8 @@ class Calls(nn.Module):
     buffers: saved, restored, and equal on all ranks, which make the same calls.
 
     Attributes:
-        step: the last one, () int64; -1 before the first.
-        rows: samples of it that were drawn, on all ranks, () int64.
+        step: the last one, () int64; -1 before the first. As of when the state was last asked for.
+        rows: samples of it that were drawn, on all ranks, () int64; as of then.
     """
 
     step: Tensor
@@ -25,8 +25,10 @@ class Calls(nn.Module):
         super().__init__()
         self.register_buffer("step", torch.tensor(-1))
         self.register_buffer("rows", torch.tensor(0))
-        self._now = -1, 0  # the same two numbers: reading a buffer on a GPU would wait for it at every call
+        # the same two numbers: a buffer on a GPU would be waited for at every call, and filling one takes longer than to count
+        self._now = -1, 0
         self.register_load_state_dict_post_hook(_read)  # type: ignore[no-untyped-call]
+        self.register_state_dict_pre_hook(_write)  # type: ignore[no-untyped-call]
 
     def next(self, step: int | None, rows: int, total: int | None = None) -> tuple[int, int]:
         """The step of a call, and how many of its samples were drawn before.
@@ -42,14 +44,17 @@ class Calls(nn.Module):
             step = last if unfinished else last + 1
         before = seen if step == last and (total is None or unfinished) else 0
         self._now = step, before + rows
-        self.step.fill_(step)
-        self.rows.fill_(before + rows)
         return step, before
 
     def back_to(self, step: int) -> None:
         """As after all samples of an earlier step."""
         self._now = step, self._now[1]
-        self.step.fill_(step)
+
+
+def _write(calls: nn.Module, *_: Any) -> None:
+    assert isinstance(calls, Calls)
+    calls.step.fill_(calls._now[0])
+    calls.rows.fill_(calls._now[1])
 
 
 def _read(calls: nn.Module, _: Any) -> None:

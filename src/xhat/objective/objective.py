@@ -120,7 +120,8 @@ class Objective(nn.Module):
                 x0 nor a shape.
         """
         x0, given = samples_of(x0, shape, self.denoiser.net)
-        begun: Begun = self._begin(x0, step, generator, shard, given=given)
+        begin = self._begin_apart if torch.compiler.is_compiling() else self._begin
+        begun: Begun = begin(x0, step, generator, shard, given=given)
         number, place, opens_step, gates, random = begun
         chains = any(gates[name] and term.loss.calls_network for name, term in self.terms.items())
         reads = next((name for name, term in self.terms.items() if gates[name] and term.loss.at_drawn_time), None)
@@ -189,7 +190,6 @@ class Objective(nn.Module):
         at, units = shard.number, self.denoiser.units
         return Draw(x0, t, noise, z, prediction, importance, cond, step, self.seed, at, generator, extra, None, shown, units)
 
-    @_disable_dynamo  # torch.compiler.disable would import torch._dynamo here, and not at the first call
     def _begin(
         self, x0: Tensor, step: SupportsInt | None, generator: torch.Generator | None, shard: Shard | None, *, given: bool
     ) -> Begun:
@@ -197,6 +197,8 @@ class Objective(nn.Module):
         number, place, opens_step = self._place(x0, step, shard)
         gates = {name: float(term.when(self.seed, number)) for name, term in self.terms.items()}
         return Begun(number, place, opens_step, gates, self._random(x0, number, generator, place, given=given))
+
+    _begin_apart = _disable_dynamo(_begin)  # torch.compiler.disable would import torch._dynamo here, and not at the first call
 
     def _random(self, x0: Tensor, step: int, generator: torch.Generator | None, shard: Shard, *, given: bool) -> Random:
         """What a draw is a function of, but for the samples, which are looked at first."""

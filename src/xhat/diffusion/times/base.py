@@ -80,12 +80,10 @@ class TimeSampler(PreciseModule):
             t = (index + 1) / schedule.steps
         else:
             low, high = self._ends(schedule)
-            t = self.icdf(schedule, low + (high - low) * u).clamp(schedule.t_min, _BELOW_ONE)
+            whole = isinstance(low, float) and (low, high) == (0.0, 1.0)
+            t = self.icdf(schedule, u if whole else low + (high - low) * u).clamp(schedule.t_min, _BELOW_ONE)
         t = t.float()
-        return t, self._importance(schedule, t)
-
-    def _importance(self, schedule: Schedule, t: Tensor) -> Tensor:
-        return (1 / self.relative_density(schedule, t)).float()
+        return t, self.relative_density(schedule, t).reciprocal().float()
 
     def _quantiles(self, n: int, generator: torch.Generator | None) -> Tensor:
         u = torch.rand(n, generator=generator, dtype=torch.float64)

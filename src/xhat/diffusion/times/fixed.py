@@ -36,15 +36,16 @@ class Stratified(TimeSampler):
     def relative_density(self, schedule: Schedule, t: Tensor) -> Tensor:
         return torch.ones_like(t)  # on any support
 
-    def _importance(self, schedule: Schedule, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def _ends(self, schedule: Schedule) -> tuple[float, float]:
-        return schedule.t_min, 1.0
+    def _ends(self, schedule: Schedule) -> tuple[Tensor | float, Tensor | float]:
+        return (schedule.t_min, 1.0) if self._is_uniform else super()._ends(schedule)
 
     def _cumulative(self, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        assert schedule.steps is not None
-        return _equal_cells(schedule.steps)
+        return _equal_cells(schedule.steps) if self._is_uniform and schedule.steps else super()._cumulative(schedule)
+
+    @property
+    def _is_uniform(self) -> bool:
+        """Whether a subclass has left the distribution as it is here, so that nothing of it need be computed."""
+        return type(self).cdf is Stratified.cdf
 
 
 @TIMES.register
