@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-bench
 RUN := runs/demo
 KATEX := $(VENV)/katex
 KATEX_VERSION := 0.16.22
 
-.PHONY: demo test soak check docs dist constraints audit clean
+.PHONY: demo test bench soak check docs dist constraints audit clean
 
 demo: $(VENV)/.installed
 	rm -rf $(RUN)
@@ -24,6 +25,10 @@ test: $(VENV)/.installed-dev
 
 soak: $(VENV)/.installed-dev  # every point, kill, damage and random input instead of a few: hours
 	$(BIN)/python -m pytest -n 2 --dist load --soak --slow --timeout 0 tests/soak
+
+bench: $(PEERS)/.installed  # beside other libraries, on one torch: what a step of training costs; every number in runs/bench.json
+	mkdir -p runs
+	$(PEERS)/bin/python benchmarks/peers.py --compiled --bf16 --json runs/bench.json
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -69,9 +74,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	$(call INSTALL,dev)
 
+# The libraries that xhat is measured beside, each in the version of benchmarks/requirements.txt, without what it asks for:
+# some of that cannot be installed, and the modules that are imported stand there, too.
+$(PEERS)/.installed: benchmarks/requirements.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet $$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
+	$(PEERS)/bin/python -m pip install --quiet --editable .
+	$(PEERS)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/requirements.txt
+	@touch $@
+
 $(KATEX)/.installed: Makefile | $(VENV)/.installed-dev
 	npm install --prefix $(KATEX) --no-audit --no-fund --silent katex@$(KATEX_VERSION)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) runs dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,6 +17,8 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         (("random_noise.py", "no-such-run"), "no-such-run does not exist: train first"),
         (("openai_bound.py", str(BENCHMARKS)), "has no nn.py: name guided_diffusion"),
         (("muon.py", "some"), "some is no whole number of at least 1"),
+        (("peers.py", "--rounds", "0"), "0 is no whole number of at least 1"),
+        (("peers.py",), "is not installed: make bench installs it"),
     ],
 )
 def test_a_wrong_call_is_one_line(call, said):
