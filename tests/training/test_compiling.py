@@ -1,10 +1,15 @@
 """Whether torch.compile repays its time is decided by what this machine has shown."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from helpers import TINY, xhat
+from xhat.diffusion.denoiser import Denoiser
+from xhat.diffusion.schedules import Cosine, Discrete
+from xhat.diffusion.targets import X0
 from xhat.runs.checkpoint import newest_checkpoint
 from xhat.training import compiling
 from xhat.training.compiling import COMPILING, FILE, Pace, Trial, compile_network, expected, repays_compiling
@@ -22,11 +27,15 @@ class Net(nn.Module):
         return self.last(self.norm(self.first(z)))
 
 
+def denoiser(net):
+    return Denoiser(net, Cosine(), X0)
+
+
 @pytest.fixture
 def trial(monkeypatch, tmp_path):
     monkeypatch.setenv("XHAT_CACHE", str(tmp_path))
     torch.manual_seed(0)
-    return Trial(Net(), torch.randn(2, 1, 8, 8), torch.rand(2), {}, torch.autocast("cpu", torch.bfloat16, enabled=False))
+    return Trial(denoiser(Net()), torch.randn(2, 1, 8, 8), torch.rand(2), None, torch.autocast("cpu", enabled=False))
 
 
 @pytest.fixture
@@ -60,7 +69,7 @@ def test_a_slower_compiled_network_never_pays():
 def test_nothing_known_goes_by_what_is_expected(trial, monkeypatch):
     monkeypatch.setattr(Trial, "seconds", lambda self: 0.1)
     slow = expected(trial)
-    bf16 = Trial(trial.net, trial.z, trial.t, {}, torch.autocast("cpu", torch.bfloat16))
+    bf16 = replace(trial, autocast=torch.autocast("cpu", torch.bfloat16))
     assert (slow.compiling, slow.eager) == (COMPILING, 0.1)
     assert slow.compiled == pytest.approx(0.1 / 1.1)
     assert expected(bf16).compiled == pytest.approx(0.1 / 1.5)
@@ -76,8 +85,7 @@ def test_what_was_measured_decides_the_next_time(trial, without_compiler, monkey
     assert (found.eager, found.compiled) == (0.1, 0.02)
     assert 0 < found.compiling < 5
     assert repays_compiling(trial, None, 60.0)
-    other = Trial(trial.net, torch.randn(4, 1, 8, 8), torch.rand(4), {}, trial.autocast)
-    assert other.key != trial.key
+    assert replace(trial, z=torch.randn(4, 1, 8, 8), t=torch.rand(4)).key != trial.key
 
 
 @pytest.mark.parametrize("bad", [b"", b"{}x", b'{"a": {"compiling": "much"}}'])
@@ -123,3 +131,26 @@ def test_a_run_goes_on_as_it_began(digits, tmp_path, monkeypatch):
     assert newest_checkpoint(run)[0].state["compiled"] is False
     assert xhat("train", "--run", run, "--resume", "--max_steps", 4)[0] == 0
     assert asked == [2]
+
+
+def test_a_model_of_diffusers_is_tried_as_it_is_trained(trial):
+    """Its timesteps are its own, and its output comes in a dataclass."""
+    diffusers = pytest.importorskip("diffusers")
+    blocks = {"block_out_channels": (8, 8), "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    model = diffusers.UNet2DModel(8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4, **blocks)
+    assert replace(trial, denoiser=Denoiser(model, Discrete.linear_beta(1000))).seconds() > 0
+
+
+def test_a_frozen_network_is_tried_forward_alone(trial):
+    trial.net.requires_grad_(False)
+    assert trial.seconds() > 0
+
+
+def test_what_fails_is_left_to_the_training(trial):
+    """It has the words for it: there is not enough memory, for example."""
+
+    class Failing(Net):
+        def forward(self, z, t):
+            raise RuntimeError("out of memory")
+
+    assert not repays_compiling(replace(trial, denoiser=denoiser(Failing())), 1000, None)

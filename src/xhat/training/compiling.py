@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xhat.diffusion.calling import unwrapped
+from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.errors import DamagedError, first_line
 from xhat.files.cache import cache_folder
 from xhat.files.values import read_values, write_values
@@ -49,27 +49,32 @@ class Pace:
 
 @dataclass(frozen=True)
 class Trial:
-    """A network and a batch, to be tried before training.
+    """A denoiser and a batch, to be tried before training.
 
     Attributes:
-        net: called as net(z, t, **cond).
+        denoiser: whose network it is.
         z: noisy samples (B, ...).
         t: times (B,).
         cond: what else the network is told.
         autocast: as in training.
     """
 
-    net: nn.Module
+    denoiser: Denoiser
     z: Tensor
     t: Tensor
-    cond: Mapping[str, Tensor]
+    cond: Condition | None
     autocast: torch.autocast
+
+    @property
+    def net(self) -> nn.Module:
+        """What is compiled."""
+        return self.denoiser.net
 
     @property
     def key(self) -> str:
         """Of what the pace is a function of: the network, the batch, the machine, torch."""
         sizes = [tuple(p.shape) for p in self.net.parameters()]
-        told = {name: tuple(getattr(x, "shape", ())) for name, x in self.cond.items()}
+        told = {name: tuple(getattr(x, "shape", ())) for name, x in (self.cond or {}).items()}
         cuda = self.z.device.type == "cuda"
         machine = torch.cuda.get_device_name() if cuda else (_cpu(), torch.backends.cpu.get_cpu_capability())
         how = (self.autocast.fast_dtype if self.autocast._enabled else None, torch.get_num_threads(), torch.__version__)
@@ -85,8 +90,9 @@ class Trial:
         held = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
         try:
             with self.autocast:
-                out = self.net(self.z, self.t, **self.cond)
-            out.sum().backward()
+                out = self.denoiser(self.z, self.t, self.cond).raw
+            if out.requires_grad:  # a network that is frozen beside what learns
+                out.sum().backward()
         finally:
             self.net.zero_grad()
             with torch.no_grad():
@@ -117,7 +123,10 @@ def repays_compiling(trial: Trial, steps: int | None, seconds: float | None) -> 
         return False
     if trial.z.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
         return False
-    return expected(trial).repays(steps, seconds)
+    try:
+        return expected(trial).repays(steps, seconds)
+    except RuntimeError:  # there is not enough memory, for example: the training says so, with a way out
+        return False
 
 
 def compile_network(trial: Trial) -> str | None:

@@ -182,9 +182,10 @@ def _compile_where_it_pays(setup: Setup, log: Log) -> None:
         state.compiled = False
         return
     batch = setup.feed.get(0, Shard(0, setup.options.batch_size), setup.rows)
-    times, net = torch.full((setup.rows,), 0.5, device=setup.accelerator.device), state.objective.denoiser.net
-    trial = Trial(net, batch.x0, times, batch.cond or {}, setup.autocast)
-    with gathered(net):
+    denoiser, device = state.objective.denoiser, setup.accelerator.device
+    noisy = torch.randn(batch.x0.shape, device=device, generator=torch.Generator(device).manual_seed(0))  # prompts have no x0
+    trial = Trial(denoiser, noisy, torch.full((setup.rows,), 0.5, device=device), batch.cond, setup.autocast)
+    with gathered(denoiser.net):
         if wanted == "auto" and state.compiled is None:
             state.compiled = from_main(repays_compiling(trial, budget.steps, budget.seconds))
         elif wanted == "on":
@@ -195,7 +196,7 @@ def _compile_where_it_pays(setup: Setup, log: Log) -> None:
         if any(isinstance(m, FromGradients) for m in state.objective.multipliers.values()):
             keep_buffers()
         failure = compile_network(trial)
-    net.zero_grad()  # of weights that are split the trial has gone on to their parts
+    denoiser.zero_grad()  # of weights that are split the trial has gone on to their parts
     if failure:
         log.say(f"the network was not compiled, training continues without: {failure}")
 
