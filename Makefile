@@ -75,7 +75,8 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	$(call INSTALL,dev)
 
 # The libraries that xhat is measured beside, each in the version of benchmarks/requirements.txt, without what it asks for:
-# some of that cannot be installed, and the modules that are imported stand there, too.
+# some of that cannot be installed, and the modules that are imported stand there, too. By version, not by hash: this environment
+# is for measuring alone.
 $(PEERS)/.installed: benchmarks/requirements.txt pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet $$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)

@@ -22,7 +22,7 @@ from xhat.errors import XhatError
 from xhat.networks.unet import UNet
 
 SIZES: list[tuple[int, tuple[int, ...]]] = [(32, (16, 32)), (160, (32, 64))]
-"""Batch and widths: bare steps of about 22 and 155 ms on two cores, eager in float32."""
+"""Batch and widths: bare steps of some 20 and 150 ms on two cores, eager in float32."""
 WARM_UP = 3
 TURN = 4
 """Steps that a contestant takes one after the other, as in a training; the first, whose code the others have put out of the

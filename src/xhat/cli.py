@@ -76,7 +76,7 @@ def _run(arguments: list[str], *, alone: bool) -> int:
 
 def _guarded(name: str, rest: list[str], *, alone: bool) -> int:
     """The command's exit code, its errors said; `alone` where the process has nothing else to do."""
-    from xhat.commands.signals import Ended, ended_at_once, ended_by_signals
+    from xhat.commands.signals import Ended, as_outside, ended_at_once, ended_by_signals
     from xhat.commands.terminal import say
 
     try:
@@ -84,8 +84,8 @@ def _guarded(name: str, rest: list[str], *, alone: bool) -> int:
             read = _of(f"xhat.commands.{name}", "read")
             with ended_by_signals():
                 asked = read(rest)
-            act = _of(f"xhat.commands.actions.{name}", "act")
-            with ended_by_signals():
+                with as_outside():
+                    act = _of(f"xhat.commands.actions.{name}", "act")
                 return int(act(asked))
     except KeyboardInterrupt:
         return 130

@@ -104,6 +104,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def image_mean(values: Tensor) -> Float[Tensor, "b"]:
     """Mean over everything but the first axis: (B, ...) -> (B,)."""
     flat = values.flatten(1)
+    if flat.dtype in (torch.float16, torch.bfloat16):
+        return flat.mean(1)  # a sum may be too large for them
     return flat.sum(1) / flat.shape[1]  # as mean(1), whose gradient would be written out for each value
 
 

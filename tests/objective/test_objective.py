@@ -537,3 +537,10 @@ def test_inner_times_are_inside():
         schedule = SCHEDULES[name]()
         t = inner_times(schedule, 10)
         assert ((t >= schedule.t_min) & (t < 1)).all()
+
+
+def test_the_total_may_be_divided_in_place():
+    """As loops that accumulate do; the terms that are reported stay what they are."""
+    losses = simple(terms={"d": Term(Fixed(1.0, 3.0))})(torch.zeros(2, *SHAPE))
+    losses["loss"] /= 4
+    assert (losses["loss"].item(), losses["d"].item()) == (0.5, 2.0)

@@ -11,7 +11,7 @@ from xhat.diffusion.schedules import Cosine
 from xhat.diffusion.targets import X0
 from xhat.distributed import Shares
 from xhat.sampling import memory
-from xhat.sampling.generate import generate
+from xhat.sampling.generate import generate, rows_at_a_time
 from xhat.sampling.memory import rows_that_fit
 from xhat.sampling.samplers import DDIM
 from xhat.sampling.spacings import uniform_times
@@ -66,7 +66,11 @@ def test_processes_with_less_room_decide_for_all():
         def map(self, work, items):
             return iter([work(items[0]), 5])
 
-    from xhat.sampling.generate import _Batch, _rows
+    assert rows_at_a_time(denoiser(width=1), DataShape(1, 28, None), 1.0, None, Two(0, 2)) == 5
 
-    model = denoiser(width=1)
-    assert _rows(_Batch(model, DataShape(1, 28, None), 1.0, 0, 1, 0), Two(0, 2)) == 5
+
+def test_latents_are_always_asked_about(monkeypatch):
+    """Small as they are: the networks that make them are not."""
+    monkeypatch.setattr(memory, "memory", lambda: 8 * GIB)
+    call = lambda: torch.empty(GIB // 16)  # noqa: E731
+    assert rows_that_fit(call, (4, 32, 32), CPU, latents=True) == 4

@@ -8,6 +8,7 @@ import torch
 import xhat
 from oracles import EVERY, SCHEDULES, SHAPE, GaussianData, exact
 from xhat import sample, uniform_times
+from xhat.registry import SAMPLERS
 from xhat.sampling.samplers import Heun
 from xhat.sampling.spacings import karras_times
 
@@ -78,3 +79,13 @@ def test_heun_on_karras_times_is_of_second_order_over_edms_whole_range(z):
         truth = data.flow_map(schedule, 80 * z, float(times[0]), float(times[-1]))
         errors.append((sample(denoiser, Heun(), 80 * z, times) - truth).norm().item())
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.25)
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_every_sampler_ends_in_numbers_on_karras_times(schedule, sampler, z):
+    """The last step leaves no noise, where a ratio of two noise levels may be 0/0."""
+    data, schedule = GaussianData(), SCHEDULES[schedule]()
+    times, generator = karras_times(schedule, 5), torch.Generator().manual_seed(0)
+    end = xhat.sample(exact(data, schedule), SAMPLERS[sampler](), z, times, generator=generator)
+    assert bool(torch.isfinite(end).all())

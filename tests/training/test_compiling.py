@@ -8,11 +8,12 @@ from torch import nn
 
 from helpers import TINY, xhat
 from xhat.diffusion.denoiser import Denoiser
-from xhat.diffusion.schedules import Cosine, Discrete
-from xhat.diffusion.targets import X0
+from xhat.diffusion.schedules import Cosine, Discrete, Learned
+from xhat.diffusion.targets import NOISE, X0
+from xhat.diffusion.time_inputs import log_sigma
 from xhat.runs.checkpoint import newest_checkpoint
 from xhat.training import compiling
-from xhat.training.compiling import COMPILING, FILE, Pace, Trial, compile_network, expected, repays_compiling
+from xhat.training.compiling import COMPILING, FILE, Pace, Trial, compile_network, expected, remembered, repays_compiling
 
 
 class Net(nn.Module):
@@ -24,7 +25,7 @@ class Net(nn.Module):
         self.last = nn.Conv2d(4, 1, 3, padding=1)
 
     def forward(self, z, t):
-        return self.last(self.norm(self.first(z)))
+        return self.last(self.norm(self.first(z))) + t.reshape(-1, 1, 1, 1)
 
 
 def denoiser(net):
@@ -81,7 +82,7 @@ def test_what_was_measured_decides_the_next_time(trial, without_compiler, monkey
     paces = iter([0.1, 0.02])
     monkeypatch.setattr(Trial, "seconds", lambda self: next(paces))
     assert compile_network(trial) is None
-    found = expected(trial)
+    found = remembered(trial)
     assert (found.eager, found.compiled) == (0.1, 0.02)
     assert 0 < found.compiling < 5
     assert repays_compiling(trial, None, 60.0)
@@ -92,9 +93,9 @@ def test_what_was_measured_decides_the_next_time(trial, without_compiler, monkey
 def test_a_damaged_memory_is_none(trial, bad, tmp_path, without_compiler, monkeypatch):
     (tmp_path / FILE).write_bytes(bad)
     monkeypatch.setattr(Trial, "seconds", lambda self: 0.1)
-    assert expected(trial).compiling == COMPILING
+    assert remembered(trial) is None
     assert compile_network(trial) is None
-    assert expected(trial).compiling < 5
+    assert remembered(trial).compiling < 5
 
 
 def test_a_cache_that_cannot_be_written_is_no_fault(trial, without_compiler, tmp_path, monkeypatch):
@@ -103,16 +104,22 @@ def test_a_cache_that_cannot_be_written_is_no_fault(trial, without_compiler, tmp
     assert compile_network(trial) is None
 
 
-def test_a_trial_leaves_the_network_as_it_was(trial):
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_trial_leaves_the_network_as_it_was(trial, learned):
+    """And the schedule, where the network sees how noisy an image is by one that is learned."""
+    if learned:
+        own = Denoiser(trial.net, Learned(), NOISE, time_input=log_sigma)
+        trial = replace(trial, denoiser=own)
     before = {name: x.clone() for name, x in trial.net.state_dict().items()}
     assert trial.seconds() > 0
     after = trial.net.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert all(p.grad is None for p in trial.net.parameters())
+    assert all(p.grad is None for p in trial.denoiser.parameters())
 
 
 def test_short_budgets_are_not_tried(trial, monkeypatch):
     monkeypatch.setattr(compiling, "expected", lambda trial: pytest.fail("tried"))
+    monkeypatch.setattr(compiling, "remembered", lambda trial: pytest.fail("tried"))
     assert not repays_compiling(trial, 99, None)
     assert not repays_compiling(trial, None, 9.0)
 
@@ -154,3 +161,38 @@ def test_what_fails_is_left_to_the_training(trial):
             raise RuntimeError("out of memory")
 
     assert not repays_compiling(replace(trial, denoiser=denoiser(Failing())), 1000, None)
+
+
+def test_a_failure_leaves_the_network_and_the_run_without(digits, tmp_path, monkeypatch):
+    """A resume does not begin to compile what was not compiled."""
+
+    def broken(self, **how):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(nn.Module, "compile", broken)
+    run = tmp_path / "run"
+    tiny = [word for word in TINY if word not in ("--compile", "off")]
+    assert xhat("train", "mnist", "--data", digits, "--run", run, "--max_steps", 2, "--compile", "on", *tiny)[0] == 0
+    assert newest_checkpoint(run)[0].state["compiled"] is False
+
+
+def test_a_second_training_of_a_compiled_network_measures_the_eager_one(trial, monkeypatch):
+    trial.net._compiled_call_impl = lambda *a, **k: pytest.fail("compiled")
+    assert trial.eager_seconds() > 0
+    assert trial.net._compiled_call_impl is not None
+
+
+class Caching(Net):
+    """Keeps a buffer as large as the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("cache", torch.zeros(1, 1))
+
+    def forward(self, z, t):
+        self.cache = torch.zeros(len(z), 1)
+        return super().forward(z, t)
+
+
+def test_a_cache_of_the_network_is_no_failure(trial, without_compiler):
+    assert compile_network(replace(trial, denoiser=denoiser(Caching()))) is None

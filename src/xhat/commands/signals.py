@@ -42,7 +42,7 @@ def ended_at_once() -> Iterator[None]:
 @contextlib.contextmanager
 def as_outside() -> Iterator[None]:
     """Within `ended_by_signals`, let signals do what they did around it: while modules are imported."""
-    with _set(_outside):
+    with _set(_outside if threading.current_thread() is threading.main_thread() else {}):
         yield
 
 
@@ -54,12 +54,14 @@ def ended_by_signals() -> Iterator[None]:
         stop.heard_before = number
         raise Ended(number)
 
+    before = dict[int, Any]()
     try:
         with _handled(end) as before:
             _outside.update(before)
             yield
     finally:
-        _outside.clear()
+        for number in before:
+            _outside.pop(number, None)
         stop.heard_before = 0  # it is the command's alone, and not that of a training which follows in this process
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -40,7 +39,8 @@ class Target:
         """y = a x0 + b noise for images (B, ...) at times (B,)."""
         if self in (X0, NOISE):
             return x0 if self == X0 else noise
-        a, b = self.coefficients(schedule, t if self.plain else t.to(torch.float64))
+        narrow = self.plain and x0.dtype != torch.float64
+        a, b = self.coefficients(schedule, t if narrow else t.to(torch.float64))
         return torch.addcmul(over_images(a, x0) * x0, over_images(b, x0), noise)
 
     def gain(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -94,28 +94,7 @@ def decode_noise(target: Target, schedule: Schedule, z: Tensor, t: Tensor, y: Te
 def _coefficients(target: Target, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """a, b, alpha, sigma in float64: D may cancel (POSTERIOR_MEAN: 1 - SNR_t/SNR_s)."""
     wide = t.to(torch.float64)
-    alpha, sigma = schedule.alpha(wide), schedule.sigma(wide)
-    return *target.coefficients(cast(Schedule, _Known(schedule, wide, alpha, sigma)), wide), alpha, sigma
-
-
-class _Known:
-    """A schedule of which alpha and sigma at some times are known, and not computed again; all else is asked of it."""
-
-    def __init__(self, schedule: Schedule, t: Tensor, alpha: Tensor, sigma: Tensor) -> None:
-        self._schedule, self._t, self._alpha, self._sigma = schedule, t, alpha, sigma
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return type(self._schedule)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._schedule, name)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return self._alpha if t is self._t else self._schedule.alpha(t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return self._sigma if t is self._t else self._schedule.sigma(t)
+    return *target.coefficients(schedule, wide), schedule.alpha(wide), schedule.sigma(wide)
 
 
 def forward_step(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +105,7 @@ def forward_step(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     """
     if schedule.steps is None:
         raise ValueError(
-            f"STEP_NOISE and POSTERIOR_MEAN speak of the step from t - 1/T to t; {schedule.__class__.__name__} is "
+            f"STEP_NOISE and POSTERIOR_MEAN speak of the step from t - 1/T to t; {type(schedule).__name__} is "
             "continuous: use a Discrete schedule, or another target"
         )
     wide = t.to(torch.float64)

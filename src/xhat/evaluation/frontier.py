@@ -1,15 +1,18 @@
 """Sample quality against network calls: the fewest with which each sampler comes near the best."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from xhat.data.shape import DataShape
 from xhat.data.stack import Samples
 from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.distributed import ALONE, Shares, from_all
 from xhat.evaluation.quality import Features
-from xhat.sampling.generate import Sampling
+from xhat.sampling.generate import Sampling, rows_at_a_time
 
 STEPS = (4, 6, 8, 12, 16, 24, 32, 50, 100, 250, 500, 1000)
 NEAR = 0.05
@@ -24,7 +27,7 @@ class Point:
         sampler: its name.
         steps: it took.
         calls: samples that the network was shown for one that was made; guidance shows it each twice.
-        fid: Fréchet distance to real images.
+        fid: Fréchet distance to real images; inf of samples whose features are not finite.
         seconds: that drawing took.
     """
 
@@ -90,14 +93,17 @@ def frontier(
     """
     of_real, points = seen_in.of(real, shares), list[Point]()
     for name, how in ways:
+        rows = rows_at_a_time(denoiser, shape, how.guidance, cond, shares)  # beforehand: it calls the network
         shown, start = list[int](), time.perf_counter()
         hook = denoiser.net.register_forward_pre_hook(lambda net, args, shown=shown: shown.append(len(args[0])))
         try:
-            samples, _ = how.generate(denoiser, shape, n, seed=seed, cond=cond, shares=shares)
+            samples, _ = how.generate(denoiser, shape, n, seed=seed, cond=cond, shares=shares, batch=rows)
         finally:
             hook.remove()
         seconds, calls = time.perf_counter() - start, sum(from_all(sum(shown))) / n
-        fid = seen_in.compare(seen_in.of(samples, shares), of_real).distance.fid
+        of_samples = seen_in.of(samples, shares)
+        finite = bool(torch.isfinite(of_samples).all())
+        fid = seen_in.compare(of_samples, of_real).distance.fid if finite else math.inf
         points.append(Point(name, len(how.times) - 1, calls, fid, seconds))
         if progress is not None:
             progress(len(points))

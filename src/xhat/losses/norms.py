@@ -27,9 +27,9 @@ class WeightedNorm(Protocol):
 @NORMS.register
 def squared(error: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over pixels of weight · error², (B, ...) -> (B,)."""
-    if weight is None:
+    if weight is None and not error.is_complex():
         return squared_distance(error, error.new_zeros(()).expand_as(error))
-    return image_mean(weight * error.square())
+    return image_mean(_weighed(error.square(), weight))
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -145,7 +145,8 @@ class Objective(nn.Module):
         for name in gates.keys() - values.keys():
             # parameters of the term's own (a learned uncertainty) get a gradient of 0, which DDP waits for
             total = total + sum((0 * p.sum() for p in self.terms[name].loss.parameters()), start=x0.new_zeros(()))
-        seen = {name: value.detach() for name, value in values.items()}  # kept in a list, a graph would be a leak
+        # kept in a list, a graph would be a leak; a total that is one term's own value may be divided in place by its user
+        seen = {name: value.detach().clone() if value is total else value.detach() for name, value in values.items()}
         learned = {name: m for name, m in self.balancer.multipliers.items() if name in values}
         return {"loss": total, **seen, **{f"{n}.{k}": v for n, m in learned.items() for k, v in m.report().items()}}
 

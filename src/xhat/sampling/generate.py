@@ -43,6 +43,7 @@ class Sampling:
         *,
         seed: int = 0,
         cond: Condition | None = None,
+        batch: int | None = None,
         progress: Callable[[int], None] | None = None,
         shares: Shares = ALONE,
     ) -> tuple[Tensor, Tensor | None]:
@@ -56,6 +57,7 @@ class Sampling:
             guidance=self.guidance,
             seed=seed,
             cond=cond,
+            batch=batch,
             progress=progress,
             shares=shares,
         )
@@ -105,7 +107,7 @@ def generate(
         raise ValueError(f"the model is told {', '.join(lacking)}: give values in cond, for example those of some data")
     if label is not None and not 0 <= label < (shape.classes or 0):
         raise ValueError(f"label {label}: the model has {shape.classes or 'no'} classes")
-    batch = shares.part(n, batch or _rows(_Batch(denoiser, shape, guidance, 0, 1, seed, label, cond), shares))
+    batch = shares.part(n, batch or rows_at_a_time(denoiser, shape, guidance, cond, shares))
     size = 4 * n * math.prod(shape.sample)
     require_memory(size, f"{n:,} samples {shape.sample}", "draw fewer at a time, with different seeds")
     labels = _labels(shape, 0, n, label)
@@ -123,9 +125,10 @@ def generate(
     return torch.cat(done), labels
 
 
-def _rows(one: "_Batch", shares: Shares) -> int:
-    """How many samples to draw at a time, given a batch of one: as many as every process has room for."""
-    own = rows_that_fit(lambda: one.x0_hat(one.start, torch.ones(())), one.size[1:], one.device)
+def rows_at_a_time(denoiser: Denoiser, shape: DataShape, guidance: float, cond: Condition | None, shares: Shares) -> int:
+    """How many samples `generate` draws at a time, if nobody says so: as many as every process has room for."""
+    one, latents = _Batch(denoiser, shape, guidance, 0, 1, 0, cond=cond), denoiser.decode is not None
+    own = rows_that_fit(lambda: one.x0_hat(one.start, torch.ones(())), one.size[1:], one.device, latents=latents)
     return min(shares.map(lambda _: own, range(shares.count)))
 
 

@@ -53,17 +53,18 @@ class PeakBytes(TorchDispatchMode):
         del self._seen[key]
 
 
-def rows_that_fit(call: Callable[[], object], sample: Sequence[int], device: torch.device) -> int:
+def rows_that_fit(call: Callable[[], object], sample: Sequence[int], device: torch.device, *, latents: bool = False) -> int:
     """How many samples to draw at a time: at most 125, and of large ones as many as an eighth of the memory holds.
 
     Args:
-        call: a call of the model for one sample, whose memory is measured; it is made for large samples alone.
+        call: a call of the model for one sample, whose memory is measured; it is made for large samples and latents alone.
         sample: shape of one.
-        device: whose free memory counts; on the CPU the machine's, or its container's.
+        device: whose memory counts; the CPU's is the machine's, or its container's.
+        latents: whether these are latents, of whose networks a small sample says nothing.
     """
-    if MOST_ROWS * math.prod(sample) <= SMALL:
+    if MOST_ROWS * math.prod(sample) <= SMALL and not latents:
         return MOST_ROWS
     with PeakBytes() as counted:
         call()
-    room: int = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
+    room: int = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else memory()
     return int(max(1, min(MOST_ROWS, room // SHARE // max(1, counted.peak))))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xhat.diffusion.calling import unwrapped
 from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.distributed import from_all, from_main
 from xhat.errors import DamagedError, first_line
 from xhat.files.cache import cache_folder
 from xhat.files.values import read_values, write_values
@@ -85,6 +86,14 @@ class Trial:
         """Of a forward and a backward pass, as the network is called now."""
         return min(self._seconds() for _ in range(CALLS + 1))
 
+    def eager_seconds(self) -> float:
+        """The same without torch.compile, also where an earlier training of this process has compiled it."""
+        compiled, self.net._compiled_call_impl = self.net._compiled_call_impl, None
+        try:
+            return self.seconds()
+        finally:
+            self.net._compiled_call_impl = compiled
+
     def pass_once(self) -> None:
         """A forward and a backward pass; what the network counts of its calls (batch norms do) is as it was before."""
         held = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
@@ -94,10 +103,11 @@ class Trial:
             if out.requires_grad:  # a network that is frozen beside what learns
                 out.sum().backward()
         finally:
-            self.net.zero_grad()
+            self.denoiser.zero_grad()
             with torch.no_grad():
                 for name, buffer in self.net.named_buffers():
-                    buffer.copy_(held[name])
+                    if name in held and held[name].shape == buffer.shape:  # others are caches, of the last call's shape
+                        buffer.copy_(held[name])
 
     def _seconds(self) -> float:
         start = time.perf_counter()
@@ -107,43 +117,61 @@ class Trial:
         return time.perf_counter() - start
 
 
+def remembered(trial: Trial) -> Pace | None:
+    """The pace that was measured here before."""
+    try:
+        return _remembered().get(trial.key)
+    except (OSError, DamagedError):
+        return None
+
+
 def expected(trial: Trial) -> Pace:
-    """The pace that was measured here before, or what is to be expected of the eager one."""
-    with contextlib.suppress(OSError, DamagedError):
-        if (known := _remembered().get(trial.key)) is not None:
-            return known
+    """The pace that is to be expected of the eager one, which is measured."""
     slow = trial.z.device.type == "cpu" and not trial.autocast._enabled
-    eager = trial.seconds()
+    eager = trial.eager_seconds()
     return Pace(COMPILING, eager, eager / (GAIN_OF_SLOW_FLOAT32 if slow else GAIN))
 
 
 def repays_compiling(trial: Trial, steps: int | None, seconds: float | None) -> bool:
-    """Whether a budget repays torch.compile here; on a CPU a C++ compiler has to be there."""
+    """Whether a budget repays torch.compile here; on a CPU a C++ compiler has to be there.
+
+    Several processes ask together: the first one's memory and compiler count, and all of them try, or none.
+    """
     if (steps is not None and steps < LEAST_STEPS) or (seconds is not None and seconds < LEAST_SECONDS):
         return False
-    if trial.z.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++"))):
+    compiler = trial.z.device.type != "cpu" or any(map(shutil.which, ("g++", "clang++")))
+    known, compiler = from_main((remembered(trial), compiler))
+    if not compiler:
         return False
     try:
-        return expected(trial).repays(steps, seconds)
+        pace = known or expected(trial)
+        if known is None:
+            _remember(trial.key, pace)  # so that the next training need not try, and decides alike
     except RuntimeError:  # there is not enough memory, for example: the training says so, with a way out
-        return False
+        pace = Pace(1.0, 1.0, 1.0)
+    return all(from_all(pace.repays(steps, seconds)))
 
 
 def compile_network(trial: Trial) -> str | None:
-    """Compile in place and try it; on failure the network stays as it was. How long all took is remembered.
+    """Compile in place and try it; on failure, of one process, the network stays as it was. How long it took is remembered.
 
     Returns:
         None, or the first line of what went wrong.
     """
-    key, eager, start = trial.key, trial.seconds(), time.perf_counter()
-    trial.net.compile(dynamic=False)
+    key, pace, failure = trial.key, None, None
     try:
+        eager, start = trial.eager_seconds(), time.perf_counter()
+        trial.net.compile(dynamic=False)
         trial.pass_once()
+        pace = Pace(time.perf_counter() - start, eager, trial.seconds())
     except RuntimeError as error:  # dynamo's and inductor's errors, a compiler that is missing or broken among them
+        failure = first_line(error)
+    failure = next(filter(None, from_all(failure)), None)
+    if failure is not None:
         trial.net._compiled_call_impl = None
-        return first_line(error)
-    _remember(key, Pace(time.perf_counter() - start, eager, trial.seconds()))
-    return None
+    elif pace is not None:
+        _remember(key, pace)
+    return failure
 
 
 def keep_buffers() -> None:

@@ -187,18 +187,16 @@ def _compile_where_it_pays(setup: Setup, log: Log) -> None:
     trial = Trial(denoiser, noisy, torch.full((setup.rows,), 0.5, device=device), batch.cond, setup.autocast)
     with gathered(denoiser.net):
         if wanted == "auto" and state.compiled is None:
-            state.compiled = from_main(repays_compiling(trial, budget.steps, budget.seconds))
-        elif wanted == "on":
-            state.compiled = True
-        if not state.compiled:
-            return
-        log.say("compiling the network: about half a minute, the first time")
-        if any(isinstance(m, FromGradients) for m in state.objective.multipliers.values()):
-            keep_buffers()
-        failure = compile_network(trial)
+            state.compiled = repays_compiling(trial, budget.steps, budget.seconds)
+        if wanted == "on" or state.compiled:
+            log.say("compiling the network: about half a minute, the first time")
+            if any(isinstance(m, FromGradients) for m in state.objective.multipliers.values()):
+                keep_buffers()
+            failure = compile_network(trial)
+            state.compiled = failure is None
+            if failure:
+                log.say(f"the network was not compiled, training continues without: {failure}")
     denoiser.zero_grad()  # of weights that are split the trial has gone on to their parts
-    if failure:
-        log.say(f"the network was not compiled, training continues without: {failure}")
 
 
 def _blame(saving: Saving) -> str:

@@ -6,13 +6,16 @@ from typing import Any
 from xhat.commands.actions.features import features_for
 from xhat.commands.actions.real_images import conditions_of, real_images
 from xhat.commands.tables import new_table, number_column, show_table, text_column
-from xhat.commands.terminal import console, progress_bar
+from xhat.commands.terminal import console, note_once, progress_bar
 from xhat.config.build import build_sampling
+from xhat.config.options import SamplingConfig
+from xhat.diffusion.schedules import Schedule
 from xhat.distributed import shared_out
-from xhat.errors import UsageError
+from xhat.errors import ConfigError, UsageError
 from xhat.evaluation.frontier import NEAR, frontier, steps_up_to
 from xhat.registry import SAMPLERS
 from xhat.runs.load import load
+from xhat.sampling.generate import Sampling
 
 
 def evaluate_frontier(run: str, data: str | None, n: int, features: str | None, steps: int | None, seed: int) -> dict[str, Any]:
@@ -36,17 +39,10 @@ def evaluate_frontier(run: str, data: str | None, n: int, features: str | None, 
     if seen_in is None or denoiser.decode is not None:
         raise UsageError(f"{run}: there is no feature network for what it draws: register one, and name it with --features")
     real = real_images(trained, data).distribution
-    names = list(dict.fromkeys([own.sampler, *SAMPLERS]))
-    try:
-        counts = steps_up_to(min(steps or own.steps, denoiser.schedule.steps or 10**6))
-        ways = [
-            (name, build_sampling(replace(own, sampler=name, steps=count), denoiser.schedule))
-            for name in names
-            for count in counts
-        ]
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    cond = conditions_of(trained, real, n)
+    pixels, units = real.images.pixels, trained.shape.units
+    ways = _ways(own, steps or own.steps, denoiser.schedule)
+    names = list(dict.fromkeys(name for name, _ in ways))
+    cond, told = conditions_of(trained, real, n), bool(trained.shape.classes or trained.shape.conditions)
     with progress_bar() as bar:
         task = bar.add_task("ways to draw", total=len(ways))
         found = frontier(
@@ -55,7 +51,7 @@ def evaluate_frontier(run: str, data: str | None, n: int, features: str | None, 
             trained.shape,
             n,
             seen_in,
-            real.images.pixels,
+            pixels if units is None else units(pixels[:]),
             seed=seed,
             cond=cond,
             progress=lambda done: bar.update(task, completed=done),
@@ -69,12 +65,30 @@ def evaluate_frontier(run: str, data: str | None, n: int, features: str | None, 
         "reference": len(real.images),
         "reference_is": real.kind,
         "features": seen_in.name,
-        "guidance": own.guidance,
+        "guidance": own.guidance if told else 1.0,
         "spacing": own.spacing,
         "points": [asdict(point) for point in found.points],
         "best": asdict(found.best),
         "fewest": {name: None if point is None else asdict(point) for name, point in fewest.items()},
     }
+
+
+def _ways(own: SamplingConfig, most: int, schedule: Schedule) -> list[tuple[str, Sampling]]:
+    """Every sampler that can be named without arguments, the run's own first, in ever more steps.
+
+    Raises:
+        UsageError: there are not so many steps.
+    """
+    ways = []
+    for name in dict.fromkeys([own.sampler, *SAMPLERS]):
+        try:
+            counts = steps_up_to(most)
+            ways += [(name, build_sampling(replace(own, sampler=name, steps=count), schedule)) for count in counts]
+        except ConfigError as error:  # it needs arguments, which nobody gave
+            note_once(f"{name} is left out: {error}")
+        except ValueError as error:
+            raise UsageError(f"--steps {most}: {error}") from None
+    return ways
 
 
 def show_frontier(result: dict[str, Any]) -> None:

@@ -29,14 +29,15 @@ class Cosine(Schedule):
         self.u_min = 2 / math.pi * math.atan(math.exp(-logsnr_max / 2))
         self.u_max = 2 / math.pi * math.atan2(1.0, math.exp(logsnr_min / 2))
         quarter = math.pi / 2
-        self.at_zero, self.speed = quarter * self.u_min, quarter * (self.u_max - self.u_min)
+        self.speed = quarter * (self.u_max - self.u_min)
         self.to_noise = quarter * (1 - self.u_min)  # equal to the speed where u ends at 1, and alpha exactly at 0
+        self.clean = -self.u_min / (self.u_max - self.u_min)  # the t of an infinite logsnr, at which sigma is exactly 0
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.sin(self.to_noise - self.speed * t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.sin(self.at_zero + self.speed * t)
+        return torch.sin(self.speed * (t - self.clean))
 
     def logsnr(self, t: Tensor) -> Tensor:
         return 2 * (self.alpha(t).log() - self.sigma(t).log())

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +15,9 @@ __all__ = ["LogNormalSigma", "LogitNormal", "OneLevel", "Sequential", "Stratifie
 
 
 @functools.lru_cache(maxsize=16)
-def _equal_cells(steps: int) -> tuple[Tensor, Tensor]:
-    """Running sums of the differences of i/T, and their sum: the same numbers as are made of any distribution function."""
-    cell = (torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps).diff()
-    return cell.cumsum(0), cell.sum()
+def _equal_cells(steps: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """Running sums of the differences of i/T: an array, for a tensor that is made in a mode of torch may be none outside."""
+    return np.cumsum(np.diff(np.arange(steps + 1, dtype=np.float64) / steps))
 
 
 @TIMES.register
@@ -40,7 +40,10 @@ class Stratified(TimeSampler):
         return (schedule.t_min, 1.0) if self._is_uniform else super()._ends(schedule)
 
     def _cumulative(self, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        return _equal_cells(schedule.steps) if self._is_uniform and schedule.steps else super()._cumulative(schedule)
+        if not (self._is_uniform and schedule.steps):
+            return super()._cumulative(schedule)
+        cumulative = torch.from_numpy(_equal_cells(schedule.steps))
+        return cumulative, cumulative[-1]
 
     @property
     def _is_uniform(self) -> bool:

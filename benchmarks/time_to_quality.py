@@ -1,0 +1,210 @@
+"""How good digits are after so many seconds of training, by the demo's recipe and with one of its choices made otherwise.
+
+usage: python benchmarks/time_to_quality.py FOLDER [--seconds 15 60 150] [--seeds 3] [--recipe NAME]...
+
+Each recipe is trained with each seed for the same seconds, compilation included; nothing else should run on the machine.
+The digits are judged by two networks that are trained for this, and of other kinds than the one that the package ships. What is
+measured is kept in FOLDER, so that an interrupted call goes on. Digits of somebody else's are judged, too: --samples NAME
+FILE.npz, with the array "images" as `xhat sample` writes it.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from usage import Parser, count, guarded
+
+from xhat.data.images import to_float
+from xhat.data.load import load
+from xhat.evaluation.fid import distance
+
+NOISIER = {
+    "times": "logit_normal(0.8, 0.8)",
+    "terms.denoise.loss": "denoising(space=v, weighting=from_density(logit_normal(0.8, 0.8)))",
+}
+RECIPES: dict[str, dict[str, str]] = {
+    "mnist": {},
+    "adamw at 1e-2": {"optimizer.lr": "1e-2"},
+    "10 steps of warm-up": {"optimizer.warmup_steps": "10"},
+    "more noise": NOISIER,
+    "all three": {"optimizer.lr": "1e-2", "optimizer.warmup_steps": "10", **NOISIER},
+    "20 steps of dpm2m": {"sampling.sampler": "dpm2m", "sampling.steps": "20"},
+    "no guidance": {"sampling.guidance": "1"},
+    "adamw alone": {"optimizer.muon_lr": "0"},
+    "last weights": {"ema": "0"},
+}
+"""name -> values in place of the preset's."""
+SAMPLES, CONFIDENT, EPOCHS, BATCH = 2000, 0.9, 4, 128
+
+
+class Judge(nn.Module):
+    """A network of images (B, 1, 28, 28) in [-1, 1] that gives features, and a head that reads digits from them."""
+
+    head: nn.Linear
+
+
+class Patches(Judge):
+    """A small transformer over patches of 7 x 7 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.place = nn.Conv2d(1, 64, 7, stride=7), nn.Parameter(0.02 * torch.randn(16, 64))
+        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.body, self.head = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, 64)."""
+        found: Tensor = self.body(self.patch(images).flatten(2).transpose(1, 2) + self.place).mean(1)
+        return found
+
+
+class Depthwise(Judge):
+    """Blocks of a convolution for each channel and an MLP over the channels, on maps of 14 x 14."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(1, 48, 4, stride=2, padding=1), nn.Linear(48, 10)
+        self.spatial = nn.ModuleList(nn.Conv2d(48, 48, 5, padding=2, groups=48) for _ in range(4))
+        self.channel = nn.ModuleList(
+            nn.Sequential(nn.GroupNorm(1, 48), nn.Conv2d(48, 96, 1), nn.GELU(), nn.Conv2d(96, 48, 1)) for _ in range(4)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, 48)."""
+        x = self.first(images)
+        for spatial, channel in zip(self.spatial, self.channel, strict=True):
+            x = x + channel(spatial(x))
+        return F.gelu(x).mean((2, 3))
+
+
+JUDGES: dict[str, type[Judge]] = {"patches": Patches, "depthwise": Depthwise}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the judges say of some digits, each number one a judge.
+
+    Attributes:
+        fid: distance to the test images in its features, scaled to variance 1.
+        readable: share that it reads as some digit with a confidence of at least 0.9.
+        right: share that it so reads as the digit that was asked for; empty where nobody knows that.
+        steps: trained.
+    """
+
+    fid: list[float]
+    readable: list[float]
+    right: list[float]
+    steps: int
+
+
+def judge(name: str, folder: Path) -> Judge:
+    """A judge: trained once, and kept."""
+    torch.manual_seed(len(name))
+    network, path = JUDGES[name](), folder / f"{name}.safetensors"
+    if path.exists():
+        network.load_state_dict(load_file(path))
+        return network.eval().requires_grad_(False)
+    data = load("mnist")
+    images, labels = to_float(data.pixels[:]), torch.as_tensor(data.labels)
+    steps = EPOCHS * len(images) // BATCH
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
+    for _ in range(steps):
+        rows = torch.randint(len(images), (BATCH,))
+        shift = torch.randint(-2, 3, (2,)).tolist()
+        F.cross_entropy(network.head(network(images[rows].roll(shift, (2, 3)))), labels[rows]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    save_file(network.state_dict(), path)
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def judged(images: Tensor, labels: Tensor | None, folder: Path, steps: int) -> Judged:
+    """What all judges say of uint8 images (N, 1, 28, 28)."""
+    real = to_float(load("mnist", split="test").pixels[:])
+    found = Judged([], [], [], steps)
+    for name in JUDGES:
+        network = judge(name, folder)
+        of_real, of_these = network(real), network(to_float(images))
+        scale = of_real.std()
+        found.fid.append(distance(of_these / scale, of_real / scale, name).fid)
+        sure, digit = network.head(of_these).softmax(1).max(1)
+        found.readable.append(float((sure >= CONFIDENT).double().mean()))
+        if labels is not None:
+            found.right.append(float(((sure >= CONFIDENT) & (digit == labels)).double().mean()))
+    return found
+
+
+def measured(recipe: str, seconds: int, seed: int, folder: Path) -> Judged:
+    """A training of so many seconds, judged; from the folder if it has been done."""
+    place = folder / f"{recipe.replace(' ', '-')}-{seconds}-{seed}"
+    path = place.with_suffix(".json")
+    if path.exists():
+        return Judged(**json.loads(path.read_text()))
+    values = {**RECIPES[recipe], "max_minutes": f"{seconds / 60}", "seed": f"{seed}"}
+    options = [word for key, value in values.items() for word in (f"--{key}", value)]
+    xhat = [sys.executable, "-m", "xhat"]
+    if place.exists():  # of a call that was interrupted: its clock has run on
+        place.rename(place.with_name(f"{place.name}-interrupted"))
+    subprocess.run([*xhat, "train", "mnist", "--run", str(place), *options], check=True, stderr=subprocess.DEVNULL)
+    out = place / "samples.npz"
+    subprocess.run([*xhat, "sample", str(place), "--n", str(SAMPLES), "--out", str(out)], check=True)
+    rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    found = of_file(out, folder, rows[-1]["step"])
+    path.write_text(json.dumps(asdict(found)))
+    return found
+
+
+def of_file(path: Path, folder: Path, steps: int = 0) -> Judged:
+    """What the judges say of the images of an .npz."""
+    arrays = np.load(path)
+    images = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2)
+    return judged(images, torch.from_numpy(arrays["labels"]) if "labels" in arrays else None, folder, steps)
+
+
+def line(name: str, found: list[Judged]) -> str:
+    """Means over the seeds, and their standard deviation."""
+    cells = []
+    for values in ([f.fid for f in found], [f.readable for f in found], [f.right for f in found]):
+        for column in zip(*values, strict=True):
+            mean, sd = statistics.fmean(column), statistics.stdev(column) if len(column) > 1 else 0.0
+            cells.append(f"{mean:9.3f} ± {sd:5.3f}")
+    return f"{name:26}{statistics.fmean(f.steps for f in found):8.0f}" + "".join(f"{cell:>18}" for cell in cells)
+
+
+def main() -> None:
+    """Train, judge, print."""
+    parser = Parser(description="how good the demo's digits are after so many seconds")
+    parser.add_argument("folder", type=Path, help="where runs and judges are kept")
+    parser.add_argument("--seconds", type=count, nargs="+", default=[15, 60, 150], help="of training")
+    parser.add_argument("--seeds", type=count, default=3, help="trainings of each recipe")
+    parser.add_argument("--recipe", choices=list(RECIPES), action="append", help="this one alone; again for several")
+    parser.add_argument(
+        "--samples", nargs=2, action="append", default=[], metavar=("NAME", "FILE.npz"), help="also judge these"
+    )
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    print("mean ± standard deviation over seeds; judges: " + ", ".join(JUDGES))
+    heads = [f"{what} {name}" for what in ("FID", "readable", "right") for name in JUDGES]
+    print(f"{'':26}{'steps':>8}" + "".join(f"{head:>18}" for head in heads))
+    for name, path in options.samples:
+        print(line(name, [of_file(Path(path), options.folder)]), flush=True)
+    for seconds in options.seconds:
+        print(f"{seconds} seconds")
+        for recipe in options.recipe or RECIPES:
+            found = [measured(recipe, seconds, seed, options.folder) for seed in range(options.seeds)]
+            print(line(recipe, found), flush=True)
+
+
+if __name__ == "__main__":
+    guarded(main)
