@@ -62,7 +62,7 @@ def test_a_loaded_state_trains_on_to_the_same(average, tmp_path):
     train(after, 2)
     found, expected = content(after, tmp_path / "a"), content(straight, tmp_path / "b")
     assert states_equal(found, expected)
-    assert set(found[1]) == {"objective", "average", "optimizers", "seconds", "data", "given"}
+    assert set(found[1]) == {"objective", "average", "optimizers", "seconds", "data", "given", "compiled"}
     assert found[1]["objective"]["multipliers.smooth.price"] > 0
 
 
