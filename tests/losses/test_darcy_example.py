@@ -8,14 +8,21 @@ import pytest
 import torch
 
 import xhat
+from xhat import registry
 
 
 @pytest.fixture(scope="module")
 def example():
+    """The example's modules; what they register is forgotten, for commands of other tests take every sampler there is."""
+    import xhat.config.names  # noqa: F401  # what registers xhat's own
+
+    kept = [family.names() for family in registry.FAMILIES]
     sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "darcy"))
     import parts
     import solve
 
+    for family, names in zip(registry.FAMILIES, kept, strict=True):
+        family.restore(names)
     return solve, parts
 
 
