@@ -293,10 +293,9 @@ def test_float32_times_give_float32_values_near_the_float64_ones(name):
 
 
 @pytest.mark.parametrize("ends", [(-15.0, 15.0), (-5.0, 13.3), (-math.inf, 9.0), (-7.3, 3.1)])
-@pytest.mark.parametrize("dtype", [torch.float64])
-def test_no_noise_is_left_where_a_cosine_schedule_is_clean(ends, dtype):
+def test_no_noise_is_left_where_a_cosine_schedule_is_clean(ends):
     """Exactly: a logsnr that is NaN there, instead of infinite, makes black images of a chain that ends there."""
     schedule = xhat.Cosine(*ends)
-    clean = torch.tensor(schedule.t_clean, dtype=dtype)
-    assert float(schedule.sigma(clean)) == 0 or schedule.t_clean == 0
-    assert not bool(schedule.logsnr(clean).isnan())
+    clean = torch.tensor(schedule.t_clean, dtype=torch.float64)
+    assert float(schedule.sigma(clean)) == 0
+    assert float(schedule.logsnr(clean)) == math.inf

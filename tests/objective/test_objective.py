@@ -15,7 +15,7 @@ from xhat.diffusion.weightings import between
 from xhat.objective.draw import Draw
 from xhat.objective.gates import every, randomly
 from xhat.objective.terms import Loss
-from xhat.tensors import over_images
+from xhat.tensors import image_mean, over_images
 
 EVERYWHERE = between(-math.inf, math.inf)
 
@@ -544,3 +544,8 @@ def test_the_total_may_be_divided_in_place():
     losses = simple(terms={"d": Term(Fixed(1.0, 3.0))})(torch.zeros(2, *SHAPE))
     losses["loss"] /= 4
     assert (losses["loss"].item(), losses["d"].item()) == (0.5, 2.0)
+
+
+def test_a_mean_over_a_large_image_does_not_overflow_in_half_precision():
+    """Its sum, 196,608, is no number of float16."""
+    assert image_mean(torch.ones(2, 3, 256, 256, dtype=torch.float16)).tolist() == [1, 1]

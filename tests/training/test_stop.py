@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from helpers import TINY, xhat
+from xhat import cli
 from xhat.commands.signals import Ended, as_outside, ended_by_signals
 from xhat.training.stop import Stop
 
@@ -69,3 +70,19 @@ def test_while_modules_are_imported_a_signal_does_what_it_did_outside():
         assert signal.getsignal(signal.SIGTERM) is inside
     with as_outside():
         assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_was_swallowed_while_arguments_were_read_ends_the_training(monkeypatch):
+    """By a file of --use, for example, that catches all."""
+
+    def read(argv):
+        with contextlib.suppress(Ended):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def act(asked):
+        stop = Stop()
+        stop.restore()
+        return stop.asked
+
+    monkeypatch.setattr(cli, "_of", lambda module, name: {"read": read, "act": act}[name])
+    assert cli.main(["train"]) == signal.SIGTERM
