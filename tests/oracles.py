@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import xhat
-from xhat.sampling.samplers import DDIM, DDPM, DPMSolver2M, Euler, Heun
+from xhat.sampling.samplers import DDIM, DDPM, DPMSolver2M, Euler, Heun, Leapfrog
 from xhat.tensors import over_images
 
 SHAPE = (1, 2, 2)
@@ -31,7 +31,7 @@ ZERO_TERMINAL = ["cosine_zero", "cosine_rescaled", "linear_logsnr_rescaled", "fl
 DISCRETE = ["linear_beta", "cosine_beta", "discrete_rescaled"]
 CONTINUOUS = [name for name in SCHEDULES if name not in DISCRETE]
 
-DETERMINISTIC = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "2m": DPMSolver2M()}
+DETERMINISTIC = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "2m": DPMSolver2M(), "leapfrog": Leapfrog()}
 EVERY = DETERMINISTIC | {"ddpm": DDPM(), "ddim_eta": DDIM(eta=0.7)}
 
 TARGETS = [

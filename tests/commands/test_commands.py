@@ -52,7 +52,7 @@ def test_sample_is_reproducible_and_in_the_promised_format(tiny_run, tmp_path):
     assert Image.open(tmp_path / "a.png").size[0] > 100
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim(eta=1)", "euler", "heun", "dpm2m"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim(eta=1)", "euler", "heun", "dpm2m", "leapfrog"])
 def test_every_sampler_by_its_name(tiny_run, tmp_path, sampler):
     assert xhat("sample", tiny_run, "--n", 2, "--sampler", sampler, "--steps", 2, "--out", tmp_path / "x.npz")[0] == 0
 

@@ -12,7 +12,7 @@ from xhat.diffusion.gaussians import transition
 from xhat.diffusion.variances import FORWARD, POSTERIOR
 from xhat.sampling.samplers import DPMSolver2M, Euler, Heun
 
-ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "2m": 2}
+ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "2m": 2, "leapfrog": 2}
 
 
 def close(a, b, rtol=1e-9, atol=1e-10):

@@ -33,7 +33,9 @@ def read(argv: Sequence[str]) -> Any:
     parser.add_argument("--n", type=int | None, default=None, help="number of images (default: 64, or one a prompt)")
     parser.add_argument("--prompt", type=str | None, default=None, help="draw what this says, with a run of a pipeline")
     parser.add_argument("--prompts", type=str | None, default=None, metavar="FILE", help="draw what its lines say, in turn")
-    parser.add_argument("--sampler", type=str | None, default=None, help="ddim, ddim(eta=1), ddpm, euler, heun or dpm2m")
+    parser.add_argument(
+        "--sampler", type=str | None, default=None, help="ddim, ddim(eta=1), ddpm, euler, heun, dpm2m or leapfrog"
+    )
     parser.add_argument("--steps", type=int | None, default=None, help="sampling steps")
     parser.add_argument("--guidance", type=float | None, default=None, help="classifier-free guidance scale; 1 is none")
     parser.add_argument(

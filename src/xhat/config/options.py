@@ -45,7 +45,7 @@ class SamplingConfig:
     """How samples are drawn when nothing else is said.
 
     Args:
-        sampler: ddim, ddim(eta=1), ddpm, euler, heun or dpm2m.
+        sampler: ddim, ddim(eta=1), ddpm, euler, heun, dpm2m or leapfrog.
         steps: sampling steps.
         guidance: classifier-free guidance scale of class-conditional models; 1 is none.
         spacing: of the times; uniform or karras.

@@ -24,7 +24,7 @@ class _Chain:
     Args:
         sampler: the rule of a step.
         steps: network calls (twice as many for Heun).
-        differentiate: how gradients pass: Last(K), AllSteps(), RandomLast(K), Surrogate(K) or ReFL(K).
+        differentiate: how gradients pass: Last(K), AllSteps(), Reversible(), RandomLast(K), Surrogate(K) or ReFL(K).
         checkpoint: recompute each step in the backward pass, so that memory is one call's whatever `steps`.
         guidance: scale of classifier-free guidance in each step, by the denoiser's own `null`, with a gradient through both
             branches; or a `Guidance` that says otherwise. None is none.
@@ -47,7 +47,7 @@ class _Chain:
         if self.steps < 1:
             raise ValueError(f"{type(self).__name__} needs steps >= 1, got {self.steps}")
         require_at_most(10_000, steps=self.steps)
-        require(self.differentiate, self.steps)
+        require(self.differentiate, self.steps, self.sampler)
         if self.differentiate == NoSteps():
             raise ValueError("a loss at the end of a chain needs a gradient: use Last(1) or AllSteps() in place of NoSteps()")
         _ = self._how

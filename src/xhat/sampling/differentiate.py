@@ -6,7 +6,9 @@ from torch import Tensor
 
 from xhat.diffusion.schedules import Schedule
 from xhat.registry import GRADIENTS
+from xhat.sampling import reversible
 from xhat.sampling.chain import Chain
+from xhat.sampling.samplers import Leapfrog, Sampler
 from xhat.tensors import over_images
 
 
@@ -18,6 +20,13 @@ class Differentiation:
 
         Raises:
             ValueError: it is.
+        """
+
+    def require_sampler(self, sampler: Sampler) -> None:
+        """Refuse a sampler that cannot be differentiated so.
+
+        Raises:
+            ValueError: it cannot.
         """
 
     def run(self, chain: Chain) -> Tensor:
@@ -49,6 +58,28 @@ class AllSteps(Differentiation):
 
     def run(self, chain: Chain) -> Tensor:
         return chain.run(range(chain.steps))[0]
+
+
+@GRADIENTS.register
+@dataclass(frozen=True)
+class Reversible(Differentiation):
+    """Through all, as `AllSteps`, in memory that does not grow with the chain; for chains of `Leapfrog`, of any length.
+
+    Each step's start is computed again in the backward pass from the images after it, in float64, so that none is kept. That
+    takes as many network calls as recomputing kept ones does; the images that a checkpointed chain keeps are what it saves.
+    """
+
+    def require_sampler(self, sampler: Sampler) -> None:
+        if not isinstance(sampler, Leapfrog):
+            raise ValueError(
+                f"Reversible() takes the steps of a chain back, which {sampler} cannot: use Leapfrog(), or AllSteps()"
+            )
+
+    def run(self, chain: Chain) -> Tensor:
+        self.require_sampler(chain.sampler)
+        if chain.times.ndim != 1:
+            raise ValueError("Reversible() needs one time for all images: use it in FullChain, and AllSteps() in Rollout")
+        return reversible.run(chain)
 
 
 @GRADIENTS.register
@@ -129,8 +160,8 @@ class ReFL(Differentiation):
         return chain.model(z, chain.time(stop)).x0
 
 
-def require(differentiate: object, steps: int) -> None:
-    """Refuse what is no way to differentiate, and one that a chain of so many steps is too short for.
+def require(differentiate: object, steps: int, sampler: Sampler) -> None:
+    """Refuse what is no way to differentiate, one that a chain of so many steps is too short for, and one its sampler lacks.
 
     Raises:
         ValueError: it is; the message says what to write instead.
@@ -140,6 +171,7 @@ def require(differentiate: object, steps: int) -> None:
         got = f"the class {differentiate.__name__}" if isinstance(differentiate, type) else repr(differentiate)
         raise ValueError(f"differentiate says which steps have a gradient, got {got}: write Last({count}) or AllSteps()")
     differentiate.require(steps)
+    differentiate.require_sampler(sampler)
 
 
 def _r(schedule: Schedule, t: Tensor, z: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def sample(
         z: start, (B, C, H, W), at times[0]: see `prior`.
         times: (n + 1,), decreasing, see `uniform_times` and `karras_times`; or (n + 1, B), each image its own, where an
             image rests while its time does not change, see `rollout_times`.
-        differentiate: how gradients pass: NoSteps(), AllSteps(), Last(K), RandomLast(K), Surrogate(K) or ReFL(K).
+        differentiate: how gradients pass: NoSteps(), AllSteps(), Reversible(), Last(K), RandomLast(K), Surrogate(K) or ReFL(K).
         checkpoint: recompute each differentiated step in the backward pass instead of keeping its activations.
         callback: called with (number of steps done, z) after each step.
         cond: keyword arguments of the network.
@@ -61,7 +61,7 @@ def sample(
     falls = times.diff(dim=0)
     if len(times) < 2 or not bool(((falls < 0) if times.ndim == 1 else (falls <= 0)).all()):
         raise ValueError("times must decrease, with at least two entries, for example uniform_times(schedule, 50)")
-    require(differentiate, len(times) - 1)
+    require(differentiate, len(times) - 1, sampler)
     chain = chain_of(
         denoiser,
         sampler,
