@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from xhat.commands.parsing import add_use, new_parser
+from xhat.commands.parsing import COMPILE, add_use, new_parser
 from xhat.commands.terminal import note_once
 from xhat.errors import UsageError
 from xhat.evaluation.counts import THOROUGH
@@ -54,6 +54,7 @@ def read(argv: Sequence[str]) -> Any:
     parser.add_argument(
         "--images", type=int | None, default=None, help=f"held-out images for the denoising error ({THOROUGH.error_images})"
     )
+    parser.add_argument("--compile", action="store_true", help=COMPILE)
     parser.add_argument("--seed", type=int, default=0, help="of the samples; with --bound and --ode of images and draws")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.read(argv)
@@ -78,6 +79,8 @@ def _refuse_what_has_no_effect(options: Any) -> None:
         raise UsageError("--steps belongs to --frontier: " + (f"leave it out with {named}" if named else "add that"))
     if options.steps is not None and options.steps < 1:
         raise UsageError("--steps must be at least 1")
+    if options.compile and (named or options.samples is not None):
+        raise UsageError(f"--compile is for drawing samples: leave it out with {named or '--samples'}")
     if options.samples is not None:
         for name in ("n", "seed"):
             if getattr(options, name):

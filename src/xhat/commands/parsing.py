@@ -16,6 +16,8 @@ from xhat.errors import DuplicateKeyError, TooLargeError, UsageError, YamlError
 LONGEST = 1000
 """Letters of an argument that is looked at only where it looks like a mapping."""
 
+COMPILE = "compile the network first: some twenty seconds, repaid by thousands of samples"
+
 
 class CommandParser(Parser):
     """The parser of a command.

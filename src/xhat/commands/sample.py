@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xhat.commands.parsing import add_force, add_use, new_parser
+from xhat.commands.parsing import COMPILE, add_force, add_use, new_parser
 from xhat.errors import UsageError
 from xhat.files.ours import require_free
 from xhat.runs.places import weights_of
@@ -42,6 +42,7 @@ def read(argv: Sequence[str]) -> Any:
         "--label", type=str | None, default=None, help="draw this class alone, by its label or name in the data"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--compile", action="store_true", help=COMPILE)
     add_force(parser)
     options = parser.read(argv)
     if options.n is not None and options.n < 1:

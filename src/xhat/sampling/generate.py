@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.diffusion.sharded import gathered
 from xhat.distributed import ALONE, Shares
+from xhat.sampling.compiled import compiled
 from xhat.sampling.guidance import Guided
 from xhat.sampling.memory import rows_that_fit
 from xhat.sampling.sample import sample
@@ -44,6 +46,7 @@ class Sampling:
         seed: int = 0,
         cond: Condition | None = None,
         batch: int | None = None,
+        compile: bool = False,
         progress: Callable[[int], None] | None = None,
         shares: Shares = ALONE,
     ) -> tuple[Tensor, Tensor | None]:
@@ -58,6 +61,7 @@ class Sampling:
             seed=seed,
             cond=cond,
             batch=batch,
+            compile=compile,
             progress=progress,
             shares=shares,
         )
@@ -76,6 +80,7 @@ def generate(
     label: int | None = None,
     cond: Condition | None = None,
     batch: int | None = None,
+    compile: bool = False,
     progress: Callable[[int], None] | None = None,
     shares: Shares = ALONE,
 ) -> tuple[Tensor, Tensor | None]:
@@ -91,7 +96,9 @@ def generate(
         seed: of the noise.
         label: class of all of them, 0 to classes - 1; by default all classes in turn.
         cond: values of what else the model is told, `shape.conditions`, (m, ...) each: sample k has row k mod m.
-        batch: samples at a time; by default 125, of large ones as many as memory has room for, see `rows_that_fit`.
+        batch: samples at a time, at most; by default 125, of large ones as many as memory has room for, see `rows_that_fit`.
+            All batches are equally large, the last one with samples that nobody asked for.
+        compile: compile the network first, which takes some twenty seconds and repays them in thousands of samples.
         progress: called with the number of images done so far.
         shares: of several processes, who draws which batches: `shared_out()` has all of them take part, and be given all.
 
@@ -100,7 +107,7 @@ def generate(
         labels (n,), None for unconditional models.
 
     Raises:
-        ValueError: the model has no such class, or is told something that has no values here.
+        ValueError: the model has no such class, is told something that has no values here, or cannot be compiled.
     """
     lacking = [name for name in shape.conditions if name not in (cond or {})]
     if lacking:
@@ -108,16 +115,17 @@ def generate(
     if label is not None and not 0 <= label < (shape.classes or 0):
         raise ValueError(f"label {label}: the model has {shape.classes or 'no'} classes")
     batch = shares.part(n, batch or rows_at_a_time(denoiser, shape, guidance, cond, shares))
+    batch = -(-n // max(1, -(-n // batch)))
     size = 4 * n * math.prod(shape.sample)
     require_memory(size, f"{n:,} samples {shape.sample}", "draw fewer at a time, with different seeds")
     labels = _labels(shape, 0, n, label)
     done: list[Tensor] = []
 
     def drawn(first: int) -> Tensor:
-        part = _Batch(denoiser, shape, guidance, first, min(batch, n - first), seed, label, cond)
-        return as_kept(part.run(sampler, times), shape).cpu()
+        part = _Batch(denoiser, shape, guidance, first, batch, seed, label, cond)
+        return as_kept(part.run(sampler, times), shape).cpu()[: n - first]
 
-    with gathered(denoiser.net):
+    with gathered(denoiser.net), compiled(denoiser.net) if compile else nullcontext():
         for part in shares.map(drawn, range(0, n, batch)):
             done.append(part)
             if progress is not None:

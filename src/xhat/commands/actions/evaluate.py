@@ -62,11 +62,11 @@ def _measure(options: Any) -> tuple[dict[str, Any], Callable[[dict[str, Any]], N
     if options.frontier:
         return evaluate_frontier(run_, data, n or THOROUGH.samples, options.features, options.steps, seed), show_frontier
     n, images = n or THOROUGH.samples, options.images or THOROUGH.error_images
-    return _evaluate(run_, data, n, options.samples, options.features, images, seed), _show
+    return _evaluate(run_, data, n, options.samples, options.features, images, seed, options.compile), _show
 
 
 def _evaluate(
-    run_: str, data: str | None, n: int, samples: str | None, features: str | None, images: int, seed: int
+    run_: str, data: str | None, n: int, samples: str | None, features: str | None, images: int, seed: int, compile: bool
 ) -> dict[str, Any]:
     """All that is measured of samples, and the error by noise level, as JSON values."""
     shares = shared_out()
@@ -77,7 +77,7 @@ def _evaluate(
         raise UsageError(f"{run_} was trained on prompts alone: name images to measure on, --data FOLDER")
     seen_in = features_for(trained, features)
     cond = conditions_of(trained, reference, n)
-    drawn = _generated(trained, n, seed, cond, shares) if samples is None else _read(samples, trained)
+    drawn = _generated(trained, n, seed, cond, shares, compile) if samples is None else _read(samples, trained)
     of_real = reference.images.pixels[: THOROUGH.penalty_images]
     if latents:  # at most as many real ones as samples: decoding is dear
         drawn = shown(drawn, trained.shape, trained.denoiser, shares) if samples is None else drawn
@@ -118,7 +118,7 @@ def _of_fields(samples: Tensor, real: Tensor) -> dict[str, Any]:
     return values | {"spectrum_db_by_chance": chance.spectrum_db, "histogram_sd_by_chance": chance.histogram_sd}
 
 
-def _generated(trained: TrainedRun, n: int, seed: int, cond: Condition | None, shares: Shares) -> Tensor:
+def _generated(trained: TrainedRun, n: int, seed: int, cond: Condition | None, shares: Shares, compile: bool) -> Tensor:
     """Samples as the run's config says, uint8 images or floats."""
     sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
     with progress_bar() as bar:
@@ -127,7 +127,10 @@ def _generated(trained: TrainedRun, n: int, seed: int, cond: Condition | None, s
         def progress(done: int) -> None:
             bar.update(task, completed=done)
 
-        return sampling.generate(trained.denoiser, trained.shape, n, seed=seed, cond=cond, progress=progress, shares=shares)[0]
+        drawn, _ = sampling.generate(
+            trained.denoiser, trained.shape, n, seed=seed, cond=cond, compile=compile, progress=progress, shares=shares
+        )
+        return drawn
 
 
 def _read(samples: str, trained: TrainedRun) -> Tensor:

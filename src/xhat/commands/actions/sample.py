@@ -58,6 +58,7 @@ def act(options: Any) -> int:
             seed=options.seed,
             label=number,
             cond=told,
+            compile=options.compile,
             progress=lambda done: bar.update(task, completed=done),
             shares=shares,
         )
