@@ -82,6 +82,35 @@ def test_they_are_evaluated_by_spectra_and_histograms(trained, tmp_path, capsys)
         assert "the run makes" in err
 
 
+FEATURES = """
+import torch
+import xhat
+
+
+@xhat.register.features
+class mean_of_channels(torch.nn.Module):
+    def forward(self, fields):
+        return fields.flatten(2).mean(2)
+"""
+
+
+@pytest.mark.parametrize("trained", ["fields"], indirect=True)
+def test_the_frontier_compares_samples_and_data_in_the_same_units(trained, tmp_path, capsys):
+    """Its distance by the run's own sampler and steps is the one that evaluating the run finds."""
+    _, run, _ = trained
+    (tmp_path / "own.py").write_text(FEATURES)
+    own = ("--use", tmp_path / "own.py", "--features", "mean_of_channels", "--n", 30, "--json")
+    code, out, err = xhat("evaluate", run, *own, "--images", 4, capsys=capsys)
+    assert (code, err) == (0, "")
+    fid = json.loads(out)["fid"]
+    code, out, err = xhat("evaluate", run, *own, "--frontier", capsys=capsys)
+    assert (code, err) == (0, "")
+    first = json.loads(out)["points"]
+    steps = max(point["steps"] for point in first)
+    (same,) = (p["fid"] for p in first if p["sampler"] == first[0]["sampler"] and p["steps"] == steps)
+    assert same == pytest.approx(fid, rel=1e-4)
+
+
 @pytest.mark.parametrize("how", ["--bound", "--ode"])
 def test_their_likelihood_is_a_density_in_the_users_units(trained, capsys, how):
     _, run, _ = trained
