@@ -9,9 +9,13 @@ from oracles import SCHEDULES, SHAPE
 from xhat import FLOW, Denoiser, FullChain, ImageLoss, Objective, Rollout, Term, V, uniform_times
 from xhat.losses.penalties import total_variation
 from xhat.sampling.differentiate import AllSteps, Reversible
+from xhat.sampling.guidance import Guided
 from xhat.sampling.memory import PeakBytes
 from xhat.sampling.samplers import DDIM, Leapfrog
 from xhat.sampling.spacings import karras_times
+
+NETS = []
+"""Of `gradients`, the last one last."""
 
 
 class Told(nn.Module):
@@ -20,10 +24,11 @@ class Told(nn.Module):
     def __init__(self, dtype=torch.float64):
         super().__init__()
         self.conv = nn.Conv2d(SHAPE[0], SHAPE[0], 3, padding=1, dtype=dtype)
-        self.calls = 0
+        self.calls, self.computed_in = 0, []
 
     def forward(self, z, t, told):
         self.calls += 1
+        self.computed_in.append(self.conv(z).dtype)
         return torch.tanh(self.conv(z) + t.to(z.dtype).reshape(-1, 1, 1, 1) * told)
 
 
@@ -31,6 +36,7 @@ def gradients(schedule, target, how, times, dtype=torch.float64, autocast=False)
     """The end of a chain, and the gradient of its squares in weights, condition and start."""
     torch.manual_seed(0)
     net = Told(dtype)
+    NETS.append(net)
     denoiser = Denoiser(net, schedule, target)
     told = torch.full((3, 1, 1, 1), 0.3, dtype=dtype, requires_grad=True)
     start = (float(schedule.prior_std().detach()) * torch.randn(3, *SHAPE, dtype=dtype)).requires_grad_()
@@ -95,6 +101,7 @@ def test_under_autocast_the_backward_pass_computes_as_the_forward_pass_did():
     schedule = SCHEDULES["cosine"]()
     times = uniform_times(schedule, 10)
     _, found, _ = gradients(schedule, V, Reversible(), times, torch.float32, autocast=True)
+    assert set(NETS[-1].computed_in) == {torch.bfloat16}
     _, expected, _ = gradients(schedule, V, AllSteps(), times, torch.float32, autocast=True)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype
@@ -130,6 +137,28 @@ def test_in_an_objective_with_guidance():
     torch.testing.assert_close(found(Reversible()), found(AllSteps()), rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("of_weights", [False, True])
+def test_conditions_that_hang_together_count_once(of_weights):
+    """Their common graph is gone through by the caller's backward pass, not by each step as well."""
+
+    class Two(Told):
+        def forward(self, z, t, told, more):
+            return super().forward(z, t, told) * more
+
+    def found(how):
+        torch.manual_seed(0)
+        net, embedding = Two(), torch.full((2, 3), 0.4, dtype=torch.float64, requires_grad=True)
+        source = net.conv.weight.sum() * torch.ones(2, 3, dtype=torch.float64) if of_weights else embedding
+        cond = {"told": source[:, :1].reshape(2, 1, 1, 1), "more": source.mean(1).exp().reshape(2, 1, 1, 1)}
+        denoiser = Denoiser(net, SCHEDULES["cosine"](), V)
+        start = torch.randn(2, *SHAPE, dtype=torch.float64)
+        times = uniform_times(denoiser.schedule, 4)
+        xhat.sample(denoiser, Leapfrog(), start, times, differentiate=how, cond=cond).square().sum().backward()
+        return net.conv.weight.grad if of_weights else embedding.grad
+
+    torch.testing.assert_close(found(Reversible()), found(AllSteps()), rtol=1e-8, atol=1e-12)
+
+
 class TestRefusals:
     """What it cannot take back."""
 
@@ -137,17 +166,43 @@ class TestRefusals:
         with pytest.raises(ValueError, match="use Leapfrog"):
             FullChain(DDIM(), 10, Reversible())
 
+    def test_a_sampler_with_steps_of_its_own(self):
+        class Clipped(Leapfrog):
+            def step(self, *arguments):
+                z, state = super().step(*arguments)
+                return z.clamp(-0.1, 0.1), state
+
+        with pytest.raises(ValueError, match="use Leapfrog"):
+            FullChain(Clipped(), 10, Reversible())
+
     def test_times_of_each_image(self):
-        denoiser = Denoiser(Told(), SCHEDULES["cosine"](), V)
-        objective = Objective(denoiser, {"smooth": Term(ImageLoss(total_variation, Rollout(Leapfrog(), 3, Reversible())))})
         with pytest.raises(ValueError, match="use it in FullChain"):
-            objective(
-                torch.rand(2, *SHAPE, dtype=torch.float64), cond={"told": torch.ones(2, 1, 1, 1, dtype=torch.float64)}, step=1
-            )
+            Rollout(Leapfrog(), 3, Reversible())
+
+    def test_times_without_a_change_of_noise(self):
+        schedule = xhat.schedules.LinearLogSNR(-80, 20)
+        with pytest.raises(ValueError, match="changes no noise"):
+            gradients(schedule, V, Reversible(), uniform_times(schedule, 50))
+
+    def test_dropout(self):
+        schedule = SCHEDULES["cosine"]()
+        denoiser = Denoiser(nn.Sequential(nn.Dropout(0.5)), schedule, V)
+        with pytest.raises(ValueError, match="dropout"):
+            xhat.sample(denoiser, Leapfrog(), torch.randn(2, *SHAPE), uniform_times(schedule, 3), differentiate=Reversible())
+
+    def test_something_else_that_learns(self):
+        """Like a null of guidance: what the network reads, and nobody passes."""
+        schedule, row = SCHEDULES["cosine"](), torch.zeros(1, 1, 1, dtype=torch.float64, requires_grad=True)
+        denoiser = Guided(Denoiser(Told(), schedule, V), 2.0, null={"told": row})
+        start, cond = torch.randn(2, *SHAPE, dtype=torch.float64), {"told": torch.ones(2, 1, 1, 1, dtype=torch.float64)}
+        times = uniform_times(schedule, 3)
+        end = xhat.sample(denoiser, Leapfrog(), start, times, differentiate=Reversible(), cond=cond)
+        with pytest.raises(ValueError, match="a null that learns"):
+            end.sum().backward()
 
     def test_a_schedule_that_learns(self):
         schedule = SCHEDULES["learned"]()
-        with pytest.raises(ValueError, match="freeze the schedule"):
+        with pytest.raises(ValueError, match="freeze them"):
             gradients(schedule, V, Reversible(), uniform_times(schedule, 5).detach())
 
     def test_a_network_that_answers_differently(self):

@@ -46,7 +46,7 @@ def read(argv: Sequence[str]) -> Any:
     steps = "T of the --bound on a continuous schedule (1000); inf is continuous time"
     parser.add_argument("--bound_steps", type=str | None, default=None, metavar="T", help=steps)
     parser.add_argument("--frontier", action="store_true", help="FID by sampler and number of steps")
-    most = "of the --frontier: the most that are tried (default: the run's own)"
+    most = "of the --frontier: the most that are tried (default: the run's own, at least 50)"
     parser.add_argument("--steps", type=int | None, default=None, help=most)
     given = "an .npz or a folder of images: use these instead of drawing"
     parser.add_argument("--samples", type=str | None, default=None, metavar="PATH", help=given)

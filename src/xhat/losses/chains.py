@@ -9,7 +9,7 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.objective.draw import Draw
 from xhat.registry import ESTIMATES
 from xhat.sampling.chain import Chain
-from xhat.sampling.differentiate import Differentiation, Last, NoSteps, require
+from xhat.sampling.differentiate import Differentiation, Last, NoSteps, Reversible, require
 from xhat.sampling.guidance import Guidance
 from xhat.sampling.sample import chain_of
 from xhat.sampling.samplers import DDIM, Sampler
@@ -87,6 +87,11 @@ class Rollout(_Chain):
     """
 
     at_drawn_time = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.differentiate, Reversible):
+            raise ValueError("Reversible() needs one time for all images: use it in FullChain, and AllSteps() in Rollout")
 
     def _from(self, denoiser: Denoiser, draw: Draw) -> tuple[Tensor, Tensor]:
         return draw.z, rollout_times(denoiser.schedule, draw.t, self.steps)

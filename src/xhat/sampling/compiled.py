@@ -16,12 +16,19 @@ def compiled(net: nn.Module) -> Iterator[None]:
         RunError: it cannot be compiled here, for example because there is no C++ compiler.
     """
     before = net._compiled_call_impl
-    net.compile(dynamic=False)
+    try:
+        net.compile(dynamic=False)
+    except RuntimeError as error:  # of this Python, for example
+        raise _refusal(error) from None
     try:
         yield
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        raise RunError(f"the network cannot be compiled here: {first_line(error)}: draw without compiling") from None
+        raise _refusal(error) from None
     finally:
         net._compiled_call_impl = before
+
+
+def _refusal(error: RuntimeError) -> RunError:
+    return RunError(f"the network cannot be compiled here: {first_line(error)}: draw without compiling")

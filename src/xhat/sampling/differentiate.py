@@ -67,10 +67,11 @@ class Reversible(Differentiation):
 
     Each step's start is computed again in the backward pass from the images after it, in float64, so that none is kept. That
     takes as many network calls as recomputing kept ones does; the images that a checkpointed chain keeps are what it saves.
+    A chain's callback is shown images without a gradient.
     """
 
     def require_sampler(self, sampler: Sampler) -> None:
-        if not isinstance(sampler, Leapfrog):
+        if type(sampler).step is not Leapfrog.step:
             raise ValueError(
                 f"Reversible() takes the steps of a chain back, which {sampler} cannot: use Leapfrog(), or AllSteps()"
             )
@@ -78,7 +79,9 @@ class Reversible(Differentiation):
     def run(self, chain: Chain) -> Tensor:
         self.require_sampler(chain.sampler)
         if chain.times.ndim != 1:
-            raise ValueError("Reversible() needs one time for all images: use it in FullChain, and AllSteps() in Rollout")
+            raise ValueError(
+                "Reversible() needs times (n + 1,), the same for all images: use AllSteps() for times of each image"
+            )
         return reversible.run(chain)
 
 

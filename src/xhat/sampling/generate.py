@@ -97,8 +97,9 @@ def generate(
         label: class of all of them, 0 to classes - 1; by default all classes in turn.
         cond: values of what else the model is told, `shape.conditions`, (m, ...) each: sample k has row k mod m.
         batch: samples at a time, at most; by default 125, of large ones as many as memory has room for, see `rows_that_fit`.
-            All batches are equally large, the last one with samples that nobody asked for.
-        compile: compile the network first, which takes some twenty seconds and repays them in thousands of samples.
+            Batches are as equal as can be.
+        compile: compile the network first, which takes some twenty seconds and repays them in thousands of samples. The
+            last batch is then filled up with samples that nobody asked for, so that all have one shape.
         progress: called with the number of images done so far.
         shares: of several processes, who draws which batches: `shared_out()` has all of them take part, and be given all.
 
@@ -122,7 +123,8 @@ def generate(
     done: list[Tensor] = []
 
     def drawn(first: int) -> Tensor:
-        part = _Batch(denoiser, shape, guidance, first, batch, seed, label, cond)
+        count = batch if compile else min(batch, n - first)
+        part = _Batch(denoiser, shape, guidance, first, count, seed, label, cond)
         return as_kept(part.run(sampler, times), shape).cpu()[: n - first]
 
     with gathered(denoiser.net), compiled(denoiser.net) if compile else nullcontext():

@@ -17,6 +17,9 @@ from xhat.registry import SAMPLERS
 from xhat.runs.load import load
 from xhat.sampling.generate import Sampling
 
+LEAST = 50
+"""Steps that are tried where nobody says how many: a rule of first order takes so many."""
+
 
 def evaluate_frontier(run: str, data: str | None, n: int, features: str | None, steps: int | None, seed: int) -> dict[str, Any]:
     """FID of a run by sampler and number of steps.
@@ -26,7 +29,7 @@ def evaluate_frontier(run: str, data: str | None, n: int, features: str | None, 
         data: images to compare with; by default MNIST's test set, or the run's own.
         n: samples of each way.
         features: a registered network; by default the shipped one.
-        steps: the most that are tried; by default the run's own.
+        steps: the most that are tried; by default the run's own, and at least 50.
         seed: of the noise.
 
     Raises:
@@ -40,7 +43,8 @@ def evaluate_frontier(run: str, data: str | None, n: int, features: str | None, 
         raise UsageError(f"{run}: there is no feature network for what it draws: register one, and name it with --features")
     real = real_images(trained, data).distribution
     pixels, units = real.images.pixels, trained.shape.units
-    ways = _ways(own, steps or own.steps, denoiser.schedule)
+    most = steps or min(max(LEAST, own.steps), denoiser.schedule.steps or LEAST)
+    ways = _ways(own, most, denoiser.schedule)
     names = list(dict.fromkeys(name for name, _ in ways))
     cond, told = conditions_of(trained, real, n), bool(trained.shape.classes or trained.shape.conditions)
     with progress_bar() as bar:
