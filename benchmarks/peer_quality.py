@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights, data and noise")
     options: argparse.Namespace = parser.parse_args()
     options.file.touch()  # so that a wrong name is said before the minutes of training
+    options.file.unlink()
     torch.manual_seed(options.seed)
     try:
         import_torchvision()

@@ -9,6 +9,7 @@ goes on. Digits of somebody else's are judged, too: --samples NAME FILE.npz, wit
 writes it (benchmarks/peer_quality.py draws them by other libraries' recipes).
 """
 
+import hashlib
 import json
 import re
 import statistics
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from usage import Parser, count, guarded
 
+from xhat.config.parsing import recipe_path
 from xhat.data.images import to_float
 from xhat.data.load import load
 from xhat.evaluation.fid import distance
@@ -32,12 +34,17 @@ EVEN = {
     "times": "logit_normal(0, 1)",
     "terms.denoise.loss": "denoising(space=v, weighting=from_density(logit_normal(0, 1)))",
 }
+NARROW = {
+    "times": "logit_normal(0.8, 0.8)",
+    "terms.denoise.loss": "denoising(space=v, weighting=from_density(logit_normal(0.8, 0.8)))",
+}
 FIFTY = {"sampling.sampler": "ddim", "sampling.steps": "50"}
 RECIPES: dict[str, dict[str, str]] = {
     "mnist": {},
     "adamw at 3e-3": {"optimizer.lr": "3e-3"},
     "50 steps of warm-up": {"optimizer.warmup_steps": "50"},
     "times around 0, not 0.8": EVEN,
+    "times nearer to 0.8": NARROW,
     "adamw alone, at 3e-3": {"optimizer.muon_lr": "0", "optimizer.lr": "3e-3"},
     "last weights": {"ema": "0"},
     "50 steps of ddim": FIFTY,
@@ -150,8 +157,7 @@ def judged(images: Tensor, labels: Tensor | None, folder: Path, steps: int) -> J
 
 def measured(recipe: str, budget: dict[str, str], seed: int, folder: Path) -> Judged:
     """A training of so many seconds or steps, judged; from the folder if it has been done."""
-    name = re.sub("[^a-z0-9]+", "-", f"{recipe} {' '.join(budget.values())}")
-    place = folder / f"{name}-{seed}"
+    place = folder / kept_as(recipe, budget, seed)
     path = place.with_suffix(".json")
     if path.exists():
         return Judged(**json.loads(path.read_text()))
@@ -167,6 +173,13 @@ def measured(recipe: str, budget: dict[str, str], seed: int, folder: Path) -> Ju
     found = of_file(out, folder, rows[-1]["step"])
     path.write_text(json.dumps(asdict(found)))
     return found
+
+
+def kept_as(recipe: str, budget: dict[str, str], seed: int) -> str:
+    """A name for all that a training depends on, the preset's own values among them."""
+    values = json.dumps({**RECIPES[recipe], **budget}, sort_keys=True) + recipe_path("mnist").read_text()
+    of_values = hashlib.blake2b(values.encode(), digest_size=6).hexdigest()
+    return re.sub("[^a-z0-9]+", "-", f"{recipe} {of_values} {seed}")
 
 
 def quietly(command: list[str]) -> None:
