@@ -184,7 +184,7 @@ MISTAKES = {
     "betas": (("train", "mnist", "--run", "RUN", "--optimizer.betas", "[2,3]"), "optimizer.betas"),
     "sampler": (("train", "mnist", "--run", "RUN", "--sampling.sampler", "dimm"), "did you mean ddim"),
     "sampler type": (("train", "mnist", "--run", "RUN", "--sampling.sampler", "5"), "no sampler"),
-    "steps of the grid": (("train", "mnist", "--run", "RUN", "--schedule", "linear_beta(10)"), "cannot take 50 steps"),
+    "steps of the grid": (("train", "mnist", "--run", "RUN", "--schedule", "linear_beta(5)"), "cannot take 8 steps"),
     "no network": (("train", "mnist", "--run", "RUN", "--network", "5"), "is no network"),
     "no such widths": (("train", "mnist", "--run", "RUN", "--network", "unet(widths=8)"), "several ints"),
     "no heads": (("train", "mnist", "--run", "RUN", "--network", "dit(heads=0)"), "dit:"),

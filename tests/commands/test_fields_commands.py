@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from helpers import TINY, xhat
+from xhat.config.parsing import read_config
 
 KINDS = {"fields": (2, 8, 8), "signals": (1, 32), "volumes": (1, 16, 16, 16), "tables": (5,)}
 SCALE = {"fields": [3.0, 1e-4], "signals": [50.0], "volumes": [0.2], "tables": [1.0, 2.0, 3.0, 4.0, 5.0]}
@@ -103,11 +104,11 @@ def test_the_frontier_compares_samples_and_data_in_the_same_units(trained, tmp_p
     code, out, err = xhat("evaluate", run, *own, "--images", 4, capsys=capsys)
     assert (code, err) == (0, "")
     fid = json.loads(out)["fid"]
-    code, out, err = xhat("evaluate", run, *own, "--frontier", capsys=capsys)
+    steps = read_config(run / "config.yaml").sampling.steps
+    code, out, err = xhat("evaluate", run, *own, "--frontier", "--steps", steps, capsys=capsys)
     assert (code, err) == (0, "")
-    first = json.loads(out)["points"]
-    steps = max(point["steps"] for point in first)
-    (same,) = (p["fid"] for p in first if p["sampler"] == first[0]["sampler"] and p["steps"] == steps)
+    points = json.loads(out)["points"]
+    (same,) = (p["fid"] for p in points if p["sampler"] == points[0]["sampler"] and p["steps"] == steps)
     assert same == pytest.approx(fid, rel=1e-4)
 
 
@@ -154,7 +155,7 @@ def test_penalties_are_in_physical_units(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(PENALTY)
     run = tmp_path / "run"
     term = '{"mine": {"loss": "image_loss(mean_square)", "weight": 1e-6}}'
-    own = ("--use", tmp_path / "mine.py", "--terms", term, "--max_steps", 1, *TINY)
+    own = ("--use", tmp_path / "mine.py", "--terms", term, "--times", "stratified", "--max_steps", 1, *TINY)
     assert xhat("train", "mnist", "--data", f"fields({tmp_path / 'x.npy'})", "--run", run, *own)[0] == 0
     row = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     capsys.readouterr()

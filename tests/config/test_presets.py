@@ -230,7 +230,7 @@ DENSITIES = {
     "edm2": lambda t: (torch.log(0.002 * (80 / 0.002) ** t), -0.4, 1.0),
     "sd3": lambda t: (torch.logit(t), 0.0, 1.0),
     "jit": lambda t: (torch.logit(1 - t), -0.8, 0.8),
-    "mnist": lambda t: (torch.logit(t), 0.0, 1.0),
+    "mnist": lambda t: (torch.logit(t), 0.8, 1.0),
 }
 
 
