@@ -12,13 +12,13 @@ from xhat.evaluation.denoising import LEVELS, x0_errors
 from xhat.evaluation.floor import floor_errors
 from xhat.runs.load import load
 
-STEPS = 1500
+STEPS = 600
 
 
 @pytest.mark.slow
 def test_the_demo_draws_readable_digits(tmp_path, capsys):
-    """Half of the steps that two cores take in its minutes: 75 % or more of 1,000 samples are read with confidence, all ten
-    digits appear. In a process of its own."""
+    """The steps of a minute on two slow cores: 80 % or more of 1,000 samples are read with confidence, and all ten digits appear.
+    In a process of its own."""
     run = tmp_path / "demo"
     job = process("train", "mnist", "--run", run, "--max_steps", STEPS)
     assert job.wait() == 0, job.stderr.read()
@@ -27,7 +27,7 @@ def test_the_demo_draws_readable_digits(tmp_path, capsys):
     _, out, _ = xhat("evaluate", run, "--samples", tmp_path / "s.npz", "--json", capsys=capsys)
     result = json.loads(out)
     print({k: result[k] for k in ("step", "fid", "confident", "confident_real", "digits")})
-    assert result["confident"] >= 0.75
+    assert result["confident"] >= 0.8
     assert min(result["digits"]) > 0
     assert result["confident_real"] > 0.97
     the_floor_lies_under(run)
