@@ -17,7 +17,7 @@ STEPS = 600
 
 @pytest.mark.slow
 def test_the_demo_draws_readable_digits(tmp_path, capsys):
-    """The steps of a minute on two slow cores: 80 % or more of 1,000 samples are read with confidence, and all ten digits appear.
+    """The steps of a minute on two slow cores: 80 % or more of 1,000 samples are read with confidence, all ten digits appear.
     In a process of its own."""
     run = tmp_path / "demo"
     job = process("train", "mnist", "--run", run, "--max_steps", STEPS)
