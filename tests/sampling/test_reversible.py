@@ -94,7 +94,7 @@ def test_a_thousand_steps_in_single_precision():
     _, found, _ = gradients(schedule, V, Reversible(), times, torch.float32)
     _, expected, _ = gradients(schedule, V, AllSteps(), times, torch.float32)
     for one, other in zip(found, expected, strict=True):
-        assert float((one - other).norm() / other.norm()) < 1e-4
+        assert float((one - other).norm() / other.norm()) < 1e-5
 
 
 def test_under_autocast_the_backward_pass_computes_as_the_forward_pass_did():
@@ -105,7 +105,7 @@ def test_under_autocast_the_backward_pass_computes_as_the_forward_pass_did():
     _, expected, _ = gradients(schedule, V, AllSteps(), times, torch.float32, autocast=True)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype
-        assert float((one - other).norm() / other.norm()) < 2e-2  # bf16
+        assert float((one - other).norm() / other.norm()) < 5e-3  # bf16
 
 
 def test_its_memory_does_not_grow_with_the_steps():

@@ -211,9 +211,8 @@ def _velocity(p: Prediction) -> Tensor:
 
 def _straight(schedule: Schedule, z: Tensor, t: Tensor, s: Tensor, velocity: Tensor) -> Tensor:
     """z_s/r_s = z_t/r_t + (u_s - u_t) velocity, with r = alpha + sigma, u = sigma/r."""
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = _at(schedule, t, z), _at(schedule, s, z)
-    r_t, r_s = alpha_t + sigma_t, alpha_s + sigma_s
-    return r_s * (z / r_t + (sigma_s / r_s - sigma_t / r_t) * velocity)
+    (r_t, u_t), (r_s, u_s) = straight(schedule, t), straight(schedule, s)
+    return over_images(r_s, z) * (z / over_images(r_t, z) + over_images(u_s - u_t, z) * velocity)
 
 
 def _at(schedule: Schedule, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
