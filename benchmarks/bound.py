@@ -66,7 +66,7 @@ def main() -> None:
     data = float(drawn[16].mean(0).var()) - within(drawn[16]) / trials
     steps = trained.denoiser.schedule.steps or 1000
     print(f"T = {steps}, {images} images, own spread {math.sqrt(data):.4f}; {float(mean):.4f} bits/dim on {summed}")
-    print(f"pilot: {pilots[0].evaluations:,} calls, correlation {', '.join(f'{p.correlation:.2f}' for p in pilots)}")
+    print(f"pilot: {pilots[0].evaluations:,} calls; noises {', '.join('opposite' if p.opposite else 'apart' for p in pilots)}")
     print("evaluations  fewer by  noise / full sum's  inflation of the data set's error  mean's offset in its own error")
     print(f"{steps:11d}  {1:7.0f}x  {1:16.2f}  {100 * (math.sqrt(1 + of_full / data) - 1):31.2f} %")
     for evaluations, own in drawn.items():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from xhat.rng import BLOCK, generator, normal, paired
+from xhat.rng import BLOCK, generator, normal, stratified
 
 
 @given(cuts=st.lists(st.integers(0, 3 * BLOCK), max_size=5), total=st.integers(1, 3 * BLOCK))
@@ -42,36 +42,40 @@ def test_samples_are_standard_normal_and_independent():
     assert correlation.abs().max().item() < 6 / 64**0.5  # 6 standard errors over 51 040 pairs
 
 
-@pytest.mark.parametrize("correlation", [-1.0, -0.3])
-@pytest.mark.parametrize("per", [3, 4])
-def test_pairs_are_standard_normal_and_correlate_as_told(per, correlation):
-    """Samples 1 and 2 of each row, 3 and 4; nothing else, the last of an odd row and the next row's first in particular."""
-    x = paired((5000 * per, 4), 0, "pairs", first=0, per=per, correlation=correlation)
-    x = x.reshape(5000, per, 4).movedim(1, 0).flatten(1).double()
+@pytest.mark.parametrize("opposite", [False, True])
+@pytest.mark.parametrize("per", [1, 3, 4, 8])
+def test_a_row_is_standard_normal_and_spread_over_the_parts(per, opposite):
+    """Of each number one sample in each part; or pairs of opposite ones, one size in each part."""
+    x = stratified((5000 * per, 4), 0, "rows", first=0, per=per, opposite=opposite)
+    x = x.reshape(5000, per, 4).movedim(1, 0).double()
     for row in x:
-        assert stats.kstest(row.numpy(), stats.norm.cdf).pvalue > 1e-3
-    want = torch.eye(per).double()
-    for first in range(0, per - 1, 2):
-        want[first, first + 1] = want[first + 1, first] = correlation
-    torch.testing.assert_close(torch.corrcoef(x), want, rtol=0, atol=5 / 20_000**0.5)
-    assert abs(float((x[-1, :-4] * x[0, 4:]).mean())) < 5 / 20_000**0.5
-    if correlation == -1:
-        assert torch.equal(x[1], -x[0])
+        assert stats.kstest(row.flatten().numpy(), stats.norm.cdf).pvalue > 1e-3
+    place = torch.special.ndtr(x)
+    if opposite:
+        assert torch.equal(x[1::2], -x[0::2][: per // 2])
+        x, place = x[0::2], 2 * torch.special.ndtr(x[0::2].abs()) - 1
+    part = (place * len(place)).floor().sort(0).values
+    assert torch.equal(part, torch.arange(len(place)).double().reshape(-1, 1, 1).expand_as(part))
+    assert abs(float((x[0, :, 0] * x[0, :, 1]).mean())) < 5 / 5000**0.5
+    assert abs(float((x[0, :-1] * x[0, 1:]).mean())) < 5 / 20_000**0.5  # rows are independent
+
+
+def test_neighbours_of_a_row_lie_far_apart():
+    """On average over the numbers' own place in their parts: half of all parts from the first to the second."""
+    x = torch.special.ndtr(stratified((8000, 16), 0, first=0, per=8).double()).reshape(1000, 8, 16)
+    steps = (x.diff(dim=1) % 1).mean((0, 2))
+    assert steps[0] == pytest.approx(0.5, abs=0.01)
+    assert (torch.minimum(steps, 1 - steps) > 0.2).all()
 
 
 @given(cuts=st.lists(st.integers(0, 2 * BLOCK), max_size=5), per=st.integers(1, 5), start=st.integers(0, 2 * BLOCK))
-def test_any_division_gives_the_one_call_pairs(cuts, per, start):
-    how = {"per": per, "correlation": -0.6}
-    whole = paired((3 * BLOCK, 2), 7, "noise", first=0, **how)[start:]
+@pytest.mark.parametrize("opposite", [False, True])
+def test_any_division_gives_the_one_call_rows(opposite, cuts, per, start):
+    how = {"per": per, "opposite": opposite}
+    whole = stratified((3 * BLOCK, 2), 7, "noise", first=0, **how)[start:]
     edges = sorted({start, 3 * BLOCK, *(start + c for c in cuts if start + c < 3 * BLOCK)})
-    parts = [paired((b - a, 2), 7, "noise", first=a, **how) for a, b in pairwise(edges)]
+    parts = [stratified((b - a, 2), 7, "noise", first=a, **how) for a, b in pairwise(edges)]
     assert torch.equal(torch.cat(parts), whole)
-
-
-def test_without_a_correlation_or_a_neighbour_pairs_are_the_plain_draw():
-    plain = normal((40, 2), 7, first=3)
-    assert torch.equal(paired((40, 2), 7, first=3, per=4, correlation=0.0), plain)
-    assert torch.equal(paired((40, 2), 7, first=3, per=1, correlation=-1.0), plain)
 
 
 def test_generators_are_fresh_and_leave_the_global_one_alone():

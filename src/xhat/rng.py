@@ -7,7 +7,6 @@ cover them, so that it sees what one process would have seen, at the cost of at 
 """
 
 import hashlib
-import math
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -64,16 +63,36 @@ def normal(shape: tuple[int, ...], *key: float | str, first: int = 0, device: to
     return drawn[start : start + count]
 
 
-def paired(
-    shape: tuple[int, ...], *key: float | str, first: int, per: int, correlation: float, device: torch.device | str = "cpu"
+def stratified(
+    shape: tuple[int, ...], *key: float | str, first: int, per: int, opposite: bool = False, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """As `normal`, but in each row of `per` samples the second is c · the first + sqrt(1 - c²) · its own, the fourth so with
-    the third, and so on: each alone is standard normal, their correlation is c, and c = -1 negates. An odd row's last is alone.
+    """As `normal`, each alone standard normal, but the samples of a row of `per` lie apart: their mean of a sum of functions of
+    single numbers scatters less than that of independent samples.
+
+    Of each number one sample lies in each of `per` parts of equal probability (Latin hypercube sampling, McKay et al. 1979):
+    a cyclic shift for each number says in which, and where in it is independent. Neighbours are in parts far apart. `opposite`
+    negates the second of two, the fourth, and so on, and has the pairs' sizes lie apart. An odd row's last is alone.
     """
-    if not correlation:
-        return normal(shape, *key, first=first, device=device)
-    both = normal((shape[0] + 1, *shape[1:]), *key, first=first - 1, device=device)  # with the one before
-    before, own = both[:-1], both[1:]
-    second = (first + torch.arange(shape[0], device=device)) % per % 2 == 1
-    mixed = correlation * before + math.sqrt(1 - correlation**2) * own
-    return torch.where(second.reshape(-1, *[1] * (len(shape) - 1)), mixed, own)
+    number = first + torch.arange(shape[0], device=device)
+    row, place = number // per, number % per
+    size, group = (-(-per // 2), place // 2) if opposite else (per, place)
+
+    def drawn(which: Tensor, purpose: str) -> Tensor:
+        low, high = int(which[0]), int(which[-1]) + 1
+        return normal((high - low, *shape[1:]), *key, purpose, first=low, device=device)[which - low].double()
+
+    def over(x: Tensor) -> Tensor:
+        return x.reshape(-1, *[1] * (len(shape) - 1))
+
+    own = row * size + group
+    part = (torch.special.ndtr(drawn(row, "shift")) * size).floor() + over(_apart(size).to(device)[group])
+    position = (part % size + torch.special.ndtr(drawn(own, "within"))) / size
+    sign = torch.where(drawn(own, "sign") < 0, -1.0, 1.0) * over(2.0 * (place % 2) - 1) if opposite else 1.0
+    found: Tensor = sign * torch.special.ndtri((1 - position) / 2 if opposite else position)
+    return found.float()
+
+
+def _apart(n: int) -> Tensor:
+    """0..n-1 in an order whose neighbours are far apart: that of the van der Corput sequence."""
+    turned = [int(f"{k:032b}"[::-1], 2) for k in range(n)]
+    return torch.tensor(turned).argsort().argsort()

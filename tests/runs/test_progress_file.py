@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 
-from xhat.bound.control import NOISE, Control
-from xhat.bound.density import Pilot, cells
+from xhat.bound.control import Control, cells
+from xhat.bound.density import Pilot
 from xhat.bound.estimate import Progress
 from xhat.files.tensors import read_tensors, write_tensors
 from xhat.runs.progress_file import ProgressFile
@@ -64,7 +64,7 @@ def test_progress_of_another_version_is_dropped(left, monkeypatch):
         {"probability": torch.zeros(PARTS).double()},
         {"probability": torch.ones(PARTS - 1).double()},
         {"constant": torch.ones(PARTS, 1).double()},
-        {"slope": torch.full((PARTS, NOISE), torch.inf).double()},
+        {"slope": torch.full((PARTS,), torch.inf).double()},
     ],
     ids=lambda t: next(f"{name} {tuple(x.shape)} {x.flatten()[0]}" for name, x in t.items()),
 )

@@ -1,89 +1,69 @@
-"""A control variate for the parts of a bound: what an analytic denoiser and simple statistics of the image explain."""
+"""A control variate for the parts of a bound: what simple statistics of the image and the noise in its pixels explain."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from xhat.tensors import image_mean, over_images
+from xhat.bound.pixels import PixelErrors, local
+from xhat.tensors import image_mean
 
-IMAGE, NOISE = 4, 4  # features of each kind
+IMAGE = 4  # features of it
+GROWTH = 1.12  # ratio of neighbouring cells: the first steps of a schedule differ most
 TINY = 1e-300  # a mean square's least value where its logarithm or its inverse is taken
 
 
 @dataclass(frozen=True)
 class Control:
-    """part_i ~ constant_i · (features of x0) + slope_i · (features of the noise), frozen before any image is measured.
+    """part_i ~ constant_i · (features of x0) + slope_i · (what its pixels explain), frozen before any image is measured.
 
-    The features of the noise have mean 0 at every noise level, and the sum over all parts of the first half is known for
-    each image: what is subtracted from the parts that are drawn is added back exactly.
+    What pixels explain has mean 0 at every noise level, and the sum over all parts of the first half is known for each image:
+    what is subtracted from the parts that are drawn is added back exactly.
 
     Attributes:
         constant: (count, IMAGE), for `image_features`.
-        slope: (count, NOISE), for `noise_features`.
+        slope: (count,), for `PixelErrors.explained`.
+        pixels: what is known of a pixel's squared error, in cells of parts.
     """
 
     constant: Tensor
     slope: Tensor
+    pixels: PixelErrors
 
     @classmethod
     def none(cls, count: int) -> "Control":
         """Nothing explained: the estimate without a control variate."""
-        return cls(torch.zeros(count, IMAGE, dtype=torch.float64), torch.zeros(count, NOISE, dtype=torch.float64))
+        pixels = PixelErrors.none(len(cells(count)))
+        return cls(torch.zeros(count, IMAGE, dtype=torch.float64), torch.zeros(count, dtype=torch.float64), pixels)
 
-    def of(self, index: Tensor, image: Tensor, noise: Tensor) -> Tensor:
-        """The explained part (n,) for parts `index` (n,) 1..count, from features (n, IMAGE) and (n, NOISE)."""
-        return (self.constant[index - 1] * image).sum(1) + (self.slope[index - 1] * noise).sum(1)
+    def of(self, index: Tensor, image: Tensor, x0: Tensor, noise: Tensor, ratio: Tensor) -> Tensor:
+        """The explained half of parts `index` (n,) 1..count, (n,).
+
+        Args:
+            index: on the CPU.
+            image: features, (n, IMAGE).
+            x0: images (n, ...).
+            noise: in them.
+            ratio: sigma/alpha of the parts, (n,).
+        """
+        cell = torch.searchsorted(cells(len(self.slope)), index)
+        return (self.constant[index - 1] * image).sum(1) + self.slope[index - 1] * self.pixels.explained(x0, noise, cell, ratio)
+
+
+def cells(count: int) -> Tensor:
+    """The last part of each cell, (cells,) int64: single parts first, then widths that grow by GROWTH."""
+    ends, end = [], 0
+    while end < count:
+        end = min(count, max(end + 1, int(end * GROWTH)))
+        ends.append(end)
+    return torch.tensor(ends)
 
 
 def image_features(x0: Tensor) -> Tensor:
     """1, the mean square, and the mean variances of 3x3 and 9x9 windows, (B, 4) float64."""
-    near, far = (image_mean(_local(x0, side)[1]) for side in (3, 9))
+    near, far = (image_mean(local(x0, side)[1]) for side in (3, 9))
     return torch.stack([torch.ones(len(x0), device=x0.device), image_mean(x0**2), near, far], dim=1).double().cpu()
-
-
-def noise_features(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Squared noise errors of analytic denoisers less their mean over the noise, per image, (B, 4) float64.
-
-    If pixels were N(m, v), the best denoiser would err by noise - noise_hat = g noise - (1 - g)(x0 - m)/r, with r =
-    sigma/alpha and g = v/(v + r²). First v = inf, where the error is the noise itself; then m and v are the mean and the
-    variance of each pixel's 3x3 window. Two more, for networks between these: the first in proportion to the window's contrast,
-    sqrt(v) (noise² - 1), and g noise · (the sum of its eight neighbours), which are independent of it.
-
-    Each mean is 0 at every noise level, whatever the image: E noise² = 1, E noise = 0, E noise noise' = 0.
-
-    Args:
-        x0: images (B, C, H, W).
-        noise: in them, shaped alike.
-        alpha: (B,).
-        sigma: (B,).
-    """
-    mean, variance = _local(x0)
-    ratio = over_images(sigma / alpha, x0).clamp(max=1e6)
-    gain = variance / (variance + ratio**2)
-    offset = -(x0 - mean) * ratio / (variance + ratio**2)
-    flat = noise**2 - 1
-    local = gain**2 * flat + 2 * gain * offset * noise
-    near = gain * noise * _neighbours(noise)
-    return torch.stack([image_mean(f) for f in (flat, local, flat * variance.sqrt(), near)], dim=1).double().cpu()
-
-
-def _local(x0: Tensor, side: int = 3) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each pixel's window of this odd side, edges repeated."""
-    if x0.ndim != 4 or min(x0.shape[2:]) < 2:
-        return x0, torch.ones_like(x0)
-    around = F.pad(x0, (side // 2,) * 4, mode="replicate")
-    mean = F.avg_pool2d(around, side, stride=1)
-    return mean, (F.avg_pool2d(around**2, side, stride=1) - mean**2).clamp(min=1e-6)
-
-
-def _neighbours(noise: Tensor) -> Tensor:
-    """The sum of each pixel's eight neighbours, 0 beyond the edge: independent of the pixel itself."""
-    if noise.ndim != 4:
-        return torch.zeros_like(noise)
-    return F.avg_pool2d(noise, 3, stride=1, padding=1, divisor_override=1) - noise
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,24 @@
 """The pilot: which steps of a bound are worth a network call, and what of them is known without one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from xhat import rng
-from xhat.bound.control import IMAGE, TINY, Control, between_cells, fit, image_features, noise_features
-from xhat.bound.exact import evaluate
-from xhat.bound.terms import Form
+from xhat.bound.control import IMAGE, TINY, Control, between_cells, cells, fit, image_features
+from xhat.bound.exact import predicted
+from xhat.bound.pixels import edges, kinds, learned, moments
+from xhat.bound.terms import Form, x0_error
 from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.distributed import ALONE, Shares
+from xhat.tensors import over_images
 
-GROWTH = 1.12  # ratio of neighbouring cells: the first steps of a schedule differ most
 UNIFORM = 0.01
 LEAST_DRAWS, MOST_DRAWS = 48, 176  # of the pilot, per cell and round
 GROUP = 4  # of the second round: noises e, -e, e', -e'
+MOSTLY = 1.3  # times as much odd as even in the noise, and opposite noises pay more than strata do
+BETWEEN = 0.1  # share that is seen of what is left between images and steps
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,13 @@ class Pilot:
         probability: of part 1..count, (count,), float64, positive, sum 1.
         control: what is known of each part without a network call.
         evaluations: network calls that the pilot took.
-        correlation: between the noises of an image's draws 1 and 2, 3 and 4, .., in [-1, 0].
+        opposite: whether the noises of an image's draws 1 and 2, 3 and 4, .. are: where most is odd in the noise.
     """
 
     probability: Tensor
     control: Control
     evaluations: int = 0
-    correlation: float = 0.0
+    opposite: bool = False
 
     def choose(self, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Invert the distribution function at positions (n,) in [0, 1): part (n,), the place in it (n,), probability (n,)."""
@@ -41,15 +44,6 @@ class Pilot:
         chance = self.probability[index]
         place = (1 - (upper[index] - position * upper[-1]) / chance).clamp(0, 1 - 1e-12)
         return index + 1, place, chance
-
-
-def cells(count: int) -> Tensor:
-    """The last part of each cell, (cells,) int64: single parts first, then widths that grow by GROWTH."""
-    ends, end = [], 0
-    while end < count:
-        end = min(count, max(end + 1, int(end * GROWTH)))
-        ends.append(end)
-    return torch.tensor(ends)
 
 
 def pilot_draws(count: int, calls: int) -> int:
@@ -70,11 +64,11 @@ def run_pilot(
     shares: Shares = ALONE,
 ) -> Pilot:
     """p_i ∝ sqrt(E[rest_i²]), the best density for independent draws; mixed with 1 % uniform. `rest` is what the control
-    leaves, and what opposite noises cancel of its square is taken off.
+    leaves, and of its square most of what does not change with the noise is taken off, and what opposite noises cancel.
 
     First `draws` network calls in each cell of neighbouring parts; then as many again, where they count, in groups of one
-    image and part with noises e, -e, e', -e', which tell the odd part of `rest` from the even one (`_correlation`). What comes
-    out is frozen before an image is measured: whatever the positive density, the control and the correlation, no bias.
+    image and part with noises e, -e, e', -e', which tell the odd part of `rest` from the even one. What comes out is frozen
+    before an image is measured: whatever the positive density, the control and the noises' strata, no bias.
 
     Args:
         form: the bound.
@@ -95,56 +89,69 @@ def run_pilot(
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
     middle = (starts + 1 + ends).double() / 2
     generator = rng.generator(seed, "pilot")
-    cell = torch.arange(len(ends)).repeat_interleave(draws)
-    sample = _Sample(form, denoiser, images, cond, starts, ends, seed, rows, shares)
-    value, features = sample.at(cell, "first", generator)
+    sample = _Sample(form, denoiser, images, cond, seed, rows, shares, len(ends), edges(images))
+    first = sample.draw("first", starts, ends, torch.arange(len(ends)).repeat_interleave(draws), generator)
+    value, sums = sample.learn(first)
+    cell, features = first.cell, sample.features(first, sums)
     found = fit(value, cell, features, middle)
-    left, correlation = found.left, 0.0
+    left, opposite = found.left, False
     share = left.sqrt() * (ends - starts)
     if bool(share.sum() > 0):
         more = torch.multinomial(share / share.sum(), -(-len(cell) // GROUP), replacement=True, generator=generator)
-        more = more.repeat_interleave(GROUP)
-        own = sample.at(more, "second", generator, group=GROUP)
-        cell, value, features = torch.cat([cell, more]), torch.cat([value, own[0]]), torch.cat([features, own[1]])
+        second = sample.draw("second", starts, ends, more.repeat_interleave(GROUP), generator, group=GROUP)
+        own, of_own = sample.learn(second)
+        sums = sums + of_own
+        cell, value = torch.cat([cell, second.cell]), torch.cat([value, own])
+        features = torch.cat([sample.features(draws, sums) for draws in (first, second)])
         found = fit(value, cell, features, middle)
-        rest = (own[0] - (found.coefficients[more] * own[1]).sum(1)) / found.left.sqrt().clamp(min=TINY)[more]
-        rest, of = rest.reshape(-1, GROUP), more[::GROUP]
-        correlation = _correlation(rest)
-        left = found.left * (1 + correlation * _odd_share(rest, of, len(ends)))
+        rest = own - (found.coefficients[second.cell] * features[-len(own) :]).sum(1)
+        rest = (rest / found.left.sqrt().clamp(min=TINY)[second.cell]).reshape(-1, GROUP)
+        odd, even = _halves(rest)
+        opposite = bool(odd.mean() > MOSTLY * even.mean())
+        left = found.left * _seen(2 * even if opposite else odd + even, more, len(ends))
     p = between_cells(left.sqrt(), middle, form.count)
     p = p / p.sum() if bool(p.sum() > 0) else torch.full_like(p, 1 / form.count)
     each = between_cells(found.coefficients, middle, form.count)
-    control = Control(each[:, :IMAGE], each[:, IMAGE:])
-    return Pilot((1 - UNIFORM) * p + UNIFORM / form.count, control, len(cell), correlation)
+    control = Control(each[:, :IMAGE], each[:, IMAGE], learned(*sample.edges, sums.sum(0)))
+    return Pilot((1 - UNIFORM) * p + UNIFORM / form.count, control, len(cell), opposite)
 
 
 def _halves(rest: Tensor) -> tuple[Tensor, Tensor]:
-    """What is odd and what is even in the noise, (groups, 2) each: (f(e) -+ f(-e))/2, from f at e, -e, e', -e', (groups, 4)."""
+    """Variance over the noise of what is odd and what is even in it, (groups,) each, from f at e, -e, e', -e', (groups, 4)."""
     plus, minus = rest[:, 0::2], rest[:, 1::2]
-    return (plus - minus) / 2, (plus + minus) / 2
+    return ((plus - minus) / 2).square().mean(1), ((plus + minus) / 2).var(1)
 
 
-def _correlation(rest: Tensor) -> float:
-    """The best one between two draws' noises, from what is left (groups, 4) at the noises e, -e, e', -e'.
+def _seen(noise: Tensor, cell: Tensor, count: int) -> Tensor:
+    """What share of each cell's mean square (count,) an estimate sees, from the noise's part of it (groups,).
 
-    If the odd part is linear in the noise and the even one quadratic, the correlation c turns the variance of the sum of two
-    draws into 2 odd (1 + c) + 2 even (1 + c²). Its least is at c = -odd/(2 even), or at -1 where odd is over twice even.
+    The rest is between images and steps. An image's draws are spread over all steps, so that little of it is seen. A cell with
+    few groups is shrunk to the share of all, as if it had 8 of that.
     """
-    odd, even = _halves(rest)
-    linear, quadratic = float(odd.square().mean()), float(even.var(1).mean())
-    if not linear > 0:
-        return 0.0
-    return -min(1.0, linear / max(2 * quadratic, TINY))
+    total = torch.zeros(count, dtype=noise.dtype).index_add(0, cell, noise)
+    share = (8 * noise.mean() + total) / (8 + torch.bincount(cell, minlength=count))
+    return BETWEEN + (1 - BETWEEN) * share
 
 
-def _odd_share(rest: Tensor, cell: Tensor, count: int) -> Tensor:
-    """The odd part's share of each cell's mean square, (count,), from what is left in its units, (groups, 4).
+@dataclass(frozen=True)
+class _Draws:
+    """Parts of the pilot's images.
 
-    A cell with few groups is shrunk to the share of all, as if it had 8 of that, and no share is believed to be over 0.9.
+    Attributes:
+        purpose: names their noise.
+        cell: of each, (n,).
+        index: the part, (n,).
+        u: the place in it, (n,).
+        chosen: the image, (n,).
+        group: neighbours that share all of these; pairs in it have opposite noises.
     """
-    odd = _halves(rest)[0].square().mean(1)
-    total = torch.zeros(count, dtype=odd.dtype).index_add(0, cell, odd)
-    return ((8 * odd.mean() + total) / (8 + torch.bincount(cell, minlength=count))).clamp(max=0.9)
+
+    purpose: str
+    cell: Tensor
+    index: Tensor
+    u: Tensor
+    chosen: Tensor
+    group: int
 
 
 @dataclass(frozen=True)
@@ -155,36 +162,77 @@ class _Sample:
     denoiser: Denoiser
     images: Tensor
     cond: Condition | None
-    starts: Tensor
-    ends: Tensor
     seed: int
     rows: int
     shares: Shares
+    count: int  # of cells
+    edges: tuple[Tensor, Tensor]  # between kinds of pixels
 
-    def at(self, cell: Tensor, purpose: str, generator: torch.Generator, group: int = 1) -> tuple[Tensor, Tensor]:
-        """A random part of each cell (n,), on a random image: its value (n,) and features (n, IMAGE + NOISE).
-
-        Neighbours in a group, n a multiple of it, share their cell, their part and image, and pairs in it have opposite noises.
-        """
-        width = (self.ends - self.starts)[cell]
-        index = self.starts[cell] + 1 + (torch.rand(len(cell), generator=generator, dtype=torch.float64) * width).long()
-        index = torch.minimum(index, self.ends[cell])
+    def draw(
+        self, purpose: str, starts: Tensor, ends: Tensor, cell: Tensor, generator: torch.Generator, group: int = 1
+    ) -> _Draws:
+        """A random part of each cell (n,), n a multiple of the group, on a random image."""
+        width = (ends - starts)[cell]
+        index = starts[cell] + 1 + (torch.rand(len(cell), generator=generator, dtype=torch.float64) * width).long()
+        index = torch.minimum(index, ends[cell])
         u = torch.rand(len(cell), generator=generator, dtype=torch.float64)
         chosen = torch.randint(len(self.images), (len(cell),), generator=generator)
         index, u, chosen = (v[::group].repeat_interleave(group) for v in (index, u, chosen))
-        rows = self.shares.part(len(cell) // group, self.rows // group) * group
+        return _Draws(purpose, cell, index, u, chosen, group)
 
-        def measured(first: int) -> tuple[Tensor, Tensor]:
-            own = slice(first, min(first + rows, len(cell)))
-            some = rows_of(self.cond, chosen[own])
-            x0 = self.images[chosen[own].to(self.images.device)]
-            key = (self.seed, "pilot noise", purpose)
-            noise = rng.paired(tuple(x0.shape), *key, first=first, per=group, correlation=-1.0, device=x0.device)
-            value, of_noise = with_features(self.form, self.denoiser, x0, noise.to(x0.dtype), index[own], u[own], some)
-            return value, torch.cat([image_features(x0), of_noise], dim=1)
+    def learn(self, draws: _Draws) -> tuple[Tensor, Tensor]:
+        """Their values (n,), and what their pixels tell of errors, `moments` of each half of them, (2, cells, kinds, 4, 5)."""
+        (values, spreads), halves = self.edges, _half(draws)
+        size = 2 * self.count, (len(values) + 1) * (len(spreads) + 1)
 
-        values, features = zip(*self.shares.map(measured, range(0, len(cell), rows)), strict=True)
-        return torch.cat(values).nan_to_num(), torch.cat(features)
+        def measured(own: slice) -> tuple[Tensor, Tensor]:
+            x0, noise, index, t = self._at(draws, own)
+            prediction = predicted(self.denoiser, x0, noise, t, rows_of(self.cond, draws.chosen[own]))
+            ratio = noise_ratio(self.denoiser, t)
+            error = (x0_error(self.denoiser, prediction, x0, noise, t) / over_images(ratio, x0)).nan_to_num() ** 2
+            cell = draws.cell[own] + self.count * halves[own]
+            found = moments(error, kinds(x0, values, spreads), noise, cell, ratio, size)
+            return self.form.part(self.denoiser, prediction, x0, noise, index, t).cpu(), found
+
+        parts, sums = zip(*self.shares.map(measured, self._slices(draws)), strict=True)
+        return torch.cat(parts).nan_to_num(), torch.stack(sums).sum(0).unflatten(0, (2, -1))
+
+    def features(self, draws: _Draws, sums: Tensor) -> Tensor:
+        """Of all of them, (n, IMAGE + 1): what pixels explain is learned from the half of the draws that they are not in."""
+        halves = _half(draws)
+        other = [learned(*self.edges, own) for own in sums.flip(0)]
+        pixels = replace(other[0], slopes=torch.cat([own.slopes for own in other]))
+        found = []
+        for own in self._slices(draws):
+            x0, noise, _, t = self._at(draws, own)
+            cell = draws.cell[own] + self.count * halves[own]
+            explained = pixels.explained(x0, noise, cell, noise_ratio(self.denoiser, t))
+            found.append(torch.cat([image_features(x0), explained[:, None]], dim=1))
+        return torch.cat(found)
+
+    def _slices(self, draws: _Draws) -> list[slice]:
+        count, group = len(draws.cell), draws.group
+        rows = self.shares.part(count // group, self.rows // group) * group
+        return [slice(first, min(first + rows, count)) for first in range(0, count, rows)]
+
+    def _at(self, draws: _Draws, own: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images, noise, parts and times of some draws, on the images' device."""
+        device = self.images.device
+        x0 = self.images[draws.chosen[own].to(device)]
+        key = (self.seed, "pilot noise", draws.purpose)
+        noise = rng.stratified(tuple(x0.shape), *key, first=own.start, per=min(2, draws.group), opposite=True, device=device)
+        index = draws.index[own].to(device)
+        return x0, noise.to(x0.dtype), index, self.form.times(index, draws.u[own].to(device))
+
+
+def _half(draws: _Draws) -> Tensor:
+    """0 or 1, (n,): groups in turn."""
+    return torch.arange(len(draws.cell)) // draws.group % 2
+
+
+def noise_ratio(denoiser: Denoiser, t: Tensor) -> Tensor:
+    """sigma/alpha (B,), finite where nothing is left of the image."""
+    return (denoiser.schedule.sigma(t) / denoiser.schedule.alpha(t)).clamp(max=1e6)
 
 
 def rows_of(cond: Condition | None, rows: Tensor | slice) -> Condition | None:
@@ -192,13 +240,3 @@ def rows_of(cond: Condition | None, rows: Tensor | slice) -> Condition | None:
     if cond is None:
         return None
     return {name: value[rows.to(value.device) if isinstance(rows, Tensor) else rows] for name, value in cond.items()}
-
-
-def with_features(
-    form: Form, denoiser: Denoiser, x0: Tensor, noise: Tensor, index: Tensor, u: Tensor, cond: Condition | None
-) -> tuple[Tensor, Tensor]:
-    """`evaluate` and the noise's features, on the CPU."""
-    index, u = index.to(x0.device), u.to(x0.device)
-    t = form.times(index, u)
-    value = evaluate(form, denoiser, x0, noise, index, u, cond)
-    return value.cpu(), noise_features(x0, noise, denoiser.schedule.alpha(t), denoiser.schedule.sigma(t))

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from xhat import rng
 from xhat.bound import student
-from xhat.bound.control import Control, image_features
+from xhat.bound.control import Control, cells, image_features
 from xhat.bound.decoders import Decoder
-from xhat.bound.density import Pilot, cells, pilot_draws, rows_of, run_pilot, with_features
-from xhat.bound.exact import Bound, require_finite
+from xhat.bound.density import Pilot, noise_ratio, pilot_draws, rows_of, run_pilot
+from xhat.bound.exact import Bound, evaluate, require_finite
 from xhat.bound.terms import Form, StepForm, bits_per_dim, form_of
 from xhat.diffusion.denoiser import Condition, Denoiser
 from xhat.distributed import ALONE, Shares
@@ -114,9 +114,9 @@ def estimate_bound(
     under a density found on other images (`run_pilot`), shifted by a uniform number of its own. Shifts are independent
     between images, so that the spread of the images' values gives a valid standard error, which within one systematic
     sample does not exist. What a linear control variate knows of a part (`Control`) is subtracted where it is drawn and
-    added for all parts, exactly. An image's draws 1 and 2, 3 and 4, .. have noises of opposite sign, as far as the pilot found
-    that to help (`Pilot.correlation`): each alone is standard normal, so that the mean of their sum is what it was, while what
-    is odd in the noise cancels. Image k's draws depend on (seed, k) alone.
+    added for all parts, exactly. The noises of an image's draws lie apart, in each pixel (`rng.stratified`), and draws 1 and 2,
+    3 and 4, .. have opposite ones where the pilot found most to be odd in the noise: each alone is standard normal, so that the
+    mean of their sum is what it was. Image k's draws depend on (seed, k) alone.
 
     Args:
         denoiser: the model.
@@ -196,10 +196,12 @@ class _Plan:
         """What is known without a network call."""
         return self.pilot.control if self.pilot else Control.none(self.form.count)
 
-    @property
-    def correlation(self) -> float:
-        """Between the noises of an image's draws 1 and 2, 3 and 4, .."""
-        return self.pilot.correlation if self.pilot else 0.0
+    def noise(self, shape: tuple[int, ...], first: int, device: torch.device) -> Tensor:
+        """Of the draws number first, first + 1, ..; all images' draws are counted through."""
+        key = self.seed, "estimate"
+        if self.pilot is None:
+            return rng.normal(shape, *key, first=first, device=device)
+        return rng.stratified(shape, *key, first=first, per=self.calls, opposite=self.pilot.opposite, device=device)
 
     def choose(self, first: int, images: int) -> tuple[Tensor, Tensor, Tensor]:
         """For images first, ..: part, place in it, factor 1/(calls · p), each (images · calls,)."""
@@ -229,12 +231,12 @@ def _measure(
     for start in range(0, len(index), rows):
         own = slice(start, min(start + rows, len(index)))
         images = x0[owner[own].to(device)]
-        shape = tuple(images.shape)
-        number = first * calls + start
-        noise = rng.paired(shape, plan.seed, "estimate", first=number, per=calls, correlation=plan.correlation, device=device)
+        noise = plan.noise(tuple(images.shape), first * calls + start, device)
         some = rows_of(cond, owner[own])
-        value, of_noise = with_features(form, denoiser, images, noise.to(x0.dtype), index[own], u[own], some)
-        rest.append(value - control.of(index[own], known[owner[own]], of_noise))
+        noise, at, place = noise.to(x0.dtype), index[own].to(device), u[own].to(device)
+        value = evaluate(form, denoiser, images, noise, at, place, some).cpu()
+        ratio = noise_ratio(denoiser, form.times(at, place))
+        rest.append(value - control.of(index[own], known[owner[own]], images, noise, ratio))
     value = torch.cat(rest) * factor
     last = rng.normal(tuple(x0.shape), plan.seed, "decoder", first=first, device=device).double()
     prior, reconstruction = (v.cpu() for v in form.outside(x0.double(), last))

@@ -9,7 +9,7 @@ from torch import Tensor
 from xhat import rng
 from xhat.bound.decoders import Decoder
 from xhat.bound.terms import Form, StepForm, bits_per_dim, form_of
-from xhat.diffusion.denoiser import Condition, Denoiser
+from xhat.diffusion.denoiser import Condition, Denoiser, Prediction
 from xhat.tensors import over_images
 
 
@@ -85,9 +85,15 @@ def evaluate(
 ) -> Tensor:
     """Part `index` (B,) of each image's bound in nats, (B,): one network call, at the place u (B,) in the part."""
     t = form.times(index, u)
+    return form.part(denoiser, predicted(denoiser, x0, noise, t, cond), x0, noise, index, t)
+
+
+def predicted(denoiser: Denoiser, x0: Tensor, noise: Tensor, t: Tensor, cond: Condition | None) -> Prediction:
+    """What the network says of x0 with this noise at the times t (B,)."""
     schedule = denoiser.schedule
     z = over_images(schedule.alpha(t), x0) * x0 + over_images(schedule.sigma(t), x0) * noise
-    return form.part(denoiser, denoiser(z, t, cond), x0, noise, index, t)
+    found: Prediction = denoiser(z, t, cond)
+    return found
 
 
 def require_finite(prior: Tensor, diffusion: Tensor, reconstruction: Tensor) -> Bound:

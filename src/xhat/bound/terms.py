@@ -55,7 +55,7 @@ def step_term(denoiser: Denoiser, prediction: Prediction, x0: Tensor, noise: Ten
         s: the next times (B,), s < t, not 0.
     """
     step = transition(denoiser.schedule, t, s)
-    error = _x0_error(denoiser, prediction, x0, noise, t)
+    error = x0_error(denoiser, prediction, x0, noise, t)
     logits = None if prediction.variance_logits is None else prediction.variance_logits.double()
     log_variance = denoiser.variance.log_variance(denoiser.schedule, error, t, s, logits)
     q = Gaussian(over_images(step.from_x0, error) * error, over_images(step.posterior_variance.log(), error))
@@ -65,11 +65,11 @@ def step_term(denoiser: Denoiser, prediction: Prediction, x0: Tensor, noise: Ten
 def rate_term(denoiser: Denoiser, prediction: Prediction, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """½ (-d logsnr/dt) ‖noise - noise_hat‖², (B,): the bound per unit of t in continuous time (Kingma et al. 2021, eq. 17)."""
     logsnr = denoiser.schedule.logsnr(t)
-    error = _x0_error(denoiser, prediction, x0, noise, t) * over_images(torch.exp(logsnr / 2), x0.double())
+    error = x0_error(denoiser, prediction, x0, noise, t) * over_images(torch.exp(logsnr / 2), x0.double())
     return elbo(logsnr, denoiser.schedule) * image_sum(error**2)
 
 
-def _x0_error(denoiser: Denoiser, prediction: Prediction, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def x0_error(denoiser: Denoiser, prediction: Prediction, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x0 - x0_hat up to sign, float64."""
     target, schedule = denoiser.target, denoiser.schedule
     error = (prediction.raw - target.of(schedule, t, x0, noise)).double()

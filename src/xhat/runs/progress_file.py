@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
-from xhat.bound.control import Control
-from xhat.bound.density import Pilot, cells
+from xhat.bound.control import Control, cells
+from xhat.bound.density import Pilot
 from xhat.bound.estimate import Progress
+from xhat.bound.pixels import KNOWN, PixelErrors
 from xhat.errors import DamagedError, UsageError
 from xhat.files.tensors import read_tensors, write_tensors
 
-FORMAT = "xhat-bound-4"  # to be raised with every change of the draws, or of what the numbers mean
+FORMAT = "xhat-bound-5"  # to be raised with every change of the draws, or of what the numbers mean
+PIXELS = ("pixel_values", "pixel_spreads", "pixel_slopes")  # of `PixelErrors`, in its order
 
 
 class ProgressFile:
@@ -47,9 +49,10 @@ class ProgressFile:
             wanted = (float(metadata["precision"]), int(metadata["wanted"])) if "wanted" in metadata else None
             found = Progress(None, tensors["terms"], tensors["by_cell"], wanted)
             if pilot:
-                control = Control(tensors["constant"], tensors["slope"])
-                evaluations, correlation = int(metadata["evaluations"]), float(metadata["correlation"])
-                found.pilot = Pilot(tensors["probability"], control, evaluations, correlation)
+                pixels = PixelErrors(*(tensors[name] for name in PIXELS))
+                control = Control(tensors["constant"], tensors["slope"], pixels)
+                opposite = {"True": True, "False": False}[metadata["opposite"]]
+                found.pilot = Pilot(tensors["probability"], control, int(metadata["evaluations"]), opposite)
         except FileNotFoundError:
             return Progress()
         except (DamagedError, KeyError, ValueError):
@@ -69,7 +72,8 @@ class ProgressFile:
         if (pilot := progress.pilot) is not None:
             control = pilot.control
             tensors |= {"probability": pilot.probability, "constant": control.constant, "slope": control.slope}
-            metadata |= {"evaluations": str(pilot.evaluations), "correlation": repr(pilot.correlation)}
+            tensors |= dict(zip(PIXELS, vars(control.pixels).values(), strict=True))
+            metadata |= {"evaluations": str(pilot.evaluations), "opposite": str(pilot.opposite)}
         self.writable = attempt(self.path, lambda: write_tensors(self.path, tensors, metadata))
 
     def remove(self) -> None:
@@ -97,10 +101,13 @@ def _sound(progress: Progress, parts: int, images: int) -> bool:
     rows = progress.terms.shape[0] if progress.terms.ndim else 0
     wanted = [(progress.terms, (rows, 3)), (progress.by_cell, (len(cells(parts)),))]
     if (pilot := progress.pilot) is not None:
-        none = Control.none(parts)
+        none, pixels = Control.none(parts), pilot.control.pixels
         wanted += [(pilot.control.constant, tuple(none.constant.shape)), (pilot.control.slope, tuple(none.slope.shape))]
         wanted += [(pilot.probability.log(), (parts,))]  # all positive
-        if not (pilot.evaluations >= 0 and -1 <= pilot.correlation <= 0):  # nor nan
+        count = (pixels.values.numel() + 1) * (pixels.spreads.numel() + 1)
+        wanted += [(pixels.values, (pixels.values.numel(),)), (pixels.spreads, (pixels.spreads.numel(),))]
+        wanted += [(pixels.slopes, (len(cells(parts)), count, KNOWN))]
+        if pilot.evaluations < 0:
             return False
     fits = [x.shape == shape and x.dtype == torch.float64 and bool(x.isfinite().all()) for x, shape in wanted]
     return 0 < rows <= images and all(fits)
