@@ -19,7 +19,6 @@ from xhat.evaluation.pictures import grid_columns, is_shown, save_grid, shown
 from xhat.files.atomic import write_bytes
 from xhat.files.ours import require_free
 from xhat.runs.load import load
-from xhat.sampling.generate import generate
 
 SHOWN = 100
 NAMED = 10
@@ -48,13 +47,10 @@ def act(options: Any) -> int:
         raise UsageError(str(error)) from None
     with progress_bar() as bar:
         task = bar.add_task("sampling", total=n)
-        images, labels = generate(
+        images, labels = sampling.generate(
             trained.denoiser,
-            sampling.sampler,
             trained.shape,
             n,
-            times=sampling.times,
-            guidance=sampling.guidance,
             seed=options.seed,
             label=number,
             cond=told,
