@@ -26,14 +26,14 @@ test: $(VENV)/.installed-dev
 soak: $(VENV)/.installed-dev  # every point, kill, damage and random input instead of a few: hours
 	$(BIN)/python -m pytest -n 2 --dist load --soak --slow --timeout 0 tests/soak
 
-bench: $(PEERS)/.installed  # beside other libraries, on one torch: steps, chains, growth, time to quality; every number in runs: an hour
+bench: $(PEERS)/.installed $(VENV)/.installed  # beside other libraries, on one torch: steps, chains, growth, time to quality; every number in runs: an hour
 	mkdir -p runs/quality
 	$(PEERS)/bin/python benchmarks/peers.py --compiled --bf16 --json runs/bench.json
 	$(PEERS)/bin/python benchmarks/created_image.py
 	$(PEERS)/bin/python benchmarks/growth.py --json runs/growth.json
 	$(PEERS)/bin/python benchmarks/peer_quality.py torchcfm runs/quality/torchcfm.npz
 	$(PEERS)/bin/python benchmarks/peer_quality.py denoising-diffusion-pytorch runs/quality/denoising-diffusion-pytorch.npz
-	$(PEERS)/bin/python benchmarks/time_to_quality.py runs/quality --recipe mnist --samples torchcfm runs/quality/torchcfm.npz \
+	$(BIN)/python benchmarks/time_to_quality.py runs/quality --recipe mnist --samples torchcfm runs/quality/torchcfm.npz \
 		--samples denoising-diffusion-pytorch runs/quality/denoising-diffusion-pytorch.npz
 
 check: $(VENV)/.installed-dev

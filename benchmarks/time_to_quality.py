@@ -117,11 +117,20 @@ class Judged:
 
 def judge(name: str, folder: Path) -> Judge:
     """A judge: trained once, and kept."""
+    path = folder / f"{name}.safetensors"
     torch.manual_seed(len(name))
-    network, path = JUDGES[name](), folder / f"{name}.safetensors"
+    network = JUDGES[name]()
     if path.exists():
         network.load_state_dict(load_file(path))
-        return network.eval().requires_grad_(False)
+    else:
+        learn_to_read(network)
+        save_file(network.state_dict(), path)
+    return network.eval().requires_grad_(False)
+
+
+@torch.enable_grad()  # also for who judges without gradients
+def learn_to_read(network: Judge) -> None:
+    """MNIST's training images."""
     data = load("mnist")
     images, labels = to_float(data.pixels[:]), torch.as_tensor(data.labels)
     steps = EPOCHS * len(images) // BATCH
@@ -134,8 +143,6 @@ def judge(name: str, folder: Path) -> Judge:
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    save_file(network.state_dict(), path)
-    return network.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -1,10 +1,14 @@
 """Benchmarks are not run here; how they are called is."""
 
+import importlib
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers import process
+from xhat.data.load import load
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -28,3 +32,16 @@ def test_a_wrong_call_is_one_line(call, said):
     assert (job.returncode, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"{script}: ")
     assert said in err
+
+
+@pytest.mark.slow
+def test_judges_are_trained_where_none_are_kept(tmp_path, monkeypatch):
+    """And kept: a second time they say the same."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    quality = importlib.import_module("time_to_quality")
+    monkeypatch.setattr(quality, "EPOCHS", Fraction(1, 50))
+    digits = load("mnist", 28, "test")
+    images, labels = torch.as_tensor(digits.pixels[:200]), digits.labels[:200]
+    first = quality.judged(images, labels, tmp_path, 7)
+    assert {path.stem for path in tmp_path.iterdir()} == set(quality.JUDGES)
+    assert quality.judged(images, labels, tmp_path, 7) == first
