@@ -66,6 +66,17 @@ def test_what_pixels_do_is_learned():
         assert float(left[own].var()) < 0.01 * float(value[own].var())
 
 
+def test_errors_without_end_teach_nothing_and_harm_no_other_kind():
+    x0, at = pixels(200), edges(pixels(200))
+    noise = torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    error = torch.where(x0 == 1, math.inf, noise**2)
+    size = 1, (len(at[0]) + 1) * (len(at[1]) + 1)
+    cell, ratio = torch.zeros(200, dtype=torch.int64), torch.full((200,), 0.3, dtype=torch.float64)
+    found = learned(*at, moments(error, kinds(x0, *at), noise, cell, ratio, size)).slopes
+    assert bool(found.isfinite().all())
+    assert float(found[0, :, 1].max()) == pytest.approx(1, abs=0.05)
+
+
 def test_nothing_known_explains_nothing():
     x0 = pixels(4)
     control = Control.none(100)

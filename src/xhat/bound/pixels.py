@@ -145,7 +145,8 @@ def learned(values: Tensor, spreads: Tensor, sums: Tensor) -> PixelErrors:
     sums[:-1] += alone[1:] / 2
     squares, products = sums[..., :-1], sums[..., -1:]
     prior = torch.tensor([1e-9] + KNOWN * [PRIOR], dtype=torch.float64).diag()  # the constant is not shrunk
-    return PixelErrors(values, spreads, torch.linalg.solve(squares + prior, products)[..., 1:, 0])
+    found = torch.linalg.solve(squares + prior, products)[..., 1:, 0]
+    return PixelErrors(values, spreads, found.nan_to_num(0, 0, 0))  # of errors too large to be squared nothing is learned
 
 
 def _spread(x0: Tensor) -> Tensor:
