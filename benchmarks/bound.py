@@ -6,7 +6,7 @@ Prints, for 1 to 16 evaluations per image: how many fewer than T that is; the wi
 full sum (one noise per step); by how much the noise of the draws inflates the standard error of the data set; and the mean's
 offset from two full sums, which the first SUMMED images get (by default all).
 
-Each trial has a pilot of its own, as large as a whole data set gets (its calls are printed; they are paid once, not per image).
+Each trial has a pilot of its own, as large as a whole data set gets (its calls are printed; paid once, not per image).
 The images are test images of the seeded permutation number 1: the control's features were chosen on the first 200 of number 0,
 the shrinkage of its fit on training images that are not the pilot's.
 """
@@ -18,13 +18,13 @@ from torch import Tensor
 from usage import Parser, count, guarded
 
 import xhat
-from xhat.bound.density import MOST_DRAWS, run_pilot
+from xhat.bound.density import MOST_DRAWS, Pilot
 from xhat.bound.estimate import Progress, estimate_bound
-from xhat.bound.terms import form_of
 from xhat.data.images import to_float
 from xhat.data.load import load
 
 CHOICE = 1  # of the images
+CALLS = 1, 2, 4, 8, 16  # per image
 
 
 def within(values: Tensor) -> float:
@@ -50,23 +50,33 @@ def main() -> None:
     assert train.labels is not None
     labels = test.labels[chosen].to(device)
     pilot_cond = {"label": train.labels[:512].to(device)} if conditional else None
-    form = form_of(trained.denoiser.schedule)
-    pilots = [run_pilot(form, trained.denoiser, pilot, pilot_cond, seed=k, draws=MOST_DRAWS) for k in range(trials)]
+    pilots = list[Pilot]()
 
     def measure(evaluations: int | None, seed: int, count: int = images) -> Tensor:
-        own = Progress(pilots[seed]) if evaluations else None
-        cond = {"label": labels[:count]} if conditional else None
-        found = estimate_bound(trained.denoiser, x0[:count], pilot, evaluations=evaluations, cond=cond, seed=seed, progress=own)
+        own, cond = Progress(), {"label": labels[:count]} if conditional else None
+        found = estimate_bound(
+            trained.denoiser,
+            x0[:count],
+            pilot,
+            evaluations=evaluations,
+            cond=cond,
+            pilot_cond=pilot_cond,
+            seed=seed,
+            draws=MOST_DRAWS,
+            progress=own,
+        )
+        pilots.extend([own.pilot] if own.pilot else [])
         return found.per_image.bits_per_dim
 
     summed = min(summed, images)
     full = torch.stack([measure(None, 1000 + k, summed) for k in range(2)])
     of_full, mean = within(full), full.mean()
-    drawn = {evaluations: torch.stack([measure(evaluations, k) for k in range(trials)]) for evaluations in (1, 2, 3, 4, 8, 16)}
+    drawn = {evaluations: torch.stack([measure(evaluations, k) for k in range(trials)]) for evaluations in CALLS}
     data = float(drawn[16].mean(0).var()) - within(drawn[16]) / trials
     steps = trained.denoiser.schedule.steps or 1000
     print(f"T = {steps}, {images} images, own spread {math.sqrt(data):.4f}; {float(mean):.4f} bits/dim on {summed}")
-    print(f"pilot: {pilots[0].evaluations:,} calls; noises {', '.join('opposite' if p.opposite else 'apart' for p in pilots)}")
+    opposite = sum(own.opposite for own in pilots)
+    print(f"{len(pilots)} pilots of {pilots[0].evaluations:,} calls, of which {opposite} found opposite noises better")
     print("evaluations  fewer by  noise / full sum's  inflation of the data set's error  mean's offset in its own error")
     print(f"{steps:11d}  {1:7.0f}x  {1:16.2f}  {100 * (math.sqrt(1 + of_full / data) - 1):31.2f} %")
     for evaluations, own in drawn.items():

@@ -18,7 +18,6 @@ UNIFORM = 0.01
 LEAST_DRAWS, MOST_DRAWS = 48, 176  # of the pilot, per cell and round
 GROUP = 4  # of the second round: noises e, -e, e', -e'
 MOSTLY = 1.3  # times as much odd as even in the noise, and opposite noises pay more than strata do
-BETWEEN = 0.1  # share that is seen of what is left between images and steps
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,12 @@ def run_pilot(
     *,
     seed: int = 0,
     draws: int = LEAST_DRAWS,
+    evaluations: int = 8,
     rows: int = 512,
     shares: Shares = ALONE,
 ) -> Pilot:
     """p_i ∝ sqrt(E[rest_i²]), the best density for independent draws; mixed with 1 % uniform. `rest` is what the control
-    leaves, and of its square most of what does not change with the noise is taken off, and what opposite noises cancel.
+    leaves. Of its square, what does not change with the noise counts 1/evaluations, and what opposite noises cancel not at all.
 
     First `draws` network calls in each cell of neighbouring parts; then as many again, where they count, in groups of one
     image and part with noises e, -e, e', -e', which tell the odd part of `rest` from the even one. What comes out is frozen
@@ -77,6 +77,7 @@ def run_pilot(
         cond: their conditions.
         seed: of the pilot's draws.
         draws: network calls per cell in each round, at least 2.
+        evaluations: network calls that each image is to get.
         rows: images per network call.
         shares: of several processes, who makes which calls.
 
@@ -108,7 +109,7 @@ def run_pilot(
         rest = (rest / found.left.sqrt().clamp(min=TINY)[second.cell]).reshape(-1, GROUP)
         odd, even = _halves(rest)
         opposite = bool(odd.mean() > MOSTLY * even.mean())
-        left = found.left * _seen(2 * even if opposite else odd + even, more, len(ends))
+        left = found.left * _seen(2 * even if opposite else odd + even, more, len(ends), 1 / evaluations)
     p = between_cells(left.sqrt(), middle, form.count)
     p = p / p.sum() if bool(p.sum() > 0) else torch.full_like(p, 1 / form.count)
     each = between_cells(found.coefficients, middle, form.count)
@@ -122,15 +123,16 @@ def _halves(rest: Tensor) -> tuple[Tensor, Tensor]:
     return ((plus - minus) / 2).square().mean(1), ((plus + minus) / 2).var(1)
 
 
-def _seen(noise: Tensor, cell: Tensor, count: int) -> Tensor:
+def _seen(noise: Tensor, cell: Tensor, count: int, between: float) -> Tensor:
     """What share of each cell's mean square (count,) an estimate sees, from the noise's part of it (groups,).
 
-    The rest is between images and steps. An image's draws are spread over all steps, so that little of it is seen. A cell with
-    few groups is shrunk to the share of all, as if it had 8 of that.
+    The rest is between images and steps, and `between` is the share that is seen of that: all of it by one draw for an image,
+    and the less, the more draws there are, which are spread over all steps. A cell with few groups is shrunk to the share of
+    all, as if it had 8 of that.
     """
     total = torch.zeros(count, dtype=noise.dtype).index_add(0, cell, noise)
     share = (8 * noise.mean() + total) / (8 + torch.bincount(cell, minlength=count))
-    return BETWEEN + (1 - BETWEEN) * share
+    return between + (1 - between) * share
 
 
 @dataclass(frozen=True)

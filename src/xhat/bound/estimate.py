@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -152,7 +153,8 @@ def estimate_bound(
         assert pilot is not None
         if draws is None:
             draws = pilot_draws(form.count, evaluations * len(x0))
-        progress.pilot = run_pilot(form, denoiser, pilot, pilot_cond, seed=seed, draws=draws, rows=rows, shares=shares)
+        how = partial(run_pilot, seed=seed, draws=draws, evaluations=evaluations, rows=rows, shares=shares)
+        progress.pilot = how(form, denoiser, pilot, pilot_cond)
     plan = _Plan(form, evaluations, progress.pilot if evaluations is not None else None, seed)
     ends = cells(form.count)
     if not len(progress.by_cell):
