@@ -53,18 +53,19 @@ def floor_errors(
         batch: images of x0 at a time.
     """
     errors = torch.empty(2, len(logsnr), len(x0), dtype=torch.float64)
-    flat, norms = data.flatten(1), data.flatten(1).square().sum(1)
     groups = [(slice(None), slice(None))] if labels is None else _by_label(data_labels, labels)
+    of_each = [(mine, data[those].flatten(1)) for mine, those in groups]
+    known = [(mine, flat, flat.square().sum(1)) for mine, flat in of_each]
     for first in range(0, len(x0), batch):
         images = x0[first : first + batch]
         for row, level in enumerate(logsnr):
             snr = torch.tensor(level, dtype=torch.float64).exp()
             # only z/alpha = x0 + noise/sqrt(SNR) matters, so that no schedule enters
             seen = (images + level_noise(images, level, first, seed) / float(snr.sqrt())).flatten(1)
-            for mine, those in groups:
+            for mine, flat, norms in known:
                 chosen = _within(mine, first, len(images))
                 if chosen.numel():
-                    found = _both(seen[chosen], images.flatten(1)[chosen], flat[those], norms[those], float(snr))
+                    found = _both(seen[chosen], images.flatten(1)[chosen], flat, norms, float(snr))
                     errors[:, row, first + chosen] = found.double()
     return FloorErrors(errors[0], errors[1])
 
