@@ -26,15 +26,26 @@ test: $(VENV)/.installed-dev
 soak: $(VENV)/.installed-dev  # every point, kill, damage and random input instead of a few: hours
 	$(BIN)/python -m pytest -n 2 --dist load --soak --slow --timeout 0 tests/soak
 
-bench: $(PEERS)/.installed $(VENV)/.installed  # beside other libraries, on one torch: steps, chains, growth, time to quality; every number in runs: an hour
-	mkdir -p runs/quality
-	$(PEERS)/bin/python benchmarks/peers.py --compiled --bf16 --json runs/bench.json
-	$(PEERS)/bin/python benchmarks/created_image.py
-	$(PEERS)/bin/python benchmarks/growth.py --json runs/growth.json
+# Every figure of docs/benchmarks.md and the bound's in one run, of two hours: what is printed goes to runs/bench, ready for docs/results.
+bench: $(PEERS)/.installed demo
+	mkdir -p runs/bench runs/quality
+	$(STORE) start -- python benchmarks/start.py $(RUN)
+	$(PEERS)/$(STORED) peers -- python benchmarks/peers.py --compiled --bf16 --json runs/bench/peers.json
+	$(STORE) chains -- python benchmarks/created_image.py 50 64 1 1000
+	$(PEERS)/$(STORED) growth -- python benchmarks/growth.py --rounds 7 --json runs/bench/growth.json
+	$(STORE) frontier --after "xhat train mnist --run $(RUN)" -- xhat evaluate $(RUN) --frontier --steps 16 --n 500
+	$(STORE) sampling --after "xhat train mnist --run $(RUN)" -- python benchmarks/sampling.py $(RUN) 250 7
+	rm -rf runs/bench/bits
+	$(BIN)/xhat train mnist-likelihood --run runs/bench/bits --max_minutes 12
+	$(STORE) bound --after "xhat train mnist-likelihood --run runs/bench/bits --max_minutes 12" -- python benchmarks/bound.py runs/bench/bits 400 4 20
 	$(PEERS)/bin/python benchmarks/peer_quality.py torchcfm runs/quality/torchcfm.npz
 	$(PEERS)/bin/python benchmarks/peer_quality.py denoising-diffusion-pytorch runs/quality/denoising-diffusion-pytorch.npz
-	$(BIN)/python benchmarks/time_to_quality.py runs/quality --recipe mnist --samples torchcfm runs/quality/torchcfm.npz \
+	$(STORE) time-to-quality -- python benchmarks/time_to_quality.py runs/quality --recipe mnist \
+		--samples torchcfm runs/quality/torchcfm.npz \
 		--samples denoising-diffusion-pytorch runs/quality/denoising-diffusion-pytorch.npz
+
+STORED = bin/python benchmarks/record.py --into runs/bench
+STORE = $(VENV)/$(STORED)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,10 +1,10 @@
 """Store what a command prints, so that the documentation can quote it: docs/results/NAME.txt.
 
-usage: python benchmarks/record.py NAME [--after "COMMAND"]... -- COMMAND...
+usage: python benchmarks/record.py NAME [--after "COMMAND"]... [--into FOLDER] -- COMMAND...
 
 COMMAND is `xhat ...` or `python benchmarks/...`, run from the repository's root. Above its output the file says what was run,
 after which commands, on what kind of machine, and when. A command that fails leaves no file. tests/test_pages.py compares
-the pages with these files.
+the pages with these files. `make bench` stores its own in runs/bench.
 """
 
 import datetime
@@ -62,19 +62,26 @@ def stored(command: list[str], after: list[str], output: str) -> str:
 def main() -> None:
     """Run and store."""
     parser = Parser(description="store what a command prints, in docs/results")
-    parser.add_argument("name", help="of the file in docs/results")
+    parser.add_argument("name", help="of the file")
     parser.add_argument(
         "--after", action="append", default=[], metavar="COMMAND", help="what was run before, with the same options"
     )
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="in place of docs/results")
     own, _, command = " ".join(map(shlex.quote, sys.argv[1:])).partition(" -- ")
     options, words = parser.parse_args(shlex.split(own)), shlex.split(command)
     environment = {**os.environ, "COLUMNS": WIDTH}
-    done = subprocess.run(runnable(words), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"record: {words[0]} ended with {done.returncode}, nothing is stored")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{options.name}.txt"
-    path.write_text(stored(words, options.after, done.stdout))
+    lines = []
+    with subprocess.Popen(runnable(words), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if running.returncode:
+        raise SystemExit(f"record: {words[0]} ended with {running.returncode}, nothing is stored")
+    into = options.into or RESULTS
+    into.mkdir(parents=True, exist_ok=True)
+    path = into / f"{options.name}.txt"
+    path.write_text(stored(words, options.after, "".join(lines)))
     print(f"stored: {path.name}")
 
 
