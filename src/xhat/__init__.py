@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from xhat.evaluation.validate import validate
     from xhat.losses import norms as norms
     from xhat.losses import penalties as penalties
+    from xhat.losses.adjoint import AdjointMatching
     from xhat.losses.chains import FullChain, Rollout
     from xhat.losses.decode import Decode
     from xhat.losses.denoising import Denoising
@@ -100,6 +101,7 @@ FAMILIES = {
     "weightings": "xhat.diffusion.weightings",
 }
 NAMES = {
+    "AdjointMatching": "xhat.losses.adjoint",
     "Batch": "xhat.data.batch",
     "Callback": "xhat.training.callbacks",
     "Cosine": "xhat.diffusion.schedules",
@@ -181,6 +183,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "AdjointMatching",
     "Batch",
     "Callback",
     "Cosine",

@@ -218,7 +218,7 @@ class Conditioned:
 
     def reverse(self, z: Tensor, t: Tensor, s: Tensor) -> Gaussian:
         """p(z_s | z_t) for s < t, see `Denoiser.reverse`."""
-        return self.denoiser.reverse(z, t, s, self.cond)
+        return self.step_back(self(z, t), s)
 
     def step_back(self, prediction: Prediction, s: Tensor) -> Gaussian:
         """As `reverse`, from a prediction already made."""

@@ -9,7 +9,7 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.objective.draw import Draw
 from xhat.registry import ESTIMATES
 from xhat.sampling.chain import Chain
-from xhat.sampling.differentiate import Differentiation, Last, NoSteps, Reversible, require
+from xhat.sampling.differentiate import Differentiation, Last, NoSteps, require
 from xhat.sampling.guidance import Guidance
 from xhat.sampling.sample import chain_of
 from xhat.sampling.samplers import DDIM, Sampler
@@ -24,7 +24,7 @@ class _Chain:
     Args:
         sampler: the rule of a step.
         steps: network calls (twice as many for Heun).
-        differentiate: how gradients pass: Last(K), AllSteps(), Reversible(), RandomLast(K), Surrogate(K) or ReFL(K).
+        differentiate: how gradients pass: Last(K), AllSteps(), Surrogate(K) or another of `xhat.differentiate`.
         checkpoint: recompute each step in the backward pass, so that memory is one call's whatever `steps`.
         guidance: scale of classifier-free guidance in each step, by the denoiser's own `null`, with a gradient through both
             branches; or a `Guidance` that says otherwise. None is none.
@@ -90,8 +90,9 @@ class Rollout(_Chain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.differentiate, Reversible):
-            raise ValueError("Reversible() needs one time for all images: use it in FullChain, and AllSteps() in Rollout")
+        if self.differentiate.same_times:
+            name = type(self.differentiate).__name__
+            raise ValueError(f"{name} needs one time for all images: use it in FullChain, and AllSteps() in Rollout")
 
     def _from(self, denoiser: Denoiser, draw: Draw) -> tuple[Tensor, Tensor]:
         return draw.z, rollout_times(denoiser.schedule, draw.t, self.steps)

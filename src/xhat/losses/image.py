@@ -127,6 +127,20 @@ class ImageLoss(Loss):
             if draw.units is None:
                 self._require_range(seen)
             self._checked = True
+        if (copies := len(image) // len(draw.t)) == 1:
+            return self._values(scale, image, draw)
+        each = torch.arange(len(draw.t), device=draw.t.device).repeat(copies)  # several ends of each chain, one after the other
+        values = self._values(scale.repeat(copies), image, draw.rows(each))
+        return values.reshape(copies, -1).mean(0)
+
+    def of_ends(self, denoiser: Denoiser, images: Tensor, draw: Draw) -> Tensor:
+        """The penalty of images of one's own, made of the draw's by another loss, (B,)."""
+        if isinstance(self.decode, Decode):
+            self.decode.of(denoiser)
+        return self._values(torch.ones_like(draw.t), images, draw)
+
+    def _values(self, scale: Tensor, image: Tensor, draw: Draw) -> Tensor:
+        """scale · penalty of each image, decoded where that counts, (B,)."""
         if self.decode is None:
             return scale * self.measure(image, draw)
         rows, each = self._decoded_rows(scale, draw)  # decoding is dear, and most noise levels may not count

@@ -1,12 +1,10 @@
 """Staying near a frozen model: in its predictions, in whole trajectories, or on images of one's own."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from xhat.diffusion.denoiser import Denoiser
@@ -14,66 +12,14 @@ from xhat.diffusion.gaussians import kl, transition
 from xhat.diffusion.targets import NOISE, Target
 from xhat.diffusion.weightings import Weighting, constant, require_weighting
 from xhat.losses.chains import FullChain
-from xhat.networks.adapters import without_adapters
+from xhat.losses.near import Near, is_random
 from xhat.objective.draw import Draw
 from xhat.objective.terms import Loss
 from xhat.registry import LOSSES
 from xhat.sampling.chain import Chain, Step
 from xhat.sampling.differentiate import AllSteps, Surrogate
 from xhat.sampling.samplers import DDIM
-from xhat.tensors import evaluating, image_mean, image_sum, over_images
-
-
-class _Near(Loss):
-    """A loss that compares with a reference: another denoiser, or the same one with its adapters off."""
-
-    calls_network = True
-
-    def __init__(self, reference: Denoiser | None) -> None:
-        super().__init__()
-        if reference is not None:
-            reference.requires_grad_(False).eval()
-        self._reference = (reference,)  # a module in a tuple is no submodule
-        self._checked = reference is None
-
-    @property
-    def reference(self) -> Denoiser | None:
-        """See the class."""
-        return self._reference[0]
-
-    def _as_reference(self, denoiser: Denoiser) -> AbstractContextManager[None]:
-        """In which `_model` is the reference."""
-        return nullcontext() if self.reference is not None else without_adapters(denoiser.net)
-
-    @staticmethod
-    def _alike(denoiser: Denoiser) -> AbstractContextManager[None]:
-        """In which two calls drop the same: nothing. Of a network without dropout the mode says nothing, and stays."""
-        return evaluating(denoiser.net) if is_random(denoiser.net) else nullcontext()
-
-    def _model(self, denoiser: Denoiser, draw: Draw) -> Denoiser:
-        """The reference, on the draw's device, on the same schedule.
-
-        Raises:
-            ValueError: its schedule has other noise levels.
-        """
-        if self.reference is None:
-            return denoiser
-        reference = self.reference.to(draw.x0.device)
-        if not self._checked:
-            t = torch.linspace(denoiser.schedule.t_min, 1, 9, dtype=torch.float64, device=denoiser.schedule.device)
-            own, other = (s.alpha(t) / (s.alpha(t) + s.sigma(t)) for s in (denoiser.schedule, reference.schedule))
-            if not torch.allclose(own, other.to(own), atol=1e-6):
-                raise ValueError(
-                    "the reference has other noise levels at the same times: give it the schedule of the model that is trained"
-                )
-            self._checked = True
-        return reference
-
-
-def is_random(net: nn.Module) -> bool:
-    """Whether it drops something at random in training mode, which it is in: features, or, as DiT does, labels."""
-    parts = net.modules() if net.training else ()
-    return any((isinstance(part, _DropoutNd) and part.p > 0) or getattr(part, "dropout_prob", 0) for part in parts)
+from xhat.tensors import image_mean, image_sum, over_images
 
 
 def _require_full(along: object) -> None:
@@ -82,7 +28,7 @@ def _require_full(along: object) -> None:
 
 
 @LOSSES.register
-class ToReference(_Near):
+class ToReference(Near):
     """weighting(logsnr) · mean over the pixels of ‖y_hat - y_ref‖²: how far predictions are from those of a frozen model, (B,).
 
     At the noisy images of the draw (off-policy), by the shared call and one more without gradient. With `along` at those of the
@@ -113,16 +59,16 @@ class ToReference(_Near):
         self.at_drawn_time = along is None
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
-        reference = self._model(denoiser, draw)
+        reference = self.model(denoiser, draw)
         shared = draw.seen is None and not is_random(denoiser.net)  # the shared call is the one to compare
-        with self._alike(denoiser):
+        with self.alike(denoiser):
             if self.along is not None:
                 z, t = self._visited(self.along.chain(denoiser, draw), draw)
                 prediction = denoiser(z, t, draw.cond)
             else:
                 z, t = draw.z, draw.t
                 prediction = draw.prediction if shared else denoiser(z, t, draw.cond)
-            with torch.no_grad(), self._as_reference(denoiser):
+            with torch.no_grad(), self.as_reference(denoiser):
                 frozen = reference(z, t, draw.cond).in_space(self.space)
         distance = image_mean((prediction.in_space(self.space) - frozen).square())
         schedule = denoiser.schedule
@@ -138,7 +84,7 @@ class ToReference(_Near):
 
 
 @LOSSES.register
-class TrajectoryKL(_Near):
+class TrajectoryKL(Near):
     """KL(p(z_0, ..., z_1) ‖ p_ref) of whole trajectories in nats per image, (B,): what a reward must be worth to be followed.
 
     Both start from the same noise, so that it is E sum_i KL(p(z_s | z_t) ‖ p_ref(z_s | z_t)) over the steps of the model's own
@@ -171,7 +117,7 @@ class TrajectoryKL(_Near):
             raise ValueError(f"trajectories of {self.along.sampler} have no density: use DDPM(), or DDIM(eta) with eta > 0")
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
-        chain, other = self.along.chain(denoiser, draw), self.along.chain(self._model(denoiser, draw), draw)
+        chain, other = self.along.chain(denoiser, draw), self.along.chain(self.model(denoiser, draw), draw)
         how = self.along.differentiate
         if isinstance(how, AllSteps):
             z, value = chain.start, torch.zeros_like(draw.t)
@@ -193,13 +139,13 @@ class TrajectoryKL(_Near):
 
     def _compared(self, chain: Chain, other: Chain, denoiser: Denoiser, step: Step) -> tuple[Tensor, Tensor]:
         """The images after a step, and the divergence of it, (B,)."""
-        with self._alike(denoiser):  # in here, for the backward pass comes through once more
+        with self.alike(denoiser):  # in here, for the backward pass comes through once more
             return self._divergence(chain, other, denoiser, step)
 
     def _divergence(self, chain: Chain, other: Chain, denoiser: Denoiser, step: Step) -> tuple[Tensor, Tensor]:
         z, t, s = step.z, chain.time(step.number), chain.time(step.number + 1)
         ours = chain.sampler.transition(chain.model, z, t, s)
-        with self._as_reference(denoiser):
+        with self.as_reference(denoiser):
             frozen = chain.sampler.transition(other.model, z, t, s)
         if step.number < chain.steps - 1:
             return ours.sample(step.noise), kl(ours, frozen).to(z.dtype)

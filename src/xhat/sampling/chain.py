@@ -62,6 +62,10 @@ class Chain:
         """times[number] of each image, (B,)."""
         return self.times[number].expand(self.start.shape[0])
 
+    def noise_of(self, number: int, z: Tensor) -> Tensor:
+        """What a step from z (B, ...) gets as its noise."""
+        return self.noise(number) if self.sampler.stochastic else z
+
     def run(
         self, differentiated: Container[int] = (), *, recorded: Container[int] = (), stop: int | None = None
     ) -> tuple[Tensor, list[Step]]:
@@ -78,7 +82,7 @@ class Chain:
         z, state, kept = self.start, self.sampler.init(self.start), []
         for i in range(self.steps if stop is None else stop):
             with torch.set_grad_enabled(torch.is_grad_enabled() and i in differentiated):
-                step = Step(i, z, self.noise(i) if self.sampler.stochastic else z, state)
+                step = Step(i, z, self.noise_of(i, z), state)
                 z, state = self.take(step)
             if i in recorded:
                 kept.append(step)

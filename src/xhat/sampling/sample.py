@@ -42,7 +42,7 @@ def sample(
         z: start, (B, C, H, W), at times[0]: see `prior`.
         times: (n + 1,), decreasing, see `uniform_times` and `karras_times`; or (n + 1, B), each image its own, where an
             image rests while its time does not change, see `rollout_times`.
-        differentiate: how gradients pass: NoSteps(), AllSteps(), Reversible(), Last(K), RandomLast(K), Surrogate(K) or ReFL(K).
+        differentiate: how gradients pass: NoSteps(), AllSteps(), Last(K), Surrogate(K) or another of `xhat.differentiate`.
         checkpoint: recompute each differentiated step in the backward pass instead of keeping its activations.
         callback: called with (number of steps done, z) after each step.
         cond: keyword arguments of the network.
@@ -52,7 +52,7 @@ def sample(
         uniform: n numbers in [0, 1) on the CPU for a purpose that has a name, such as ``draw.uniform`` of an objective's draw.
 
     Returns:
-        The images at times[-1], (B, C, H, W), unclamped.
+        The images at times[-1], (B, C, H, W), unclamped; several of each, one after the other, where `LowVariance` takes them.
 
     Raises:
         ValueError: times do not decrease, there are fewer of them than `differentiate` needs, or what is random has no
@@ -62,6 +62,9 @@ def sample(
     if len(times) < 2 or not bool(((falls < 0) if times.ndim == 1 else (falls <= 0)).all()):
         raise ValueError("times must decrease, with at least two entries, for example uniform_times(schedule, 50)")
     require(differentiate, len(times) - 1, sampler)
+    if differentiate.same_times and times.ndim != 1:
+        name = type(differentiate).__name__
+        raise ValueError(f"{name} needs times (n + 1,), the same for all images: use AllSteps() for times of each image")
     chain = chain_of(
         denoiser,
         sampler,
@@ -111,6 +114,8 @@ class _Randomness:
 
     def noise(self, step: int) -> Tensor:
         z = self.like
+        if self.generator is None:
+            raise ValueError(f"noise is random: {_REMEDY}")
         return torch.randn(z.shape, generator=self.generator, device=z.device, dtype=z.dtype)
 
     def uniform(self, n: int, purpose: str) -> Tensor:
