@@ -48,7 +48,8 @@ def measure(trained: TrainedRun, images: int, rounds: int) -> None:
     net = trained.denoiser.net
     sampling = build_sampling(trained.config.sampling, trained.denoiser.schedule)
     draw = partial(sampling.generate, trained.denoiser, trained.shape, images)
-    batch = rows_at_a_time(trained.denoiser, trained.shape, sampling.guidance, None, ALONE)
+    of_model = trained.denoiser, sampling.sampler, sampling.times, trained.shape, sampling.guidance
+    batch = rows_at_a_time(*of_model, None, ALONE)
     print(f"{machine()}; {images} images, {min(batch, images)} at a time at most")
     eager: list[float] = []
     fast: list[float] = []

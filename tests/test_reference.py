@@ -78,7 +78,7 @@ def documented():
 
 def test_the_names_are_found_where_they_are_defined():
     names = public()
-    assert len(PUBLIC_NAMESPACES) == 18
+    assert len(PUBLIC_NAMESPACES) == 20
     assert names["xhat.V"] == "xhat.diffusion.targets.V"
     assert names["xhat.weightings.min_snr"] == "xhat.diffusion.weightings.published.min_snr"
     assert names["xhat.variances.FIXED_LARGE"] == "xhat.diffusion.variances.FIXED_LARGE"

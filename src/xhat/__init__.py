@@ -2,8 +2,8 @@
 """xhat trains diffusion models on the loss you mean.
 
 The nouns of the core path are here; the families are in namespaces: `schedules`, `targets`, `variances`, `weightings`,
-`times`, `time_inputs`, `gaussians`; `gates`, `multipliers`; `samplers`, `spacings`, `differentiate`, `guidance`; `norms`,
-`penalties`; `bound`; `data`, `sources`.
+`times`, `time_inputs`, `gaussians`; `gates`, `multipliers`; `samplers`, `spacings`, `differentiate`, `guidance`, `steering`;
+`norms`, `penalties`, `rewards`; `bound`; `data`, `sources`.
 """
 
 import sys
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from xhat.evaluation.validate import validate
     from xhat.losses import norms as norms
     from xhat.losses import penalties as penalties
+    from xhat.losses import rewards as rewards
     from xhat.losses.adjoint import AdjointMatching
     from xhat.losses.chains import FullChain, Rollout
     from xhat.losses.decode import Decode
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from xhat.losses.image import ImageLoss, OneStep
     from xhat.losses.increment import Increment
     from xhat.losses.reference import OnOthers, ToReference, TrajectoryKL
+    from xhat.losses.rewards import PolicyGradient
     from xhat.losses.uncertainty import LearnedUncertainty
     from xhat.losses.variational import Hybrid, VariationalBound
     from xhat.losses.where import masked, masked_mean
@@ -71,12 +73,14 @@ if TYPE_CHECKING:
     from xhat.sampling import guidance as guidance
     from xhat.sampling import samplers as samplers
     from xhat.sampling import spacings as spacings
+    from xhat.sampling import steering as steering
     from xhat.sampling.differentiate import Last, RandomLast, ReFL, Surrogate
     from xhat.sampling.generate import generate
     from xhat.sampling.guidance import Guided
     from xhat.sampling.sample import sample
     from xhat.sampling.samplers import DDIM, DDPM
     from xhat.sampling.spacings import uniform_times
+    from xhat.sampling.steering import guided_by
     from xhat.training.callbacks import Callback
     from xhat.training.fit import fit
 
@@ -90,10 +94,12 @@ FAMILIES = {
     "multipliers": "xhat.objective.multipliers",
     "norms": "xhat.losses.norms",
     "penalties": "xhat.losses.penalties",
+    "rewards": "xhat.losses.rewards",
     "samplers": "xhat.sampling.samplers",
     "schedules": "xhat.diffusion.schedules",
     "sources": "xhat.sources",
     "spacings": "xhat.sampling.spacings",
+    "steering": "xhat.sampling.steering",
     "targets": "xhat.diffusion.targets",
     "time_inputs": "xhat.diffusion.time_inputs",
     "times": "xhat.diffusion.times",
@@ -126,6 +132,7 @@ NAMES = {
     "gradient_profile": "xhat.analysis.gradients",
     "grid": "xhat.evaluation.pictures",
     "Guided": "xhat.sampling.guidance",
+    "guided_by": "xhat.sampling.steering",
     "Hybrid": "xhat.losses.variational",
     "ImageLoss": "xhat.losses.image",
     "Increment": "xhat.losses.increment",
@@ -143,6 +150,7 @@ NAMES = {
     "OneStep": "xhat.losses.image",
     "OnOthers": "xhat.losses.reference",
     "Options": "xhat.config.options",
+    "PolicyGradient": "xhat.losses.rewards",
     "pretrained": "xhat.pipelines.pretrained",
     "RandomLast": "xhat.sampling.differentiate",
     "ReFL": "xhat.sampling.differentiate",
@@ -208,6 +216,7 @@ __all__ = [
     "gradient_profile",
     "grid",
     "Guided",
+    "guided_by",
     "Hybrid",
     "ImageLoss",
     "Increment",
@@ -225,6 +234,7 @@ __all__ = [
     "OneStep",
     "OnOthers",
     "Options",
+    "PolicyGradient",
     "pretrained",
     "RandomLast",
     "ReFL",

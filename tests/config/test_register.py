@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import xhat
 from xhat import registry
 from xhat.config.register import NAMED, family_of
+from xhat.sampling.steering import Steering
 
 
 class Net(nn.Module):
@@ -117,6 +118,19 @@ def time_input(schedule, t):
     return t
 
 
+class Pull(Steering):
+    def around(self, sampler):
+        return sampler
+
+
+def likelihood(denoiser, drawn, draw):
+    return draw.t
+
+
+def advantage(rewards):
+    return rewards
+
+
 def net_maker(channels: int) -> nn.Module:
     return Net()
 
@@ -141,6 +155,9 @@ KINDS = {
     "estimate": (estimate,),
     "spacing": (spacing,),
     "time_input": (time_input,),
+    "steering": (Pull,),
+    "likelihood": (likelihood,),
+    "advantage": (advantage,),
     "target": (xhat.Target("mine", lambda schedule, t: (t, t)),),
 }
 

@@ -66,7 +66,8 @@ def test_processes_with_less_room_decide_for_all():
         def map(self, work, items):
             return iter([work(items[0]), 5])
 
-    assert rows_at_a_time(denoiser(width=1), DataShape(1, 28, None), 1.0, None, Two(0, 2)) == 5
+    times = torch.tensor([1.0, 0.0])
+    assert rows_at_a_time(denoiser(width=1), DDIM(), times, DataShape(1, 28, None), 1.0, None, Two(0, 2)) == 5
 
 
 def test_latents_are_always_asked_about(monkeypatch):

@@ -16,8 +16,9 @@ images the array is called samples, float32, N x ..., in the units of the data, 
 Class-conditional models
 draw all classes in turn, or the one of --label; the .npz then also holds labels: the data's own numbers, or, where the classes
 have names, positions in an array classes of these. A run of a pipeline draws what --prompt says, or the lines of --prompts in
-turn; the .npz then also holds prompts. Image k depends on the seed and k alone. Sampler, steps and guidance
-default to the run's own. Under torchrun all processes draw, each its part, and the first writes."""
+turn; the .npz then also holds prompts. With --guide samples are pulled towards a small penalty, or towards what was measured of
+them; those that are measured have no class unless --label names one. Image k depends on the seed and k alone. Sampler, steps
+and guidance default to the run's own. Under torchrun all processes draw, each its part, and the first writes."""
 
 
 def read(argv: Sequence[str]) -> Any:
@@ -39,6 +40,16 @@ def read(argv: Sequence[str]) -> Any:
     parser.add_argument("--steps", type=int | None, default=None, help="sampling steps")
     parser.add_argument("--guidance", type=float | None, default=None, help="classifier-free guidance scale; 1 is none")
     parser.add_argument(
+        "--guide",
+        type=str | None,
+        default=None,
+        metavar="EXPRESSION",
+        help="a penalty or a way to steer: total_variation, dps(total_variation, 2), mmps(linear(blur(2), measured, 0.05))",
+    )
+    parser.add_argument(
+        "--measured", type=str | None, default=None, metavar="FILE", help="what `measured` is in --guide: sample k has row k"
+    )
+    parser.add_argument(
         "--label", type=str | None, default=None, help="draw this class alone, by its label or name in the data"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
@@ -47,6 +58,8 @@ def read(argv: Sequence[str]) -> Any:
     options = parser.read(argv)
     if options.n is not None and options.n < 1:
         raise UsageError(f"--n must be at least 1, got {options.n}")
+    if options.measured is not None and options.guide is None:
+        raise UsageError('--measured: say what of, for example --guide "repaint(measured, hide(rows=(8, 20)))"')
     out = Path(options.out)
     if out.suffix not in (".npz", ".npy"):
         raise UsageError(f"--out {out}: the file must end in .npz, or in .npy for fields alone")

@@ -12,8 +12,9 @@ from xhat.budgets import require_memory
 from xhat.config.config import Config
 from xhat.config.expressions import evaluate
 from xhat.config.make import make
-from xhat.config.names import OF_TERMS
+from xhat.config.names import OF_SAMPLERS, OF_TERMS
 from xhat.config.options import SamplingConfig
+from xhat.config.syntax import names_in
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
@@ -33,9 +34,9 @@ from xhat.registry import (
     GATES,
     MULTIPLIERS,
     NETWORKS,
-    SAMPLERS,
     SCHEDULES,
     SPACINGS,
+    STEERINGS,
     TARGETS,
     TIME_INPUTS,
     TIMES,
@@ -43,6 +44,7 @@ from xhat.registry import (
 )
 from xhat.sampling.generate import Sampling
 from xhat.sampling.samplers import Sampler
+from xhat.sampling.steering import Steering
 
 
 def build_denoiser(config: Config, shape: DataShape) -> Denoiser:
@@ -180,8 +182,32 @@ def build_penalty(text: str, *, decoded: bool = False) -> Penalty:
 
 def build_sampler(text: str) -> Sampler:
     """The sampler of an expression such as ddim or ddim(eta=1)."""
-    sampler: Sampler = make("sampler", text, SAMPLERS, Sampler)
+    sampler: Sampler = make("sampler", text, OF_SAMPLERS, Sampler)
     return sampler
+
+
+def build_steering(text: str, measured: Tensor | None = None) -> Penalty | Steering:
+    """What `guided_by` takes: a penalty such as total_variation, or a steering such as dps(total_variation, 2).
+
+    Args:
+        text: the expression.
+        measured: what `measured` stands for in it, (N, ...).
+
+    Raises:
+        ConfigError: it is neither, or needs more than the image.
+    """
+    own = {} if measured is None else {"measured": measured}
+    try:
+        made = evaluate(text, ChainMap(own, OF_SAMPLERS))  # type: ignore[arg-type]
+    except ConfigError as error:
+        if measured is None and "measured" in names_in(text):
+            raise ConfigError(f"{text} needs something measured: name its file, --measured FILE") from None
+        raise error
+    if isinstance(made, ImageLoss):
+        made = made.of_images()
+    if isinstance(made, Steering) or (callable(made) and not isinstance(made, type | Loss) and of_images_alone(made)):
+        return cast(Penalty | Steering, made)
+    raise ConfigError(f"{text} is neither a penalty of images alone nor one of {', '.join(STEERINGS)}")
 
 
 def build_sampling_times(text: str, schedule: Schedule, steps: int) -> Tensor:

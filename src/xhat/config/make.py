@@ -7,7 +7,11 @@ from xhat.config.expressions import evaluate, signature_of
 from xhat.config.origins import kinds_of, origin
 from xhat.errors import ConfigError
 from xhat.objective.terms import Loss
-from xhat.registry import LOSSES, Registry
+from xhat.registry import LOSSES, SAMPLERS, Registry
+from xhat.sampling.samplers import Sampler
+
+OWN: dict[type, Registry] = {Loss: LOSSES, Sampler: SAMPLERS}
+"""What is listed of kinds whose expressions are made of parts of other kinds, too."""
 
 
 def make(key: str, text: str, names: Mapping[str, Any], kind: type | None = None, context: dict[str, Any] | None = None) -> Any:
@@ -25,7 +29,7 @@ def make(key: str, text: str, names: Mapping[str, Any], kind: type | None = None
     if kind is not None and isinstance(made, type) and issubclass(made, kind):
         raise ConfigError(f"{where}: {text} needs arguments: {signature_of(text, made)}")
     if (kind is not None and not isinstance(made, kind)) or not (kind or callable(made)):
-        of = LOSSES if kind is Loss else names
+        of = OWN.get(kind, names) if kind else names
         what = of.kind if isinstance(of, Registry) else key
         raise ConfigError(f'{where}: "{text}" is no {what}; known: {", ".join(of)}')
     return made

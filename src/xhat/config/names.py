@@ -14,14 +14,18 @@ import xhat.pipelines
 import xhat.sampling
 import xhat.sources
 from xhat.registry import (
+    ADVANTAGES,
     DECODERS,
     ESTIMATES,
     GRADIENTS,
     GUIDANCE,
+    LIKELIHOODS,
     LOSSES,
     NORMS,
+    OPERATORS,
     PENALTIES,
     SAMPLERS,
+    STEERINGS,
     TARGETS,
     TIMES,
     WEIGHTINGS,
@@ -33,6 +37,10 @@ for _room in (xhat.diffusion, xhat.networks, xhat.objective, xhat.sampling, xhat
         importlib.import_module(_module.name)
 
 OF_TERMS: Mapping[str, Any] = ChainMap(
-    *(LOSSES, NORMS, WHERE, ESTIMATES, GRADIENTS, GUIDANCE, DECODERS, PENALTIES, SAMPLERS, TIMES, TARGETS, WEIGHTINGS)  # type: ignore[arg-type]
+    *(LOSSES, NORMS, WHERE, ESTIMATES, GRADIENTS, GUIDANCE, DECODERS, PENALTIES, LIKELIHOODS, ADVANTAGES, SAMPLERS, TIMES),  # type: ignore[arg-type]
+    *(TARGETS, WEIGHTINGS),  # type: ignore[arg-type]
 )
 """What the expression of a term's loss is made of; of equal names the first."""
+
+OF_SAMPLERS: Mapping[str, Any] = ChainMap(SAMPLERS, STEERINGS, OPERATORS, OF_TERMS)  # type: ignore[arg-type]
+"""What a sampler is made of, and what is laid around it: penalties among others."""

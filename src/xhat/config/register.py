@@ -16,6 +16,7 @@ from xhat.objective.multipliers import Multiplier
 from xhat.objective.terms import Loss
 from xhat.registry import Registry
 from xhat.sampling.samplers import Sampler
+from xhat.sampling.steering import Steering
 
 Part = TypeVar("Part")
 
@@ -25,6 +26,7 @@ CLASSES: tuple[tuple[type, Registry], ...] = (
     (Schedule, registry.SCHEDULES),
     (TimeSampler, registry.TIMES),
     (Sampler, registry.SAMPLERS),
+    (Steering, registry.STEERINGS),
 )
 CALLED: dict[tuple[str, ...], Registry] = {
     ("logsnr", "schedule"): registry.WEIGHTINGS,
@@ -33,6 +35,8 @@ CALLED: dict[tuple[str, ...], Registry] = {
     ("error", "weight"): registry.NORMS,
     ("draw", "values"): registry.WHERE,
     ("denoiser", "draw"): registry.ESTIMATES,
+    ("denoiser", "drawn", "draw"): registry.LIKELIHOODS,
+    ("rewards",): registry.ADVANTAGES,
     ("predict", "told", "untold"): registry.GUIDANCE,
     ("schedule", "steps"): registry.SPACINGS,
     ("schedule", "t"): registry.TIME_INPUTS,
@@ -83,6 +87,10 @@ NAMED: dict[str, Registry] = {
     "variance": registry.VARIANCES,
     "differentiate": registry.GRADIENTS,
     "guidance": registry.GUIDANCE,
+    "steering": registry.STEERINGS,
+    "operator": registry.OPERATORS,
+    "likelihood": registry.LIKELIHOODS,
+    "advantage": registry.ADVANTAGES,
     "decoder": registry.DECODERS,
     "features": registry.FEATURES,
 }

@@ -28,6 +28,15 @@ def parse_expression(text: str) -> ast.expr:
     return tree
 
 
+def names_in(text: str) -> set[str]:
+    """The names in an expression.
+
+    Raises:
+        ConfigError: as for `parse_expression`.
+    """
+    return {node.id for node in ast.walk(parse_expression(text)) if isinstance(node, ast.Name)}
+
+
 def _deeper(tree: ast.AST, most: int) -> bool:
     """Whether a tree has more levels than that; level by level, so that no depth is too much for the question."""
     level: list[ast.AST] = [tree]

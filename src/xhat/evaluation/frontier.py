@@ -93,7 +93,9 @@ def frontier(
     """
     of_real, points = seen_in.of(real, shares), list[Point]()
     for name, how in ways:
-        rows = rows_at_a_time(denoiser, shape, how.guidance, cond, shares)  # beforehand: it calls the network
+        rows = rows_at_a_time(
+            denoiser, how.sampler, how.times, shape, how.guidance, cond, shares
+        )  # beforehand: it calls the network
         shown, start = list[int](), time.perf_counter()
         hook = denoiser.net.register_forward_pre_hook(lambda net, args, shown=shown: shown.append(len(args[0])))
         try:

@@ -44,6 +44,8 @@ class _Chain:
     def __post_init__(self) -> None:
         if not isinstance(self.sampler, Sampler):
             raise ValueError(f"{type(self).__name__} needs a sampler first, for example DDIM(), got {self.sampler!r}")
+        if not self.sampler.passes_gradients:
+            raise ValueError(f"no gradient passes through {self.sampler}: in a loss take the sampler without guided_by")
         if self.steps < 1:
             raise ValueError(f"{type(self).__name__} needs steps >= 1, got {self.steps}")
         require_at_most(10_000, steps=self.steps)

@@ -19,7 +19,7 @@ class Step:
     Attributes:
         number: i, from times[i] to times[i + 1].
         z: images at times[i], (B, C, H, W).
-        noise: of the step, shaped like z; z itself for a sampler that uses none.
+        noise: of the step, shaped like z, or several stacked; z itself for a sampler that uses none.
         state: of the sampler, from the step before.
     """
 
@@ -38,7 +38,7 @@ class Chain:
         sampler: the rule of a step.
         start: images at times[0], (B, C, H, W).
         times: (n + 1,) or (n + 1, B), on the device of `start`, as in `sample`.
-        noise: the noise of step i, asked for once per run.
+        noise: the noise of step i, asked for once per run; of a sampler that takes m of them, numbers i m to i m + m - 1.
         uniform: n numbers in [0, 1), equal on all ranks, for a purpose that has a name.
         checkpoint: recompute each differentiated step in the backward pass.
         callback: called with (number of steps done, z) after each step of a run.
@@ -64,7 +64,10 @@ class Chain:
 
     def noise_of(self, number: int, z: Tensor) -> Tensor:
         """What a step from z (B, ...) gets as its noise."""
-        return self.noise(number) if self.sampler.stochastic else z
+        if not self.sampler.stochastic:
+            return z
+        each = self.sampler.noises
+        return self.noise(number) if each == 1 else torch.stack([self.noise(number * each + k) for k in range(each)])
 
     def run(
         self, differentiated: Container[int] = (), *, recorded: Container[int] = (), stop: int | None = None

@@ -117,7 +117,7 @@ def generate(
         raise ValueError(f"the model is told {', '.join(lacking)}: give values in cond, for example those of some data")
     if label is not None and not 0 <= label < (shape.classes or 0):
         raise ValueError(f"label {label}: the model has {shape.classes or 'no'} classes")
-    batch = shares.part(n, batch or rows_at_a_time(denoiser, shape, guidance, cond, shares))
+    batch = shares.part(n, batch or rows_at_a_time(denoiser, sampler, times, shape, guidance, cond, shares))
     batch = -(-n // max(1, -(-n // batch)))
     size = 4 * n * math.prod(shape.sample)
     require_memory(size, f"{n:,} samples {shape.sample}", "draw fewer at a time, with different seeds")
@@ -137,10 +137,18 @@ def generate(
     return torch.cat(done), labels
 
 
-def rows_at_a_time(denoiser: Denoiser, shape: DataShape, guidance: float, cond: Condition | None, shares: Shares) -> int:
+def rows_at_a_time(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    times: Tensor,
+    shape: DataShape,
+    guidance: float,
+    cond: Condition | None,
+    shares: Shares,
+) -> int:
     """How many samples `generate` draws at a time, if nobody says so: as many as every process has room for."""
     one, latents = _Batch(denoiser, shape, guidance, 0, 1, 0, cond=cond), denoiser.decode is not None
-    own = rows_that_fit(lambda: one.x0_hat(one.start, torch.ones(())), one.size[1:], one.device, latents=latents)
+    own = rows_that_fit(lambda: one.run(sampler, times[:2]), one.size[1:], one.device, latents=latents)
     return min(shares.map(lambda _: own, range(shares.count)))
 
 
@@ -217,7 +225,7 @@ class _Batch:
         self.start = top * rng.normal(self.size, seed, "sample", first=first, device=device)
 
     def run(self, sampler: Sampler, times: Tensor, callback: Callable[[int, Tensor], None] | None = None) -> Tensor:
-        times = times.to(self.device)
+        times, sampler = times.to(self.device), sampler.rows(torch.arange(self.first, self.first + self.size[0]))
         return sample(self.model, sampler, self.start, times, cond=self.cond, noise=self._fresh, callback=callback)
 
     def _fresh(self, step: int) -> Tensor:

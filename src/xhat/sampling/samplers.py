@@ -26,6 +26,20 @@ class Sampler:
         """Whether a step uses its `noise`."""
         return False
 
+    @property
+    def noises(self) -> int:
+        """How many of them a step takes; more than one come stacked, (noises, B, ...)."""
+        return 1
+
+    @property
+    def passes_gradients(self) -> bool:
+        """Whether what comes out depends differentiably on the network, so that it can be trained through."""
+        return True
+
+    def rows(self, index: Tensor) -> "Sampler":
+        """The sampler for some of the samples, by their numbers: of one that treats them differently, what is theirs."""
+        return self
+
     def init(self, z: Tensor) -> State:
         """What the first step gets as `state`."""
         return ()
@@ -38,7 +52,7 @@ class Sampler:
             z: images at t, (B, C, H, W).
             t: the time of each image, (B,).
             s: the next one, (B,), s < t.
-            noise: standard normal, shaped like z, fresh at each step.
+            noise: standard normal, shaped like z, fresh at each step; see `noises`.
             state: of the step before.
 
         Returns:

@@ -8,17 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from xhat.commands.actions.measured import read_measured
 from xhat.commands.actions.no_effect import UNTAUGHT, UNTOLD
 from xhat.commands.actions.prompts import asked_for
 from xhat.commands.terminal import note_once, progress_bar
-from xhat.config.build import build_sampling
+from xhat.config.build import build_sampling, build_steering
+from xhat.config.syntax import names_in
 from xhat.data.shape import DataShape
 from xhat.distributed import main_process, shared_out
-from xhat.errors import UsageError
+from xhat.errors import ConfigError, UsageError
 from xhat.evaluation.pictures import grid_columns, is_shown, save_grid, shown
 from xhat.files.atomic import write_bytes
 from xhat.files.ours import require_free
-from xhat.runs.load import load
+from xhat.runs.load import TrainedRun, load
+from xhat.sampling.generate import Sampling
+from xhat.sampling.steering import guided_by
 
 SHOWN = 100
 NAMED = 10
@@ -45,6 +49,11 @@ def act(options: Any) -> int:
         sampling = build_sampling(how, trained.denoiser.schedule)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    unlabelled = options.measured is not None and trained.shape.classes is not None and number is None
+    if unlabelled:
+        sampling = replace(sampling, guidance=_unlabelled(trained, options.guidance))
+    if options.guide is not None:
+        sampling = _guided(sampling, options.guide, options.measured, trained.shape)
     with progress_bar() as bar:
         task = bar.add_task("sampling", total=n)
         images, labels = sampling.generate(
@@ -60,6 +69,7 @@ def act(options: Any) -> int:
         )
     shape, latents = trained.shape, trained.denoiser.decode is not None
     images = shown(images, shape, trained.denoiser, shares) if latents else images
+    labels = None if unlabelled else labels
     if not main_process():
         return 0
     eight_bit, pictures = latents or shape.is_eight_bit, is_shown(shape, trained.denoiser)
@@ -90,6 +100,34 @@ def act(options: Any) -> int:
     what = "images" if eight_bit else "samples"
     print(f"{n} {what} in {out}, {'all' if n <= SHOWN else f'the first {SHOWN}'} of them to look at in {picture}")
     return 0
+
+
+def _guided(sampling: Sampling, guide: str, measured: str | None, shape: DataShape) -> Sampling:
+    """Sampling steered by --guide.
+
+    Raises:
+        UsageError: the expression is no penalty and no steering, or does not use what was measured.
+    """
+    if measured is not None and "measured" not in names_in(guide):
+        raise UsageError(f"--measured {measured}: --guide does not use it: write for example linear(blur(2), measured)")
+    values = None if measured is None else read_measured(measured, shape)
+    try:
+        return replace(sampling, sampler=guided_by(build_steering(guide, values), sampler=sampling.sampler))
+    except (ConfigError, ValueError) as error:
+        raise UsageError(f"--guide: {error}") from None
+
+
+def _unlabelled(trained: TrainedRun, guidance: float | None) -> float:
+    """The scale at which a model of classes is told none: what is measured says what is in an image.
+
+    Raises:
+        UsageError: it never learned to go without, or a guidance is asked for.
+    """
+    if guidance is not None:
+        raise UsageError(f"--guidance {guidance:g} --measured: guided towards which class? name it, --label")
+    if trained.config.label_dropout == 0:
+        raise UsageError("--measured: this run was never trained without a label (label_dropout 0): name the class, --label")
+    return 0.0
 
 
 def class_number(label: str, shape: DataShape) -> int:
