@@ -31,6 +31,8 @@ from xhat.diffusion.variances import LEARNED
 from xhat.losses.near import Near
 from xhat.losses.penalties import total_variation
 from xhat.losses.reference import OnOthers, ToReference, TrajectoryKL
+from xhat.losses.rewards import BoundLikelihood, ForwardContrast, PolicyGradient, StepLikelihood
+from xhat.losses.rewards.policy import FromSamples
 from xhat.losses.variational import ScheduleVariance
 from xhat.sampling.differentiate import AllSteps, Bridge, DRTune, Lagrange, LeapAlign, LowVariance
 
@@ -82,9 +84,28 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+def brightness(images):
+    return images.flatten(1).mean(1)
+
+
+GROUPED = {
+    "policy gradient by steps": (
+        CONTINUOUS,
+        lambda: PolicyGradient(brightness, StepLikelihood(2), FullChain(DDPM(), 3), group=4),
+    ),
+    "policy gradient by the bound": (
+        CONTINUOUS,
+        lambda: PolicyGradient(brightness, BoundLikelihood(2), FullChain(DDIM(), 3), group=4),
+    ),
+    "contrast": (CONTINUOUS, lambda: ForwardContrast(brightness, reference(), FullChain(DDIM(), 3), group=4)),
+}
+"""Losses that compare samples in groups of four, which no part may cut."""
+ALL = LOSSES | GROUPED
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_each_images_value_is_the_same_whatever_part_of_the_batch_it_comes_in(name):
-    make, loss = LOSSES[name]
+    make, loss = ALL[name]
     schedule = make()
     objective = Objective(Denoiser(ScaledX0(schedule, xhat.V), schedule, xhat.V), {"x": Term(loss())})
     own = torch.Generator().manual_seed(0)
@@ -100,7 +121,10 @@ def test_each_images_value_is_the_same_whatever_part_of_the_batch_it_comes_in(na
 
     whole = values()
     assert whole.std() > 0
-    for cuts in ((20,), (7, 33)):  # alpha and sigma are float32, whose last bit depends on the place in a vector register
+    for cuts in (
+        (20,),
+        (8, 32) if name in GROUPED else (7, 33),
+    ):  # alpha and sigma are float32, whose last bit depends on the place in a vector register
         torch.testing.assert_close(values(*cuts), whole, rtol=5e-6, atol=1e-7)
 
 
@@ -120,11 +144,11 @@ def test_a_terms_own_noise_is_another_for_each_seed_purpose_step_and_number():
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(LOSSES) - {"denoising", "uncertainty", "one step", "schedule variance", "to reference"})
+    "name", sorted(set(ALL) - {"denoising", "uncertainty", "one step", "schedule variance", "to reference"})
 )
 def test_a_loss_with_draws_of_its_own_takes_others_at_another_step(name):
     """Same x0, t, noise and prediction: only the step differs. On a grid the bound draws nothing beside the shared noise."""
-    make, loss = LOSSES[name]
+    make, loss = ALL[name]
     schedule = make()
     objective = Objective(Denoiser(ScaledX0(schedule, xhat.V), schedule, xhat.V), {"x": Term(loss())})
     x0 = torch.randint(0, 256, (40, 1, 2, 2), generator=torch.Generator().manual_seed(0)).double() * 2 / 255 - 1
@@ -139,8 +163,12 @@ def test_no_loss_of_the_library_is_forgotten():
     def below(kind):
         return {kind}.union(*map(below, kind.__subclasses__()))
 
-    known = {k for k in below(xhat.Loss) if k.__module__.startswith("xhat.")} - {xhat.Loss, Near}  # which are no losses
-    assert known == {type(make()) for _, make in LOSSES.values()}
+    known = {k for k in below(xhat.Loss) if k.__module__.startswith("xhat.")} - {
+        xhat.Loss,
+        Near,
+        FromSamples,
+    }  # which are no losses
+    assert known == {type(make()) for _, make in ALL.values()}
 
 
 def test_learned_variance_draws_the_same_too():

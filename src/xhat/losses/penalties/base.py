@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from xhat.objective.draw import Draw
+from xhat.registry import PENALTIES
 
-__all__ = ["DrawPenalty", "Paired", "Penalty"]
+__all__ = ["DrawPenalty", "minus", "Paired", "Penalty"]
 
 Penalty = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [-1, 1] -> one number for each, (B,)."""
@@ -30,6 +31,14 @@ class Paired:
 
     def __call__(self, images: Tensor, x0: Tensor) -> Tensor:
         return self.fn(images, x0)
+
+
+@PENALTIES.register
+def minus(penalty: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """-penalty: the reward that a penalty is, and the penalty that a reward is; one that is handed the draw stays so."""
+    if takes_draw(penalty):
+        return lambda images, draw: -penalty(images, draw)
+    return lambda images: -penalty(images)
 
 
 def takes_draw(penalty: Any) -> bool:

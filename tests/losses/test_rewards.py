@@ -1,0 +1,286 @@
+"""Policy gradients against closed forms: of a chain's own expectation, and of Gaussians whose bound is their likelihood."""
+
+import math
+
+import pytest
+import torch
+
+from oracles import SHAPE
+from xhat import DDIM, DDPM, X0, Cosine, Denoiser, Denoising, FullChain, ImageLoss, Objective, Term, V
+from xhat.diffusion.weightings import constant
+from xhat.losses.penalties import minus, total_variation
+from xhat.losses.rewards import (
+    BoundLikelihood,
+    Centred,
+    ForwardContrast,
+    Normalised,
+    PolicyGradient,
+    StepLikelihood,
+    Trajectory,
+)
+from xhat.sampling.differentiate import AllSteps
+from xhat.sampling.samplers import Heun
+
+ROWS = 512
+
+
+class Gain(torch.nn.Module):
+    """x0_hat = w z, one number."""
+
+    def __init__(self, w=0.6):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(w, dtype=torch.float64))
+
+    def forward(self, z, t):
+        return self.w * z
+
+
+class GaussianNet(torch.nn.Module):
+    """The exact x0_hat of N(mean, exp(log_std)²), whose two numbers are learned."""
+
+    def __init__(self, schedule, mean=0.2, log_std=-0.5):
+        super().__init__()
+        self.schedule = schedule
+        self.mean = torch.nn.Parameter(torch.tensor(mean, dtype=torch.float64))
+        self.log_std = torch.nn.Parameter(torch.tensor(log_std, dtype=torch.float64))
+
+    def forward(self, z, t):
+        alpha, sigma = (f(t.double()).reshape(-1, 1, 1, 1) for f in (self.schedule.alpha, self.schedule.sigma))
+        variance = torch.exp(2 * self.log_std)
+        return (sigma**2 * self.mean + alpha * variance * z) / (sigma**2 + alpha**2 * variance)
+
+
+def drawn(loss, denoiser, rows=ROWS, seed=0):
+    """The loss on a draw of so many samples."""
+    objective = Objective(denoiser, {"own": Term(loss)}, seed=seed)
+    return objective(shape=(rows, *SHAPE), step=seed)["loss"]
+
+
+def mean(images):
+    return images.flatten(1).mean(1)
+
+
+def many(images):
+    """How many pixels are above 0: no gradient."""
+    return (images > 0).flatten(1).sum(1)
+
+
+def gradients(loss, denoiser, trials, rows=ROWS):
+    """Of each trial, (trials, parameters)."""
+    found = []
+    for seed in range(trials):
+        value = drawn(loss, denoiser, rows, seed)
+        found.append(torch.stack(torch.autograd.grad(value, tuple(denoiser.net.parameters()))))
+    return torch.stack(found)
+
+
+def near(found, want, errors=4.0):
+    """Within so many standard errors of the mean over trials, which must be small beside what is wanted."""
+    se = found.std(0) / math.sqrt(len(found))
+    assert bool((se < 0.1 * want.abs().max()).all()), (se, want)
+    assert bool(((found.mean(0) - want).abs() < errors * se).all()), (found.mean(0), want, se)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("sampler", [DDPM(), DDIM(1.0)], ids=str)
+def test_the_steps_likelihood_has_the_gradient_of_the_mean_reward(sampler, steps):
+    """But for the last step, which has no noise: there the network is held fixed in the closed form, too."""
+    schedule, n = Cosine(logsnr_min=-4, logsnr_max=4), 5
+    net = Gain()
+    denoiser = Denoiser(net, schedule, X0)
+    chain = FullChain(sampler, n)
+    loss = PolicyGradient(lambda x: -mean(x**2), StepLikelihood(steps), chain, advantage=Centred())
+    found = gradients(loss, denoiser, 120)
+
+    def expected(w):
+        """E[-x²] by the variance of z along the chain."""
+        from xhat.sampling.spacings import uniform_times
+
+        times = uniform_times(schedule, n)
+        variance = schedule.prior_std().double() ** 2
+        for i in range(n):
+            t, s = times[i : i + 1], times[i + 1 : i + 2]
+            there = Denoiser(_Fixed(w if i < n - 1 else w.detach()), schedule, X0)
+            one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+            step = sampler.transition(there.given(None), one, t, s)
+            noise = step.log_variance.exp().squeeze() if i < n - 1 else 0.0
+            variance = step.mean.squeeze() ** 2 * variance + noise
+        return -variance
+
+    w = net.w.detach().clone().requires_grad_()
+    (want,) = torch.autograd.grad(-expected(w), w)
+    near(found[:, 0], want)
+
+
+class _Fixed(torch.nn.Module):
+    def __init__(self, w):
+        super().__init__()
+        self.w = w
+
+    def forward(self, z, t):
+        return self.w * z
+
+
+@pytest.mark.parametrize("draws", [2, 8])
+def test_the_bound_is_the_likelihood_where_it_is_tight(draws, rng):
+    """Of a Gaussian's own exact denoiser the bound is log p, so that its gradient is that of log p, for any data."""
+    schedule = Cosine(logsnr_min=-12, logsnr_max=12)
+    net = GaussianNet(schedule)
+    denoiser = Denoiser(net, schedule, X0)
+    x = 0.7 + 0.4 * torch.randn(64, *SHAPE, dtype=torch.float64, generator=rng)
+    how, found = BoundLikelihood(draws), []
+    for step in range(400):
+        draw = Objective(denoiser, {"own": Term(Denoising())}, seed=1).draw(x, step=step)
+        value = how(denoiser, Trajectory(FullChain(DDIM(), 1).chain(denoiser, draw), x, []), draw).mean()
+        found.append(torch.stack(torch.autograd.grad(value, tuple(net.parameters()))))
+    mu, log_std = (p.detach().clone().requires_grad_() for p in net.parameters())
+    exact_value = torch.distributions.Normal(mu, log_std.exp()).log_prob(x).flatten(1).sum(1).mean()
+    near(torch.stack(found), torch.stack(torch.autograd.grad(exact_value, (mu, log_std))))
+
+
+def test_by_the_bound_a_gaussian_moves_as_its_mean_reward_says():
+    """E[mean of x] = m and E[x²] = m² + s²: their gradients in m and log s, by samples and values alone."""
+    schedule = Cosine(logsnr_min=-10, logsnr_max=10)
+    net = GaussianNet(schedule)
+    denoiser = Denoiser(net, schedule, X0)
+    loss = PolicyGradient(lambda x: 4 * mean(x), BoundLikelihood(8), FullChain(Heun(), 20), advantage=Centred())
+    found = gradients(loss, denoiser, 60)
+    near(found[:, 0], torch.tensor(-4.0, dtype=torch.float64), errors=5.0)
+
+
+def test_normalised_advantages_do_not_know_the_rewards_unit(rng):
+    r = torch.randn(3, 5, generator=rng, dtype=torch.float64)
+    torch.testing.assert_close(Normalised()(7 * r + 3), Normalised()(r))
+    torch.testing.assert_close(Normalised()(r).std(1), torch.ones(3, dtype=torch.float64))
+    assert torch.equal(Normalised()(torch.ones(2, 4)), torch.zeros(2, 4))
+    left_out = torch.stack([r[:, i] - torch.cat([r[:, :i], r[:, i + 1 :]], 1).mean(1) for i in range(5)], 1)
+    torch.testing.assert_close(Centred()(r), left_out)
+
+
+def test_a_group_is_told_what_its_first_is_told():
+    told = []
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, z, t, label):
+            told.append(label.tolist())
+            return self.w * z
+
+    denoiser = Denoiser(Net(), Cosine(), V)
+    loss = PolicyGradient(mean, BoundLikelihood(2), FullChain(DDIM(), 2), group=3)
+    objective = Objective(denoiser, {"own": Term(loss)}, seed=0)
+    objective(shape=(6, *SHAPE), cond={"label": torch.arange(6)})["loss"].backward()
+    assert told
+    assert all(labels == [0, 0, 0, 3, 3, 3] for labels in told)
+
+
+def test_a_reward_of_two_parameters_is_handed_the_draw():
+    denoiser = Denoiser(Gain(), Cosine(), X0)
+    seen = []
+
+    def reward(images, draw):
+        seen.append(draw.extra["goal"])
+        return -(mean(images) - draw.extra["goal"]).abs()
+
+    objective = Objective(denoiser, {"own": Term(PolicyGradient(reward, BoundLikelihood(2), FullChain(DDIM(), 2)))}, seed=0)
+    objective(shape=(4, *SHAPE), extra={"goal": torch.arange(4.0)})
+    assert seen[0].tolist() == [0, 1, 2, 3]
+
+
+def test_contrast_at_the_old_model_is_the_denoising_loss_of_good_less_bad_samples():
+    """2b (2r - 1) times half its gradient."""
+    schedule, b, most = Cosine(logsnr_min=-6, logsnr_max=6), 0.3, 2.0
+    net = Gain()
+    denoiser, old = Denoiser(net, schedule, X0), Denoiser(Gain(), schedule, X0)
+    loss = ForwardContrast(mean, old, FullChain(DDIM(), 3), strength=b, most=most, space=X0)
+    objective = Objective(denoiser, {"own": Term(loss)}, seed=0)
+    objective(shape=(32, *SHAPE), step=0)["loss"].backward()
+    draw = objective.draw(torch.zeros(32, *SHAPE), step=0)
+    with torch.no_grad():
+        end, _ = FullChain(DDIM(), 3).chain(denoiser, draw).run()
+        r = 0.5 + 0.5 * (Normalised()(mean(end)[None])[0] / most).clamp(-1, 1)
+        t, noise = draw.t, draw.normal("contrast")
+        alpha, sigma = (f(t).reshape(-1, 1, 1, 1) for f in (schedule.alpha, schedule.sigma))
+        z = alpha * end + sigma * noise
+    w = net.w.detach().clone().requires_grad_()
+    error = (w * z - end).square().flatten(1).mean(1)
+    (want,) = torch.autograd.grad((draw.importance * b * (2 * r - 1) * error).mean(), w)
+    torch.testing.assert_close(net.w.grad, want.to(net.w.grad), rtol=1e-4, atol=1e-6)
+
+
+def test_contrast_away_from_the_old_model_is_its_formula():
+    schedule = Cosine(logsnr_min=-6, logsnr_max=6)
+    denoiser, old = Denoiser(Gain(0.7), schedule, X0), Denoiser(Gain(0.5), schedule, X0)
+    loss = ForwardContrast(mean, old, FullChain(DDIM(), 3), strength=0.4, most=1.5, space=X0)
+    draw = Objective(denoiser, {"own": Term(loss)}, seed=0).draw(torch.zeros(16, *SHAPE), step=0)
+    with torch.no_grad():
+        found = loss(denoiser, draw)
+        end, _ = FullChain(DDIM(), 3).chain(old, draw).run()
+        r = 0.5 + 0.5 * (Normalised()(mean(end)[None])[0] / 1.5).clamp(-1, 1)
+        t, noise = draw.t, draw.normal("contrast")
+        alpha, sigma = (f(t).reshape(-1, 1, 1, 1) for f in (schedule.alpha, schedule.sigma))
+        z = alpha * end + sigma * noise
+        plus, less = (0.6 * 0.5 + 0.4 * 0.7) * z, (1.4 * 0.5 - 0.4 * 0.7) * z
+        want = r * (plus - end).square().flatten(1).mean(1) + (1 - r) * (less - end).square().flatten(1).mean(1)
+    torch.testing.assert_close(found, draw.importance * want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda old: PolicyGradient(many, StepLikelihood(3), FullChain(DDPM(), 6)),
+        lambda old: PolicyGradient(many, BoundLikelihood(4, constant), FullChain(DDIM(), 6)),
+        lambda old: ForwardContrast(many, old, FullChain(DDIM(), 6), strength=0.2),
+    ],
+    ids=["steps", "bound", "contrast"],
+)
+def test_a_count_without_a_gradient_rises(loss):
+    torch.manual_seed(0)
+    schedule = Cosine(logsnr_min=-8, logsnr_max=8)
+
+    def fresh():
+        return Denoiser(GaussianNet(schedule, -0.3, -1.0), schedule, X0)
+
+    denoiser = fresh()
+    objective = Objective(denoiser, {"own": Term(loss(fresh()))}, seed=0)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=2e-2)
+    for step in range(40):
+        optimizer.zero_grad()
+        objective(shape=(64, *SHAPE), step=step)["loss"].backward()
+        optimizer.step()
+    share = 0.5 * math.erfc(0.3 / math.exp(-1.0) / math.sqrt(2))
+    with torch.no_grad():
+        draw = objective.draw(torch.zeros(256, *SHAPE), step=99)
+        end, _ = FullChain(DDIM(), 12).chain(denoiser, draw).run()
+    assert float(many(end).double().mean()) / 4 > share + 0.15
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="no density"):
+        PolicyGradient(mean, StepLikelihood(2), FullChain(DDIM(), 10))
+    with pytest.raises(ValueError, match="choose 1 to 4"):
+        PolicyGradient(mean, StepLikelihood(5), FullChain(DDPM(), 5))
+    with pytest.raises(ValueError, match="an even number"):
+        BoundLikelihood(3)
+    with pytest.raises(ValueError, match="group is 2 or more"):
+        PolicyGradient(mean, group=1)
+    with pytest.raises(ValueError, match="passes no gradient"):
+        PolicyGradient(mean, along=FullChain(DDPM(), 5, AllSteps()))
+    with pytest.raises(ValueError, match="takes a reward"):
+        PolicyGradient(ImageLoss(mean))
+    with pytest.raises(ValueError, match="above 0"):
+        ForwardContrast(mean, strength=0.0)
+    denoiser = Denoiser(Gain(), Cosine(), X0)
+    with pytest.raises(ValueError, match="one value per image"):
+        drawn(PolicyGradient(lambda x: x.mean(), BoundLikelihood(2), FullChain(DDIM(), 2)), denoiser, 4)
+    with pytest.raises(ValueError, match="groups of 3"):
+        drawn(PolicyGradient(mean, BoundLikelihood(2), FullChain(DDIM(), 2), group=3), denoiser, 4)
+
+
+def test_minus_a_penalty_is_a_reward(rng):
+    x = torch.randn(3, *SHAPE, generator=rng)
+    assert torch.equal(minus(total_variation)(x), -total_variation(x))
+    assert torch.equal(minus(lambda x, draw: draw * mean(x))(x, 2.0), -2.0 * mean(x))
