@@ -20,9 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn import functional as F
+from judges import JUDGES, judge
+from torch import Tensor
 from usage import Parser, count, guarded
 
 from xhat.config.parsing import recipe_path
@@ -52,50 +51,7 @@ RECIPES: dict[str, dict[str, str]] = {
     "the former preset": {"optimizer.lr": "3e-3", "optimizer.warmup_steps": "50", **EVEN, **FIFTY},
 }
 """name -> values in place of the preset's."""
-SAMPLES, CONFIDENT, EPOCHS, BATCH = 2000, 0.9, 4, 128
-
-
-class Judge(nn.Module):
-    """A network of images (B, 1, 28, 28) in [-1, 1] that gives features, and a head that reads digits from them."""
-
-    head: nn.Linear
-
-
-class Patches(Judge):
-    """A small transformer over patches of 7 x 7 pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch, self.place = nn.Conv2d(1, 64, 7, stride=7), nn.Parameter(0.02 * torch.randn(16, 64))
-        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
-        self.body, self.head = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), nn.Linear(64, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, 64)."""
-        found: Tensor = self.body(self.patch(images).flatten(2).transpose(1, 2) + self.place).mean(1)
-        return found
-
-
-class Depthwise(Judge):
-    """Blocks of a convolution for each channel and an MLP over the channels, on maps of 14 x 14."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.head = nn.Conv2d(1, 48, 4, stride=2, padding=1), nn.Linear(48, 10)
-        self.spatial = nn.ModuleList(nn.Conv2d(48, 48, 5, padding=2, groups=48) for _ in range(4))
-        self.channel = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(1, 48), nn.Conv2d(48, 96, 1), nn.GELU(), nn.Conv2d(96, 48, 1)) for _ in range(4)
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, 48)."""
-        x = self.first(images)
-        for spatial, channel in zip(self.spatial, self.channel, strict=True):
-            x = x + channel(spatial(x))
-        return F.gelu(x).mean((2, 3))
-
-
-JUDGES: dict[str, type[Judge]] = {"patches": Patches, "depthwise": Depthwise}
+SAMPLES, CONFIDENT = 2000, 0.9
 
 
 @dataclass(frozen=True)
@@ -113,36 +69,6 @@ class Judged:
     readable: list[float]
     right: list[float]
     steps: int
-
-
-def judge(name: str, folder: Path) -> Judge:
-    """A judge: trained once, and kept."""
-    path = folder / f"{name}.safetensors"
-    torch.manual_seed(len(name))
-    network = JUDGES[name]()
-    if path.exists():
-        network.load_state_dict(load_file(path))
-    else:
-        learn_to_read(network)
-        save_file(network.state_dict(), path)
-    return network.eval().requires_grad_(False)
-
-
-@torch.enable_grad()  # also for who judges without gradients
-def learn_to_read(network: Judge) -> None:
-    """MNIST's training images."""
-    data = load("mnist")
-    images, labels = to_float(data.pixels[:]), torch.as_tensor(data.labels)
-    steps = EPOCHS * len(images) // BATCH
-    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-    for _ in range(steps):
-        rows = torch.randint(len(images), (BATCH,))
-        shift = torch.randint(-2, 3, (2,)).tolist()
-        F.cross_entropy(network.head(network(images[rows].roll(shift, (2, 3)))), labels[rows]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
 
 
 @torch.no_grad()

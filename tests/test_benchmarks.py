@@ -39,7 +39,7 @@ def test_judges_are_trained_where_none_are_kept(tmp_path, monkeypatch):
     """And kept: a second time they say the same."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     quality = importlib.import_module("time_to_quality")
-    monkeypatch.setattr(quality, "EPOCHS", Fraction(1, 50))
+    monkeypatch.setattr(importlib.import_module("judges"), "EPOCHS", Fraction(1, 50))
     digits = load("mnist", 28, "test")
     images, labels = torch.as_tensor(digits.pixels[:200]), digits.labels[:200]
     first = quality.judged(images, labels, tmp_path, 7)

@@ -173,7 +173,7 @@ def accepted(page, words, capsys):
             shape = latents if config.init == PIPELINE else DataShape.of((5,)) if config.network == "mlp" else images
             build_objective(config, build_denoiser(config, shape))
         known = options_of(words[1], capsys)
-        assert all(w in known or w.startswith("--terms.") for w in words if w.startswith("--")), where
+        assert all(w in known or w.startswith(("--terms.", "--watch.")) for w in words if w.startswith("--")), where
         assert all((ROOT / w).exists() for w in words if w.startswith("studies/")), where
     else:
         assert words[0] in ("pip", ".ci/run"), where

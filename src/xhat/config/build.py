@@ -25,6 +25,7 @@ from xhat.errors import ConfigError
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Penalty
 from xhat.losses.penalties.base import of_images_alone
+from xhat.losses.rewards.policy import FromSamples
 from xhat.objective.multipliers import Multiplier
 from xhat.objective.objective import Objective
 from xhat.objective.terms import Loss, Term
@@ -174,7 +175,7 @@ def build_penalty(text: str, *, decoded: bool = False) -> Penalty:
     made = evaluate(text, OF_TERMS)
     if decoded and isinstance(made, ImageLoss) and made.decode is None:
         raise ConfigError(f"{text} is of latents, and what is measured are pictures: add decode=decode()")
-    penalty = made.of_images(decoded=decoded) if isinstance(made, ImageLoss) else made
+    penalty = made.of_images(decoded=decoded) if isinstance(made, ImageLoss | FromSamples) else made
     if isinstance(penalty, Loss) or not callable(penalty) or not of_images_alone(penalty):
         raise ConfigError(f"{text} is no function of images alone")
     return cast(Penalty, penalty)

@@ -8,7 +8,7 @@ from xhat.config.config import Config
 from xhat.config.options import is_among
 from xhat.errors import ConfigError
 
-NAMED = ("terms",)
+NAMED = ("terms", "watch")
 """Sections whose keys the user chooses: given as a whole, one takes the place of what was there."""
 
 

@@ -88,6 +88,7 @@ LATER_KEYS: dict[str, Any] = {
     "augment": "",
     "workers": None,
     "shard": False,
+    "watch": {},
 }
 """Keys that configs of earlier versions do not have, and what they mean there: those runs were trained on all images."""
 

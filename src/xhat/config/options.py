@@ -7,7 +7,7 @@ from typing import Literal
 from xhat.config.ranges import COUNT, FINITE, require_in_range, within
 
 BUDGETS = ("max_steps", "max_images", "max_minutes")
-ON_THE_WAY = ("checkpoint_every", "sample_every", "log_every", "eval_every", "track")
+ON_THE_WAY = ("checkpoint_every", "sample_every", "log_every", "eval_every", "watch", "track")
 """When what is written."""
 MAY_CHANGE = (*BUDGETS, *ON_THE_WAY, "workers", "shard", "accumulate", "optimizer.lr", "optimizer.muon_lr")
 """Options that a resumed run may have otherwise: how long, what is written on the way, in how many parts a batch is computed,
@@ -71,6 +71,8 @@ class Options:
         sample_every: steps between pictures of samples; the first comes after a fifth of them.
         log_every: steps between lines of metrics.jsonl.
         eval_every: steps between measurements on held-out images, 0 for none; by default they take about 2 % of the time.
+        watch: penalties of samples that are measured at the first line of metrics.jsonl, with each picture and at the end, name
+            -> expression: what a reward that is trained on does to others, which are not.
         workers: processes that read data ahead of the training; by default none for what is in memory or mapped, else one less
             than the cores, at most 4.
         shard: split weights, gradients, averages and optimizers over the processes (FSDP2), instead of having all of
@@ -92,6 +94,7 @@ class Options:
     sample_every: int = within(500, 1, COUNT)
     log_every: int = within(20, 1, COUNT)
     eval_every: int | None = within(None, 0, COUNT)
+    watch: dict[str, str] = field(default_factory=dict)
     workers: int | None = within(None, 0, 1024)
     shard: Literal["blocks"] | bool = False
     precision: Literal["auto", "float32", "bf16"] = "auto"

@@ -83,9 +83,11 @@ def _require_known(values: Mapping[str, Any], section: Any, prefix: str = "") ->
         if is_dataclass(inner):
             _require_known(_mapping(value, f"{prefix}{key}", inner), inner, f"{prefix}{key}.")
         elif isinstance(inner, dict):
+            of_terms = get_args(get_type_hints(type(section))[key])[1] is TermConfig
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{key} must be a mapping of names to terms; got {value!r}")
-            for name, term in value.items():
+                what = "terms" if of_terms else "expressions"
+                raise ConfigError(f"{key} must be a mapping of names to {what}; got {value!r}")
+            for name, term in value.items() if of_terms else ():
                 _require_known(_mapping(term, f"{key}.{name}", TermConfig()), TermConfig(), f"{key}.{name}.")
         elif isinstance(value, Mapping):
             raise ConfigError(f"{prefix}{key} must be one value, not a mapping; got {value!r}")

@@ -45,6 +45,23 @@ def name_of(source: object) -> str:
     return str(getattr(source, "name", "") or type(source).__name__)
 
 
+def fingerprint_of(source: DataSource) -> str:
+    """What tells the data of a source from others.
+
+    Raises:
+        DataError: it fails to say, or says no text.
+    """
+    try:
+        found = source.fingerprint()
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"the data source {name_of(source)} failed at fingerprint(): {with_kind(error)}") from error
+    if not isinstance(found, str):
+        raise DataError(f"the data source {name_of(source)}: fingerprint() returns text, got a {type(found).__name__}")
+    return found
+
+
 def shape_of(source: DataSource) -> DataShape:
     """What a source says of its data, or what its first samples look like.
 

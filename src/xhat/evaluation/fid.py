@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from xhat.data.images import to_float
 from xhat.data.stack import Samples
 from xhat.distributed import ALONE, Shares
+from xhat.evaluation.neighbours import precision_and_recall
 
 CONFIDENT, KID_SUBSET, KID_SUBSETS, BATCH = 0.9, 500, 50, 500
 
@@ -21,6 +22,8 @@ class Distance:
         fid: Fréchet distance of Gaussians fitted to the features (Heusel et al. 2017, eq. 6); biased upwards in few samples.
         kid: unbiased squared maximum mean discrepancy, cubic kernel (Binkowski et al. 2018), mean over subsets.
         kid_sd: its standard deviation over the subsets.
+        precision: share of samples near a real image, see `precision_and_recall`.
+        recall: share of real images near a sample.
         samples: number of generated images.
         reference: number of real images.
         features: the network that the distances are measured in.
@@ -29,6 +32,8 @@ class Distance:
     fid: float
     kid: float
     kid_sd: float
+    precision: float
+    recall: float
     samples: int
     reference: int
     features: str
@@ -63,7 +68,7 @@ def features_of(network: nn.Module, images: Samples, shares: Shares = ALONE) -> 
 
 
 def distance(samples: Tensor, reference: Tensor, name: str) -> Distance:
-    """FID and KID between features (N, D) and (M, D).
+    """FID, KID, precision and recall between features (N, D) and (M, D).
 
     Args:
         samples: of the generated images, see `features_of`.
@@ -86,7 +91,8 @@ def distance(samples: Tensor, reference: Tensor, name: str) -> Distance:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the subsets
         mean, sd = kid.compute()
-    return Distance(float(fid.compute()), float(mean), float(sd), len(fake), len(real), name)
+    near = precision_and_recall(fake, real)
+    return Distance(float(fid.compute()), float(mean), float(sd), *near, len(fake), len(real), name)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from xhat.data.images import to_float
 from xhat.errors import UsageError, first_line
 from xhat.losses.image import ImageLoss
 from xhat.losses.penalties import Penalty
+from xhat.losses.rewards.policy import FromSamples
 from xhat.objective.objective import Objective
 
 
@@ -33,11 +34,12 @@ def _mean(name: str, penalty: Penalty, values: Tensor) -> float:
 
 
 def own_penalties(objective: Objective) -> dict[str, Penalty]:
-    """What an objective's image losses see in one image, by the names of their terms.
+    """What an objective's image losses see in one image, and its rewards, by the names of their terms.
 
     Those that compare with the clean image have nothing to say of a sample, and are left out. Of a pipeline the images are what
     it decodes, and losses of the latents themselves are left out, too.
     """
     losses, decoded = {name: term.loss for name, term in objective.terms.items()}, objective.denoiser.decode is not None
-    found = {name: loss.of_images(decoded=decoded) for name, loss in losses.items() if isinstance(loss, ImageLoss)}
+    judging = {name: loss for name, loss in losses.items() if isinstance(loss, ImageLoss | FromSamples)}
+    found = {name: loss.of_images(decoded=decoded) for name, loss in judging.items()}
     return {name: penalty for name, penalty in found.items() if penalty is not None}

@@ -64,6 +64,9 @@ COLUMNS = [
     Column("fid", "FID", "Distance of the samples' features to those of real images: lower is better.", "SD between seeds"),
     Column("kid", "KID", "As FID, without its bias for few samples: lower is better.", "SD between seeds"),
     Column(
+        "recall", "recall", "Share of real images that are near a sample, in features: higher is better.", "SD between seeds"
+    ),
+    Column(
         "spectrum",
         "spectra, dB",
         "Mean difference of the power at each wavenumber to that of real fields, in decibels: lower is better, 3 is twice.",

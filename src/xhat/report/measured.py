@@ -34,7 +34,7 @@ from xhat.runs.metrics import read_metrics
 from xhat.runs.places import WEIGHTS
 from xhat.tensors import device_of
 
-FOLDER, FORMAT = "measured", "xhat-measured-3"
+FOLDER, FORMAT = "measured", "xhat-measured-4"
 GRID_ROWS, GRID_COLUMNS, CHAINS = 4, 10, 5
 MOST_REAL = 50_000
 """Real images that samples are compared with, as FID is usually reported."""
@@ -261,7 +261,12 @@ def _quality(trained: TrainedRun, samples: Tensor) -> dict[str, float]:
     of_real = _real_features(_Data.of(trained))
     found = features.compare(features.of(samples), of_real)
     assert found.reading is not None
-    numbers = {"fid": found.distance.fid, "kid": found.distance.kid, "read": found.reading.confident}
+    numbers = {
+        "fid": found.distance.fid,
+        "kid": found.distance.kid,
+        "recall": found.distance.recall,
+        "read": found.reading.confident,
+    }
     return numbers | {"fewest": min(found.reading.digits) / statistics.fmean(found.reading.digits)}
 
 

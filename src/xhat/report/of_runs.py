@@ -74,14 +74,14 @@ def _finished(folder: Path) -> bool:
 
 
 def _penalties(configs: Sequence[Config], done: Sequence[Path]) -> dict[str, str]:
-    """Total variation of pictures, and every penalty of images alone that one of the runs was trained with."""
+    """Total variation of pictures, and every penalty of images alone that one of the runs was trained with or watched by."""
     found = dict(standing_penalties(configs[0], [read_weights(folder).shape for folder in done]))
     for config in configs:
-        for name, term in config.terms.items():
+        for name, text in {**{name: term.loss for name, term in config.terms.items()}, **config.watch}.items():
             try:
-                build_penalty(term.loss, decoded=folder_of(config.network) is not None)
+                build_penalty(text, decoded=folder_of(config.network) is not None)
             except ValueError:
                 continue
-            if term.loss not in found.values():
-                found[name if name not in (*found, *QUANTITIES) else f"{name}: {term.loss}"] = term.loss
+            if text not in found.values():
+                found[name if name not in (*found, *QUANTITIES) else f"{name}: {text}"] = text
     return found

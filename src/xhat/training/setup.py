@@ -16,10 +16,11 @@ from xhat.config.build import build_sampling
 from xhat.config.config import Config
 from xhat.config.options import Options
 from xhat.config.origins import called
+from xhat.config.watch import build_watched
 from xhat.data.ahead import Ahead
 from xhat.data.batch import Batch, chosen_rows
 from xhat.data.shape import DataShape
-from xhat.data.source import DataSource, Feed, first_samples, name_of, said_of, shape_of
+from xhat.data.source import DataSource, Feed, fingerprint_of, first_samples, name_of, said_of, shape_of
 from xhat.diffusion.denoiser import Condition
 from xhat.distributed import ALONE, Shares
 from xhat.errors import ConfigError, DataError, RunError, with_kind
@@ -163,9 +164,10 @@ def set_up(
     given = Given.of(objective.denoiser.net)
     if shared:
         split_up(objective, average, options, device)
-    state = State(objective, average, build_optimizers(objective, options.optimizer), _fingerprint(source), given=given)
+    state = State(objective, average, build_optimizers(objective, options.optimizer), fingerprint_of(source), given=given)
     feed = Feed(fed(source, options, rows, accelerator), shape, device)
     _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else called(config))
+    build_watched(options.watch, shape, decoded=objective.denoiser.decode is not None)  # or refused
     measured = None if held_out is None else _held_out(objective, Feed(held_out, shape, device), options)
     latents = objective.denoiser.decode is not None
     told = (
@@ -211,18 +213,6 @@ def _require_parameters(objective: Objective) -> None:
         )
     if other is not None:
         raise RunError(f"parameter {other} is {parameters[other].dtype}: keep what is no float in a buffer")
-
-
-def _fingerprint(source: DataSource) -> str:
-    try:
-        found = source.fingerprint()
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"the data source {name_of(source)} failed at fingerprint(): {with_kind(error)}") from error
-    if not isinstance(found, str):
-        raise DataError(f"the data source {name_of(source)}: fingerprint() returns text, got a {type(found).__name__}")
-    return found
 
 
 def _held_out(objective: Objective, feed: Feed, options: Options) -> HeldOut | None:

@@ -25,6 +25,7 @@ from xhat.training.not_finite import data_are_bad, found_not_finite
 from xhat.training.saving import Saving, way_back
 from xhat.training.setup import Setup
 from xhat.training.stop import Stop
+from xhat.training.watched import watched
 
 if TYPE_CHECKING:
     from xhat.training.trackers import Track
@@ -215,7 +216,8 @@ def _blame(saving: Saving) -> str:
 
 
 def _measured(setup: Setup, ended: bool) -> dict[str, float]:
-    """The averaged weights on held-out images, when it is time: by all processes."""
+    """The averaged weights on held-out images, and what is watched of samples, when it is time: by all processes."""
+    found = watched(setup, ended=ended)
     if setup.held_out is None or not setup.held_out.due(setup.state.step, ended):
-        return {}
-    return setup.held_out.measure(setup.state.averaged(), setup.shares)
+        return found
+    return found | setup.held_out.measure(setup.state.averaged(), setup.shares)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, note, print_json, say
@@ -20,6 +21,7 @@ from xhat.report.measured import How, measured
 from xhat.report.of_study import report_study, study_how
 from xhat.runs.lock import reserved
 from xhat.studies.check import checked_configs
+from xhat.studies.hacked import verdicts
 from xhat.studies.outcome import Outcome, best
 from xhat.studies.read import read_study
 from xhat.studies.run import run_study
@@ -29,6 +31,7 @@ SHOWN = {
     "bits": "bound",
     "excess": "excess",
     "fid": "fid",
+    "recall": "recall",
     "spectrum": "spectrum",
     "histogram": "values",
     "read": "read",
@@ -67,7 +70,16 @@ def _compare(study: Study, out: Path, options: Any, held: int | None) -> int:
     page = _page(study, out, failed)
     if options.json:
         changes = [{**dataclasses.asdict(o), "summary": _summary(o)} for o in outcomes]
-        print_json({"study": options.study, "real": measure.real, "changes": changes, "report": str(page) if page else None})
+        told = [dataclasses.asdict(row) for row in verdicts(study, outcomes)]
+        print_json(
+            {
+                "study": options.study,
+                "real": measure.real,
+                "changes": changes,
+                "verdicts": told,
+                "report": str(page) if page else None,
+            }
+        )
     else:
         _show(study, outcomes, measure, page)
     return 0 if any(o.values for o in outcomes) else 1
@@ -187,8 +199,21 @@ def _show(study: Study, outcomes: list[Outcome], measure: _Measure, page: Path |
         else "one seed: nobody knows how far seeds differ; "
     )
     out.print(f"{told}* the lowest, = not to be told from it")
+    _show_verdicts(out, study, outcomes)
     if page:
         out.print(f"report: {page}", soft_wrap=True)
+
+
+def _show_verdicts(out: Console, study: Study, outcomes: list[Outcome]) -> None:
+    """What became of the penalties that a change was trained on, and of those that it never saw, beside the first change."""
+    rows = verdicts(study, outcomes)
+    if not rows:
+        return
+    out.print(f"\npenalties, FID and recall beside those of {outcomes[0].name}, seed by seed (Student, 95 %)")
+    table = new_table(text_column("change", at_least=12), *(text_column(name) for name in ("trained on", "not seen", "so")))
+    for row in rows:
+        table.add_row(row.change, row.trained, row.unseen, row.verdict)
+    show_table(out, table)
 
 
 def _cell(outcome: Outcome, quantity: str, first: Outcome | None) -> str:

@@ -16,6 +16,7 @@ from xhat.commands.actions.real_images import conditions_of, real_images
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, notes, print_json, progress_bar
 from xhat.config.build import build_objective, build_penalty, build_sampling
+from xhat.config.watch import build_watched
 from xhat.data.arrays import load_array
 from xhat.data.load import load as load_data
 from xhat.data.parts import in_channels
@@ -92,6 +93,9 @@ def _evaluate(
     standing = standing_penalties(trained.config, [trained.shape])
     penalties = {name: build_penalty(text, decoded=latents) for name, text in standing.items()}
     penalties |= own_penalties(build_objective(trained.config, trained.denoiser))
+    watched = build_watched(trained.config.watch, trained.shape, decoded=latents)
+    penalties |= watched
+    result |= {"watched": list(watched)}
     result |= {"penalties": mean_penalties(drawn, penalties), "penalties_real": mean_penalties(of_real, penalties)}
     found = asdict(level_errors(trained.denoiser, real.measured, images, shares=shares).summary())
     return result | {"denoising": found | {"images_are": real.measured.kind}}
@@ -100,7 +104,7 @@ def _evaluate(
 def _quality(seen_in: Features | None, samples: Tensor, real: Tensor, shares: Shares) -> dict[str, Any]:
     """Distances, and digits where the network reads some."""
     if seen_in is None:
-        return {"fid": None, "kid": None, "kid_sd": None, "features": None}
+        return {"fid": None, "kid": None, "kid_sd": None, "precision": None, "recall": None, "features": None}
     found = seen_in.compare(seen_in.of(samples, shares), seen_in.of(real, shares))
     if found.reading is None or found.reading_real is None:
         return asdict(found.distance)
@@ -200,6 +204,8 @@ def _show(result: dict[str, Any]) -> None:
         against = f"{result['samples']} samples against {result['reference']} {kind}"
         table.add_row("FID", f"{result['fid']:.2f}", against)
         table.add_row("KID", f"{result['kid']:.4f}", f"± {result['kid_sd']:.4f}, standard deviation over subsets")
+        table.add_row("precision", f"{result['precision']:.3f}", "share of samples that are near a real image, in features")
+        table.add_row("recall", f"{result['recall']:.3f}", "share of real images that are near a sample")
     if "digits" in result:
         real = f"real images: {result['confident_real']:.1%}"
         table.add_row("read as a digit", f"{result['confident']:.1%}", f"with confidence >= 0.9; {real}")
@@ -207,7 +213,8 @@ def _show(result: dict[str, Any]) -> None:
     if result["decoded"]:
         out.print("real images are as the pipeline's autoencoder makes them of their latents: what it loses does not count")
     for name, value in result["penalties"].items():
-        table.add_row(name, f"{value:.4f}", f"real {what}: {result['penalties_real'][name]:.4f}")
+        told = "; not trained on" if name in result["watched"] else ""
+        table.add_row(name, f"{value:.4f}", f"real {what}: {result['penalties_real'][name]:.4f}{told}")
     show_table(out, table)
     rows = result["denoising"]
     values = ("latents", "value") if result["decoded"] else (what, "normalised value" if "histogram_sd" in result else "pixel")

@@ -73,6 +73,10 @@ class FromSamples(Loss):
         """See the class."""
         return self._decode[0]
 
+    def of_images(self, *, decoded: bool = False) -> Reward | None:
+        """The reward as a function of images alone; None for one that is handed the draw, or of latents where pictures are."""
+        return None if self._takes_draw or decoded != (self.decode is not None) else self.reward
+
     def grouped(self, draw: Draw) -> Draw:
         """The draw with each sample told what the first of its group is told."""
         rows = len(draw.t)

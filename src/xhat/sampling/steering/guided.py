@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from xhat.registry import SAMPLERS
+from xhat.registry import STEERINGS
 from xhat.sampling.samplers import DDIM, Sampler
 from xhat.sampling.steering.base import Steering
 from xhat.sampling.steering.dps import DPS
 
 
-@SAMPLERS.register
+@STEERINGS.register
 def guided_by(penalty: Callable[[Tensor], Tensor] | Steering, scale: float = 1.0, sampler: Sampler = DDIM()) -> Sampler:  # noqa: B008
     """A sampler whose samples are pulled down a penalty, by `DPS`; or steered in another way, which has its own scale.
 
