@@ -18,6 +18,7 @@ from xhat.diffusion.times import (
     LossSecondMoment,
     OneLevel,
     Sequential,
+    Shifted,
     Stratified,
     Uniform,
 )
@@ -47,6 +48,8 @@ SAMPLERS = {
     "uniform": lambda _: Uniform(),
     "logit_normal": lambda _: LogitNormal(0.4, 0.9),
     "log_normal_sigma": lambda _: LogNormalSigma(-0.4, 1.0),
+    "shifted": lambda _: Shifted(LogitNormal(0.4, 0.9), 2.0),
+    "shifted_back": lambda _: Shifted(LogitNormal(-0.2, 0.8), 0.5),
     "log_normal_beyond": lambda _: LogNormalSigma(1.0, 3.0),  # wider than any schedule: truncated and renormalized
     "second_moment": warm(lambda: LossSecondMoment(history=5, bins=16)),
     "adaptive": warm(lambda: Adaptive(bins=16)),
@@ -483,3 +486,22 @@ def test_a_subclass_of_uniform_times_has_its_own_distribution(schedule):
     t, importance = Late().sample(schedule, 4096, torch.Generator().manual_seed(0))
     assert float(t.double().mean()) == pytest.approx(2 / 3, abs=2e-3)
     assert float((importance.double() * t.double()).mean()) == pytest.approx(1 / 2, abs=2e-3)
+
+
+def test_on_a_flow_shifted_times_are_sd3s(rng):
+    """t' = s t/(1 + (s - 1) t) (Esser et al. 2024, eq. 23)."""
+    flow, plain, own = xhat.Flow(), LogitNormal(0.1, 0.8), Shifted(LogitNormal(0.1, 0.8), 3.0)
+    u = torch.rand(200, dtype=torch.float64, generator=rng)
+    t = plain.icdf(flow, u)
+    torch.testing.assert_close(own.icdf(flow, u), 3 * t / (1 + 2 * t))
+    for name in ("cosine", "ve"):
+        schedule = SCHEDULES[name]()
+        before, after = plain.icdf(schedule, u), Shifted(plain, 2.0).icdf(schedule, u)
+        torch.testing.assert_close(schedule.logsnr(after), schedule.logsnr(before) - 2 * math.log(2))
+
+
+def test_times_that_learn_are_not_shifted():
+    with pytest.raises(ValueError, match="finds its times itself"):
+        Shifted(Adaptive(), 2.0)
+    with pytest.raises(ValueError, match="above 0"):
+        Shifted(Uniform(), 0.0)

@@ -6,7 +6,7 @@ import torch
 import xhat
 from oracles import SCHEDULES, SHAPE, STEP_TARGETS, TARGETS, GaussianData, ScaledX0, exact
 from xhat import FLOW, NOISE, X0, Denoiser, Denoising, Objective, Term, V, weightings
-from xhat.losses.norms import absolute, euclidean, huber, squared
+from xhat.losses.norms import absolute, euclidean, huber, pseudo_huber, scheduled_pseudo_huber, squared
 
 
 def close(a, b, rtol=1e-6, atol=1e-9):
@@ -46,7 +46,11 @@ def test_norms_by_hand_and_their_gradients(norm, value):
     assert torch.autograd.gradcheck(norm, smooth)
 
 
-@pytest.mark.parametrize("norm", [squared, absolute, euclidean, huber()], ids=["squared", "absolute", "euclidean", "huber"])
+@pytest.mark.parametrize(
+    "norm",
+    [squared, absolute, euclidean, huber(), pseudo_huber(0.3)],
+    ids=["squared", "absolute", "euclidean", "huber", "pseudo_huber"],
+)
 @pytest.mark.trap(12)
 def test_a_perfect_prediction_has_no_nan_gradient(norm):
     error = torch.zeros(2, *SHAPE, dtype=torch.float64, requires_grad=True)
@@ -113,3 +117,45 @@ def test_there_is_no_clamp(images):
     denoiser = Denoiser(ScaledX0(schedule, V, scale=0.0, shift=100.0), schedule, V)
     loss = Objective(denoiser, {"d": Term(Denoising(X0))})(images)["loss"]
     close(loss, (100 - images).square().mean(), rtol=1e-5)
+
+
+def test_pseudo_huber_is_its_formula_and_keeps_its_digits(rng):
+    error = torch.randn(3, 1, 4, 4, generator=rng, dtype=torch.float64)
+    want = (2 * 0.3 * ((error**2 + 0.09).sqrt() - 0.3)).flatten(1).mean(1)
+    torch.testing.assert_close(pseudo_huber(0.3)(error), want)
+    small = torch.full((1, 1, 2, 2), 1e-6)
+    torch.testing.assert_close(pseudo_huber(1.0)(small), torch.tensor([1e-12]), rtol=1e-5, atol=0)
+    far = torch.full((1, 1, 2, 2), 1e4)
+    torch.testing.assert_close(pseudo_huber(0.5)(far), torch.tensor([1e4]), rtol=1e-3, atol=0)
+
+
+def test_the_scheduled_one_falls_from_1_to_its_lowest(rng):
+    """delta = lowest^t, the exponential schedule of Khrapov et al. 2024."""
+    norm, error = scheduled_pseudo_huber(0.1), torch.randn(3, 1, 4, 4, generator=rng, dtype=torch.float64)
+    t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    found = norm.at(t)(error)
+    for i, delta in enumerate((1.0, 0.1**0.5, 0.1)):
+        torch.testing.assert_close(found[i : i + 1], pseudo_huber(delta)(error[i : i + 1]))
+    with pytest.raises(ValueError, match="at most 1"):
+        scheduled_pseudo_huber(2.0)
+    with pytest.raises(ValueError, match="above 0"):
+        pseudo_huber(0.0)
+
+
+def test_a_denoising_loss_takes_it_with_a_mask_and_without(rng):
+    class Zero(torch.nn.Module):
+        def forward(self, z, t):
+            return 0 * z
+
+    denoiser = xhat.Denoiser(Zero(), xhat.Flow(), xhat.FLOW)
+    x0 = torch.randn(4, 1, 4, 4, generator=rng)
+    mask = torch.zeros(4, 1, 4, 4)
+    mask[..., :2] = 1
+    norm = scheduled_pseudo_huber(0.2)
+    for where in (None, xhat.masked("mask")):
+        loss = xhat.Denoising(xhat.FLOW, norm=norm, where=where)
+        objective = xhat.Objective(denoiser, {"own": xhat.Term(loss)})
+        draw = objective.draw(x0, step=0, extra={"mask": mask})
+        error = x0 - draw.noise
+        want = norm.at(draw.t)(error) if where is None else norm.at(draw.t)(error, mask)
+        torch.testing.assert_close(objective.per_image("own", draw), want)

@@ -28,6 +28,7 @@ from xhat import (
     VariationalBound,
 )
 from xhat.diffusion.variances import LEARNED
+from xhat.losses.contrast import Contrastive
 from xhat.losses.near import Near
 from xhat.losses.penalties import total_variation
 from xhat.losses.reference import OnOthers, ToReference, TrajectoryKL
@@ -97,9 +98,10 @@ GROUPED = {
         CONTINUOUS,
         lambda: PolicyGradient(brightness, BoundLikelihood(2), FullChain(DDIM(), 3), group=4),
     ),
+    "neighbours": (CONTINUOUS, lambda: Contrastive(Denoising())),
     "contrast": (CONTINUOUS, lambda: ForwardContrast(brightness, reference(), FullChain(DDIM(), 3), group=4)),
 }
-"""Losses that compare samples in groups of four, which no part may cut."""
+"""Losses that compare samples in groups of four, or with their neighbours, which no part may cut."""
 ALL = LOSSES | GROUPED
 
 
@@ -144,7 +146,7 @@ def test_a_terms_own_noise_is_another_for_each_seed_purpose_step_and_number():
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(ALL) - {"denoising", "uncertainty", "one step", "schedule variance", "to reference"})
+    "name", sorted(set(ALL) - {"denoising", "neighbours", "uncertainty", "one step", "schedule variance", "to reference"})
 )
 def test_a_loss_with_draws_of_its_own_takes_others_at_another_step(name):
     """Same x0, t, noise and prediction: only the step differs. On a grid the bound draws nothing beside the shared noise."""

@@ -121,3 +121,15 @@ def test_two_networks_share_no_memory(kind):
     made = [kind(size=8) for _ in range(2)]
     places = [{x.untyped_storage().data_ptr() for x in (*net.parameters(), *net.buffers())} for net in made]
     assert places[0].isdisjoint(places[1])
+
+
+def test_a_bottleneck_lets_a_patch_through_in_so_many_numbers():
+    """The map of patches to tokens has that rank, and the network starts at zero as without."""
+    network = DiT(**SMALL[DiT], bottleneck=3)
+    wide, narrow = network.first
+    assert torch.linalg.matrix_rank(narrow.weight @ wide.weight) == 3
+    assert torch.equal(network(torch.randn(2, 1, 28, 28), torch.rand(2)), torch.zeros(2, 1, 28, 28))
+    with pytest.raises(ValueError, match="bottleneck"):
+        DiT(**SMALL[DiT], bottleneck=70_000)
+    with pytest.raises(ValueError, match="bottleneck"):
+        DiT(**SMALL[DiT], bottleneck=0)

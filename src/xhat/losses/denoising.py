@@ -10,7 +10,7 @@ from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.targets import NOISE, Target
 from xhat.diffusion.weightings import Weighting, constant, density_part, name_of, require_weighting, space_of
-from xhat.losses.norms import Norm, WeightedNorm, squared, squared_distance
+from xhat.losses.norms import Norm, TimedNorm, WeightedNorm, squared, squared_distance
 from xhat.losses.where import Where, where_counted
 from xhat.objective.draw import Draw
 from xhat.objective.terms import Loss
@@ -27,7 +27,7 @@ class Denoising(Loss):
         space: in which the error is measured.
         weighting: of the noise levels, called with (logsnr, schedule). It multiplies as it stands; one that is written for
             another space is warned about, see `weightings.convert_weighting`.
-        norm: squared, absolute, huber(d) or euclidean.
+        norm: squared, absolute, euclidean, huber(d), pseudo_huber(d) or scheduled_pseudo_huber(lowest).
         where: which pixels count, and how much: masked("mask") or masked_mean("mask"), of the batch's own `extra`. Where a mask
             is 0 the error has no gradient at all. By default all count alike.
 
@@ -39,7 +39,7 @@ class Denoising(Loss):
         self,
         space: Target = NOISE,
         weighting: Weighting = constant,
-        norm: Norm | WeightedNorm = squared,
+        norm: Norm | WeightedNorm | TimedNorm = squared,
         where: Where | None = None,
     ) -> None:
         super().__init__()
@@ -76,10 +76,11 @@ class Denoising(Loss):
 
     def _measure(self, draw: Draw, error: Tensor) -> Tensor:
         """The norm of the error where it counts, (B,)."""
+        norm = self.norm.at(draw.t) if hasattr(self.norm, "at") else self.norm
         if self.where is None:
-            return self.norm(error)
+            return norm(error)
         weight = self.where(draw, error)
-        return self.norm(where_counted(weight, error), weight)  # type: ignore[call-arg]
+        return norm(where_counted(weight, error), weight)  # type: ignore[call-arg]
 
     def density_part(self, schedule: Schedule, t: Tensor) -> Tensor:
         return density_part(self.weighting, schedule, t)
@@ -97,9 +98,9 @@ class Denoising(Loss):
         return weighting(logsnr, schedule) * factor
 
 
-def _require_where(where: Where, norm: Norm | WeightedNorm) -> None:
+def _require_where(where: Where, norm: Norm | WeightedNorm | TimedNorm) -> None:
     if not callable(where):
         raise ValueError(f'where says which pixels count, as masked("mask") does, got {where!r}')
-    if "weight" not in inspect.signature(norm).parameters:
+    if not hasattr(norm, "at") and "weight" not in inspect.signature(norm).parameters:
         name = getattr(norm, "__name__", type(norm).__name__)
         raise ValueError(f"the norm {name} cannot weigh pixels: give it a second parameter, weight=None, for where")

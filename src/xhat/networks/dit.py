@@ -58,6 +58,8 @@ class DiT(nn.Module):
         width: of a token.
         depth: number of blocks.
         heads: of the attention.
+        bottleneck: numbers that a patch is first told in, before `width`; None is none. Large patches have more values than a
+            digit or an image has dimensions there (Li & He 2025, JiT, section 4.2, with 32 to 512 of 768).
     """
 
     positions: Tensor
@@ -72,6 +74,7 @@ class DiT(nn.Module):
         width: int = 192,
         depth: int = 6,
         heads: int = 3,
+        bottleneck: int | None = None,
     ) -> None:
         super().__init__()
         require_at_most(1000, depth=depth)
@@ -90,7 +93,12 @@ class DiT(nn.Module):
         self.channels, self.classes, self.patch = channels, classes, patch
         self.grid = (sides[0] // patch, sides[1] // patch)
         self.embedding = Embedding(width, classes)
-        self.first = nn.Linear(channels * patch**2, width)
+        self.first: nn.Module = nn.Linear(channels * patch**2, width)
+        if bottleneck is not None:
+            if bottleneck < 1:
+                raise ValueError(f"a bottleneck lets 1 number or more through, got bottleneck={bottleneck}")
+            require_at_most(65_536, bottleneck=bottleneck)
+            self.first = nn.Sequential(nn.Linear(channels * patch**2, bottleneck, bias=False), nn.Linear(bottleneck, width))
         self.register_buffer("positions", fixed(partial(sine_positions, *self.grid, width)), persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(width, 2 * width))

@@ -5,12 +5,14 @@ importance · f(t) estimates the uniform mean of f whatever the sampler. The sup
 discrete schedule, and [t_min, 1] in continuous time.
 """
 
-from xhat.diffusion.times import base, fixed, learned
+from xhat.diffusion.times import base, fixed, learned, shifted
 from xhat.diffusion.times.base import *
 from xhat.diffusion.times.fixed import *
 from xhat.diffusion.times.learned import *
+from xhat.diffusion.times.shifted import *
 
 __all__: list[str] = []
 __all__ += base.__all__
 __all__ += fixed.__all__
 __all__ += learned.__all__
+__all__ += shifted.__all__
