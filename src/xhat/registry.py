@@ -126,6 +126,7 @@ GATES = Registry("gate")
 MULTIPLIERS = Registry("multiplier")
 SAMPLERS = Registry("sampler", _OF_TERMS)
 SPACINGS = Registry("spacing of sampling times")
+PAIRINGS = Registry("pairing")
 STEERINGS = Registry("way to steer", _OF_TERMS)
 OPERATORS = Registry("linear operator", _OF_TERMS)
 _OF_DATA: list[Registry] = []

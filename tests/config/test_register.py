@@ -131,6 +131,10 @@ def advantage(rewards):
     return rewards
 
 
+def pairing(x0, noise):
+    return noise
+
+
 def net_maker(channels: int) -> nn.Module:
     return Net()
 
@@ -158,6 +162,7 @@ KINDS = {
     "steering": (Pull,),
     "likelihood": (likelihood,),
     "advantage": (advantage,),
+    "pairing": (pairing,),
     "target": (xhat.Target("mine", lambda schedule, t: (t, t)),),
 }
 

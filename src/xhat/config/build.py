@@ -35,6 +35,7 @@ from xhat.registry import (
     GATES,
     MULTIPLIERS,
     NETWORKS,
+    PAIRINGS,
     SCHEDULES,
     SPACINGS,
     STEERINGS,
@@ -155,7 +156,9 @@ def build_objective(config: Config, denoiser: Denoiser) -> Objective:
             weight = make(f"terms.{name}.weight", weight, MULTIPLIERS, Multiplier)
         terms[name] = Term(loss, weight, when)
     try:
-        return Objective(denoiser, terms, times, seed=config.seed, input_perturbation=config.input_perturbation)
+        pairing = None if config.pairing is None else make("pairing", config.pairing, PAIRINGS)
+        perturbation = config.input_perturbation
+        return Objective(denoiser, terms, times, seed=config.seed, input_perturbation=perturbation, pairing=pairing)
     except ConfigError:
         raise
     except ValueError as error:

@@ -52,6 +52,7 @@ class Model:
             loss_second_moment, adaptive, one_level, sequential.
         terms: the objective, name -> {loss, weight, when}.
         input_perturbation: gamma of Ning et al. 2023; 0 is off.
+        pairing: which noise an image is trained with, of those drawn for the batch; immiscible(64), or nothing: its own.
         seed: of initial weights, data order, times and noise.
     """
 
@@ -72,6 +73,7 @@ class Model:
     times: str = "stratified"
     terms: dict[str, TermConfig] = field(default_factory=lambda: {"denoise": TermConfig("denoising(space=v)")})
     input_perturbation: float = within(0.0, 0)
+    pairing: str | None = None
     seed: int = within(0, 0, 2**62)
 
 
@@ -89,6 +91,7 @@ LATER_KEYS: dict[str, Any] = {
     "workers": None,
     "shard": False,
     "watch": {},
+    "pairing": None,
 }
 """Keys that configs of earlier versions do not have, and what they mean there: those runs were trained on all images."""
 

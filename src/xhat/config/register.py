@@ -37,6 +37,7 @@ CALLED: dict[tuple[str, ...], Registry] = {
     ("denoiser", "draw"): registry.ESTIMATES,
     ("denoiser", "drawn", "draw"): registry.LIKELIHOODS,
     ("rewards",): registry.ADVANTAGES,
+    ("x0", "noise"): registry.PAIRINGS,
     ("predict", "told", "untold"): registry.GUIDANCE,
     ("schedule", "steps"): registry.SPACINGS,
     ("schedule", "t"): registry.TIME_INPUTS,
@@ -91,6 +92,7 @@ NAMED: dict[str, Registry] = {
     "operator": registry.OPERATORS,
     "likelihood": registry.LIKELIHOODS,
     "advantage": registry.ADVANTAGES,
+    "pairing": registry.PAIRINGS,
     "decoder": registry.DECODERS,
     "features": registry.FEATURES,
 }

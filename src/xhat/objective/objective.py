@@ -22,6 +22,7 @@ from xhat.objective.draw import Draw
 from xhat.objective.effective_samples import warn_of_waste
 from xhat.objective.global_batch import whole_batch
 from xhat.objective.multipliers import Multiplier
+from xhat.objective.pairing import Pairing
 from xhat.objective.randomness import Begun, Random, noise_like, random_of
 from xhat.objective.samples import look_at, no_samples, samples_of
 from xhat.objective.terms import Term
@@ -43,6 +44,7 @@ class Objective(nn.Module):
         input_perturbation: gamma of Ning et al. 2023 (Input perturbation reduces exposure bias, algorithm 1): the network
             is shown alpha x0 + sigma (noise + gamma xi) instead of z. All else is as without: z, the noise, and x0_hat, which
             is what the network's output says of z, so that the loss is the same loss in every space.
+        pairing: which of a batch's noises each sample sees, Immiscible(); None is its own.
 
     Attributes:
         watch: called by each training call with (draw, values (B,) of each term), importance-weighted; None is nobody.
@@ -59,6 +61,7 @@ class Objective(nn.Module):
         *,
         seed: int = 0,
         input_perturbation: float = 0.0,
+        pairing: Pairing | None = None,
     ) -> None:
         super().__init__()
         if not terms:
@@ -67,7 +70,7 @@ class Objective(nn.Module):
             if name == "loss" or "." in name:
                 raise ValueError(f'term name "{name}" is not possible: "loss" is the sum, and dots separate config keys')
         self.denoiser, self.terms, self.seed = denoiser, dict(terms), seed
-        self.input_perturbation = input_perturbation
+        self.input_perturbation, self.pairing = input_perturbation, pairing
         self.times = times if times is not None else Stratified()
         self.losses = nn.ModuleDict({name: term.loss for name, term in terms.items()})
         self.balancer = Balancer(self.terms)
@@ -207,7 +210,8 @@ class Objective(nn.Module):
             look_at(x0, normalised=self.denoiser.units is not None)
             self._looked = True
         schedule, perturbed = self.denoiser.schedule, self.input_perturbation > 0
-        return random_of(x0, self.times, schedule, self.seed, step, generator, shard, perturbed=perturbed)
+        found = random_of(x0, self.times, schedule, self.seed, step, generator, shard, perturbed=perturbed)
+        return found if self.pairing is None or not given else found._replace(noise=self.pairing(x0, found.noise))
 
     def draw_at(self, x0: Tensor, t: Tensor, *, step: int, cond: Condition | None = None, extra: Extra | None = None) -> Draw:
         """A draw at given times (B,) instead of the sampler's, with the noise of that step and no perturbation."""
@@ -231,6 +235,7 @@ class Objective(nn.Module):
         denoiser = self.denoiser
         network, parameters = type(unwrapped(denoiser.net)).__name__, sum(p.numel() for p in denoiser.net.parameters())
         perturbed = {"input perturbation": f"{self.input_perturbation:g}"} if self.input_perturbation else {}
+        perturbed |= {"pairing": described(self.pairing)} if self.pairing is not None else {}
         return {
             "network output": f"{denoiser.target.name}, of {network} with {parameters:,} parameters",
             **{f"term {name}": repr(term) for name, term in self.terms.items()},
