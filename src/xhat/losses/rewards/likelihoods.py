@@ -1,7 +1,7 @@
 """How likely the model finds its own samples: by the steps that drew them, or by a bound of the finished image."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -99,9 +99,8 @@ class BoundLikelihood:
 
     With `elbo` it is the continuous-time variational bound in nats (Kingma et al. 2021, eq. 17), which Choi et al. 2026
     (Rethinking the design space of reinforcement learning for diffusion models) find to decide more than the loss around it.
-    No trajectory is kept, and any sampler will do. It is our bound's estimator: the times are strata of [t_min, 1], the same
-    for all images, and each is seen with a noise and with its opposite, the same noise for all images of a step, so that in
-    the difference between good and bad samples what they have in common cancels.
+    No trajectory is kept, and any sampler will do. As in our bound's own estimator the times are strata of [t_min, 1], and each
+    is seen with a noise and with its opposite; benchmarks/policy.py measures what that takes off the gradient's noise.
 
     Args:
         draws: K, an even number: two network calls with gradient for each two.
@@ -132,16 +131,10 @@ class BoundLikelihood:
         for k in range(pairs):
             t = low + (1 - low) * (torch.full_like(draw.t, k + offset) / pairs)
             t = t if denoiser.schedule.steps is None else denoiser.schedule.on_grid(t)
-            noise = self.noise(draw, k)
+            noise = draw.normal("bound", k)
             for sign in (1.0, -1.0):
                 total = total + self._again(denoiser, drawn.end, t, sign * noise, draw)
         return -(1 - low) / self.draws * total
-
-    @staticmethod
-    def noise(draw: Draw, pair: int) -> Tensor:
-        """The noise of all images of a pair of draws, (B, ...), on all ranks."""
-        own = replace(draw, first=0, among=None).normal("bound", pair)
-        return own[:1].expand_as(draw.x0)
 
     def _again(self, denoiser: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, draw: Draw) -> Tensor:
         if not torch.is_grad_enabled():
