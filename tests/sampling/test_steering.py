@@ -280,6 +280,11 @@ def test_what_cannot_be_is_refused():
         Linear(masked, Y, -1.0)
     with pytest.raises(ValueError, match="once or more"):
         RePaint(Y, MASK, 0)
+    for way in (MMPS, PiGDM):
+        with pytest.raises(ValueError, match="1 iteration or more"):
+            way(Linear(masked, Y), iterations=0)
+    with pytest.raises(ValueError, match="repeats"):
+        RePaint(Y, MASK, 100_000)
     with pytest.raises(ValueError, match="MMPS has its own scale"):
         guided_by(MMPS(Linear(masked, Y)), 0.5)
     with pytest.raises(DataError, match="a row for each sample"):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
+from xhat.budgets import require_at_most
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.weightings import Weighting, elbo, require_weighting
 from xhat.objective.draw import Draw
@@ -116,6 +117,7 @@ class BoundLikelihood:
     def __post_init__(self) -> None:
         if self.draws < 2 or self.draws % 2:
             raise ValueError(f"BoundLikelihood draws noises and their opposites, an even number, got {self.draws}")
+        require_at_most(10_000, draws=self.draws)
         require_weighting(self.weighting)
 
     def require(self, sampler: Sampler, steps: int) -> None:

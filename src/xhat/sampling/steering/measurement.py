@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from xhat.budgets import require_at_most
 from xhat.errors import DataError
 from xhat.registry import PENALTIES
 from xhat.sampling.steering.base import rows_of
@@ -58,6 +59,17 @@ class Linear:
         """½ ‖y - A x‖²/noise², (B,): the measurement as a penalty; without noise ½ ‖y - A x‖²."""
         apart = self.residual(self.operator(images)).flatten(1).square().sum(1)
         return apart / (2 * (self.noise or 1.0) ** 2)
+
+
+def require_iterations(count: int) -> None:
+    """Refuse to solve nothing, or with more iterations than anybody means.
+
+    Raises:
+        ValueError: it is so.
+    """
+    if count < 1:
+        raise ValueError(f"conjugate gradients take 1 iteration or more, got iterations={count}")
+    require_at_most(1000, iterations=count)
 
 
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], right: Tensor, iterations: int, least: float = 0.0) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from xhat.diffusion.denoiser import Conditioned, Prediction
 from xhat.registry import STEERINGS
 from xhat.sampling.steering.base import Moves
-from xhat.sampling.steering.measurement import Linear, conjugate_gradients
+from xhat.sampling.steering.measurement import Linear, conjugate_gradients, require_iterations
 from xhat.tensors import over_images
 
 
@@ -29,6 +29,9 @@ class MMPS(Moves):
 
     measurement: Linear
     iterations: int = 3
+
+    def __post_init__(self) -> None:
+        require_iterations(self.iterations)
 
     def rows(self, index: Tensor) -> Self:
         return replace(self, measurement=self.measurement.rows(index))

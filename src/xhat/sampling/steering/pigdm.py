@@ -9,7 +9,7 @@ from torch import Tensor
 from xhat.diffusion.denoiser import Conditioned, Prediction
 from xhat.registry import STEERINGS
 from xhat.sampling.steering.base import Moves
-from xhat.sampling.steering.measurement import Linear, conjugate_gradients
+from xhat.sampling.steering.measurement import Linear, conjugate_gradients, require_iterations
 from xhat.tensors import over_images
 
 
@@ -31,6 +31,9 @@ class PiGDM(Moves):
     measurement: Linear
     std: float = 1.0
     iterations: int = 20
+
+    def __post_init__(self) -> None:
+        require_iterations(self.iterations)
 
     def rows(self, index: Tensor) -> Self:
         return replace(self, measurement=self.measurement.rows(index))

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from xhat.budgets import require_at_most
 from xhat.diffusion.denoiser import Conditioned
 from xhat.diffusion.gaussians import transition
 from xhat.registry import STEERINGS
@@ -40,6 +41,7 @@ class RePaint(Steering):
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise ValueError(f"RePaint takes each step once or more, got repeats={self.repeats}")
+        require_at_most(1000, repeats=self.repeats)
 
     def rows(self, index: Tensor) -> Self:
         mask = rows_of(self.mask, index) if isinstance(self.mask, Tensor) and len(self.mask) > 1 else self.mask
