@@ -1,7 +1,5 @@
 """Precision and recall against their definition, and where they are known."""
 
-import math
-
 import torch
 
 from xhat.evaluation.neighbours import precision_and_recall
@@ -43,4 +41,4 @@ def test_a_mode_that_is_not_drawn_costs_recall_alone(rng):
 
 
 def test_too_few_say_nothing():
-    assert all(math.isnan(v) for v in precision_and_recall(torch.zeros(3, 2), torch.zeros(3, 2)))
+    assert precision_and_recall(torch.zeros(3, 2), torch.zeros(3, 2)) is None

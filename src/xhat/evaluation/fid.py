@@ -23,7 +23,7 @@ class Distance:
         kid: unbiased squared maximum mean discrepancy, cubic kernel (Binkowski et al. 2018), mean over subsets.
         kid_sd: its standard deviation over the subsets.
         precision: share of samples near a real image, see `precision_and_recall`.
-        recall: share of real images near a sample.
+        recall: share of real images near a sample; None of both in fewer than four.
         samples: number of generated images.
         reference: number of real images.
         features: the network that the distances are measured in.
@@ -32,8 +32,8 @@ class Distance:
     fid: float
     kid: float
     kid_sd: float
-    precision: float
-    recall: float
+    precision: float | None
+    recall: float | None
     samples: int
     reference: int
     features: str
@@ -91,8 +91,9 @@ def distance(samples: Tensor, reference: Tensor, name: str) -> Distance:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the subsets
         mean, sd = kid.compute()
-    near = precision_and_recall(fake, real)
-    return Distance(float(fid.compute()), float(mean), float(sd), *near, len(fake), len(real), name)
+    precision, recall = precision_and_recall(fake, real) or (None, None)
+    own = float(fid.compute()), float(mean), float(sd)
+    return Distance(*own, precision, recall, len(fake), len(real), name)
 
 
 @dataclass(frozen=True)

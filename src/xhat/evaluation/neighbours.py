@@ -7,7 +7,7 @@ NEIGHBOURS, MOST, ROWS = 3, 5_000, 1_000
 """Neighbours that a ball reaches to; points of each set that are looked at, at most; and at a time."""
 
 
-def precision_and_recall(samples: Tensor, reference: Tensor) -> tuple[float, float]:
+def precision_and_recall(samples: Tensor, reference: Tensor) -> tuple[float, float] | None:
     """The share of samples that are in a ball around a real image, and of real images that are in one around a sample.
 
     A ball reaches to the point's third neighbour in its own set (Kynkäänniemi et al. 2019, eq. 1 and 2). The first says how
@@ -19,11 +19,11 @@ def precision_and_recall(samples: Tensor, reference: Tensor) -> tuple[float, flo
         reference: features (M, D) of the real ones.
 
     Returns:
-        NaN where a set has no more points than neighbours.
+        None where a set has no more points than neighbours.
     """
     most = min(MOST, len(samples), len(reference))
     if most <= NEIGHBOURS:
-        return float("nan"), float("nan")
+        return None
     fake, real = samples[:most].double(), reference[:most].double()
     return _covered(fake, real), _covered(real, fake)
 

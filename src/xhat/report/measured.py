@@ -261,12 +261,10 @@ def _quality(trained: TrainedRun, samples: Tensor) -> dict[str, float]:
     of_real = _real_features(_Data.of(trained))
     found = features.compare(features.of(samples), of_real)
     assert found.reading is not None
-    numbers = {
-        "fid": found.distance.fid,
-        "kid": found.distance.kid,
-        "recall": found.distance.recall,
-        "read": found.reading.confident,
-    }
+    far = found.distance
+    numbers = {"fid": far.fid, "kid": far.kid, "read": found.reading.confident}
+    if far.recall is not None:
+        numbers["recall"] = far.recall
     return numbers | {"fewest": min(found.reading.digits) / statistics.fmean(found.reading.digits)}
 
 

@@ -204,6 +204,7 @@ def _show(result: dict[str, Any]) -> None:
         against = f"{result['samples']} samples against {result['reference']} {kind}"
         table.add_row("FID", f"{result['fid']:.2f}", against)
         table.add_row("KID", f"{result['kid']:.4f}", f"± {result['kid_sd']:.4f}, standard deviation over subsets")
+    if result.get("recall") is not None:
         table.add_row("precision", f"{result['precision']:.3f}", "share of samples that are near a real image, in features")
         table.add_row("recall", f"{result['recall']:.3f}", "share of real images that are near a sample")
     if "digits" in result:
