@@ -284,3 +284,33 @@ def test_minus_a_penalty_is_a_reward(rng):
     x = torch.randn(3, *SHAPE, generator=rng)
     assert torch.equal(minus(total_variation)(x), -total_variation(x))
     assert torch.equal(minus(lambda x, draw: draw * mean(x))(x, 2.0), -2.0 * mean(x))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda: PolicyGradient(mean, StepLikelihood(2), FullChain(DDPM(), 4)),
+        lambda: PolicyGradient(mean, BoundLikelihood(2), FullChain(DDIM(), 4)),
+        lambda: ForwardContrast(mean, Denoiser(Gain(0.5), Cosine(), X0), FullChain(DDIM(), 4)),
+    ],
+    ids=["steps", "bound", "contrast"],
+)
+def test_a_network_that_drops_features_is_followed_without_dropping_any(loss):
+    """In the backward pass too, which recomputes what was called: samples and their likelihood are of one function."""
+
+    class Dropping(Gain):
+        def __init__(self):
+            super().__init__()
+            self.drop = torch.nn.Dropout(0.5)
+
+        def forward(self, z, t):
+            return self.w * self.drop(z)
+
+    net = Dropping()
+    found = []
+    for mode in (True, False):
+        objective = Objective(Denoiser(net, Cosine(), X0), {"own": Term(loss())}, seed=0)
+        net.train(mode)
+        (slope,) = torch.autograd.grad(objective(shape=(8, *SHAPE), step=0)["loss"], net.w)
+        found.append(slope)
+    torch.testing.assert_close(*found)

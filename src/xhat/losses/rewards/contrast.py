@@ -69,7 +69,7 @@ class ForwardContrast(FromSamples):
             z = over_images(schedule.alpha(t), end) * end + over_images(schedule.sigma(t), end) * noise
             with torch.no_grad(), self.reference.as_reference(denoiser):
                 before = old(z, t, draw.cond).in_space(self.space)
-            now = denoiser(z, t, draw.cond, checkpoint=True).in_space(self.space)
+            now = denoiser(z, t, draw.cond).in_space(self.space)
         y = self.space.of(schedule, t, end, noise)
         step = self.strength * (now - before)
         towards, away = (image_mean((before + sign * step - y).square()) for sign in (1, -1))

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from xhat.budgets import require_at_most
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.weightings import Weighting, elbo, require_weighting
+from xhat.losses.near import Near
 from xhat.objective.draw import Draw
 from xhat.registry import LIKELIHOODS
 from xhat.sampling.chain import Chain, Step
@@ -89,7 +90,8 @@ class StepLikelihood:
 
     @staticmethod
     def _of(chain: Chain, step: Step) -> Tensor:
-        there = chain.sampler.transition(chain.model, step.z, chain.time(step.number), chain.time(step.number + 1))
+        with Near.alike(chain.model.denoiser):  # in here, for the backward pass comes through once more
+            there = chain.sampler.transition(chain.model, step.z, chain.time(step.number), chain.time(step.number + 1))
         return there.log_prob(there.sample(step.noise).detach()).to(step.z.dtype)
 
 
@@ -148,5 +150,6 @@ class BoundLikelihood:
         """weighting · ‖noise - noise_hat‖², (B,)."""
         schedule = denoiser.schedule
         z = over_images(schedule.alpha(t), x0) * x0 + over_images(schedule.sigma(t), x0) * noise
-        error = image_sum((denoiser(z, t, draw.cond).noise - noise).square())
+        with Near.alike(denoiser):  # in here, for the backward pass comes through once more
+            error = image_sum((denoiser(z, t, draw.cond).noise - noise).square())
         return (self.weighting(schedule.logsnr(t), schedule) * error).to(x0.dtype)

@@ -112,7 +112,8 @@ class PolicyGradient(FromSamples):
         reward: images (B, ...) -> (B,), the more the better; it may be a count, a vote, an argmax. `minus(penalty)` is the
             reward that a penalty is.
         likelihood: StepLikelihood(K), of the steps that drew a sample, or BoundLikelihood(K), of the finished image.
-        along: as of `FromSamples`; with guidance, that is how samples are drawn, and their likelihood the bare model's.
+        along: as of `FromSamples`; of samples that are drawn with guidance StepLikelihood is of the guided steps, and
+            BoundLikelihood of the bare model.
         group: as of `FromSamples`.
         advantage: Normalised() or Centred().
         decode: as of `ImageLoss`.
