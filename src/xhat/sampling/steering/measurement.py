@@ -10,7 +10,7 @@ from torch import Tensor
 from xhat.budgets import require_at_most
 from xhat.errors import DataError
 from xhat.registry import PENALTIES
-from xhat.sampling.steering.base import rows_of
+from xhat.sampling.steering.base import Moves, rows_of
 
 
 @PENALTIES.register
@@ -61,15 +61,27 @@ class Linear:
         return apart / (2 * (self.noise or 1.0) ** 2)
 
 
-def require_iterations(count: int) -> None:
-    """Refuse to solve nothing, or with more iterations than anybody means.
+class Measuring(Moves):
+    """A steering towards what was measured, by conjugate gradients; a dataclass of these and more.
+
+    Attributes:
+        measurement: y and A.
+        iterations: of conjugate gradients, at most.
 
     Raises:
-        ValueError: it is so.
+        ValueError: no iterations, or more than anybody means.
     """
-    if count < 1:
-        raise ValueError(f"conjugate gradients take 1 iteration or more, got iterations={count}")
-    require_at_most(1000, iterations=count)
+
+    measurement: Linear
+    iterations: int
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"conjugate gradients take 1 iteration or more, got iterations={self.iterations}")
+        require_at_most(1000, iterations=self.iterations)
+
+    def rows(self, index: Tensor) -> Self:
+        return replace(self, measurement=self.measurement.rows(index))  # type: ignore[type-var]
 
 
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], right: Tensor, iterations: int, least: float = 0.0) -> Tensor:

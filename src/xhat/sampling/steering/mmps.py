@@ -1,21 +1,19 @@
 """Moment matching posterior sampling."""
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from xhat.diffusion.denoiser import Conditioned, Prediction
 from xhat.registry import STEERINGS
-from xhat.sampling.steering.base import Moves
-from xhat.sampling.steering.measurement import Linear, conjugate_gradients, require_iterations
+from xhat.sampling.steering.measurement import Linear, Measuring, conjugate_gradients
 from xhat.tensors import over_images
 
 
 @STEERINGS.register
 @dataclass(frozen=True)
-class MMPS(Moves):
+class MMPS(Measuring):
     """x0_hat + C Aᵀ (noise² + A C Aᵀ)⁻¹ (y - A x0_hat), C = sigma²/alpha (d x0_hat/dz)ᵀ, the covariance of p(x0 | z).
 
     Exact where x0 given z is Gaussian, for an exact denoiser: then all samples are of p(x0 | y) (Rozet et al. 2024, Learning
@@ -29,12 +27,6 @@ class MMPS(Moves):
 
     measurement: Linear
     iterations: int = 3
-
-    def __post_init__(self) -> None:
-        require_iterations(self.iterations)
-
-    def rows(self, index: Tensor) -> Self:
-        return replace(self, measurement=self.measurement.rows(index))
 
     def moved(self, model: Conditioned, z: Tensor, t: Tensor) -> tuple[Prediction, Tensor]:
         own, schedule = self.measurement, model.schedule

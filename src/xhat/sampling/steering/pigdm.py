@@ -1,21 +1,19 @@
 """Pseudo-inverse guided diffusion."""
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from xhat.diffusion.denoiser import Conditioned, Prediction
 from xhat.registry import STEERINGS
-from xhat.sampling.steering.base import Moves
-from xhat.sampling.steering.measurement import Linear, conjugate_gradients, require_iterations
+from xhat.sampling.steering.measurement import Linear, Measuring, conjugate_gradients
 from xhat.tensors import over_images
 
 
 @STEERINGS.named("pigdm")
 @dataclass(frozen=True)
-class PiGDM(Moves):
+class PiGDM(Measuring):
     """As `MMPS`, where the covariance of p(x0 | z) inside of the inverse is r², r² = sigma²/(alpha² + sigma²/std²).
 
     That is the variance of p(x0 | z) for independent pixels of variance std², so that for such data it is exact (Song et al.
@@ -31,12 +29,6 @@ class PiGDM(Moves):
     measurement: Linear
     std: float = 1.0
     iterations: int = 20
-
-    def __post_init__(self) -> None:
-        require_iterations(self.iterations)
-
-    def rows(self, index: Tensor) -> Self:
-        return replace(self, measurement=self.measurement.rows(index))
 
     def moved(self, model: Conditioned, z: Tensor, t: Tensor) -> tuple[Prediction, Tensor]:
         own, schedule = self.measurement, model.schedule
