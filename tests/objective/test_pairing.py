@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from oracles import SHAPE, ScaledX0
-from xhat import Cosine, Denoiser, Denoising, Objective, Shard, Term, V
+from xhat import Cosine, Denoiser, Denoising, Objective, Shard, Term, V, VariationalBound
 from xhat.objective.pairing import Immiscible
 
 
@@ -44,6 +44,12 @@ def test_all_that_an_objective_makes_of_a_draw_sees_it(rng):
     torch.testing.assert_close(paired.z, alpha * x0 + sigma * paired.noise)
     assert "pairing" in objective(Immiscible(4)).described()
     assert "pairing" not in objective(None).described()
+
+
+def test_a_bound_with_paired_noise_is_noted():
+    schedule = Cosine()
+    with pytest.warns(UserWarning, match='term "b" is no bound of their likelihood'):
+        Objective(Denoiser(ScaledX0(schedule, V), schedule, V), {"b": Term(VariationalBound())}, pairing=Immiscible(4))
 
 
 def test_parts_of_whole_groups_are_paired_as_the_whole(rng):

@@ -22,7 +22,7 @@ from xhat.objective.draw import Draw
 from xhat.objective.effective_samples import warn_of_waste
 from xhat.objective.global_batch import whole_batch
 from xhat.objective.multipliers import Multiplier
-from xhat.objective.pairing import Pairing
+from xhat.objective.pairing import Pairing, warn_of_bounds
 from xhat.objective.randomness import Begun, Random, noise_like, random_of
 from xhat.objective.samples import look_at, no_samples, samples_of
 from xhat.objective.terms import Term
@@ -78,6 +78,7 @@ class Objective(nn.Module):
         self.calls = Calls()
         self.watch: Callable[[Draw, Mapping[str, Tensor]], None] | None = None
         warn_of_waste(self.terms, self.times, denoiser.schedule)
+        warn_of_bounds(pairing, self.terms)
         self._looked = False
 
     def forward(

@@ -1,11 +1,13 @@
 """Which noise an image is paired with, of those that were drawn for a batch."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from xhat.objective.terms import Term
 from xhat.registry import PAIRINGS
 
 Pairing = Callable[[Tensor, Tensor], Tensor]
@@ -48,3 +50,14 @@ class Immiscible:
             cost = -(x0[own].flatten(1).double() @ noise[own].flatten(1).double().T)
             order.append(first + torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1]))
         return noise[torch.cat(order).to(noise.device)]
+
+
+def warn_of_bounds(pairing: Pairing | None, terms: Mapping[str, Term]) -> None:
+    """One line for whoever trains on a bound with noise that is no longer independent of the data: then it bounds nothing."""
+    bounds = [name for name, term in terms.items() if term.loss.trains_variance]
+    if pairing is not None and bounds:
+        warnings.warn(
+            f'with pairing the noise depends on the images, so that term "{bounds[0]}" is no bound of their likelihood: leave '
+            "pairing out, or train on Denoising",
+            stacklevel=3,
+        )
