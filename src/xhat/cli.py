@@ -1,4 +1,4 @@
-"""The command line: xhat train | sample | evaluate | inspect | compare | report | gradients | export."""
+"""The command line: xhat train | sample | evaluate | inspect | compare | report | average | export | gradients."""
 
 import contextlib
 import difflib
@@ -17,6 +17,7 @@ COMMANDS = {
     "inspect": "show what a preset or config optimizes, and what a step costs, before training; or what differs between two",
     "compare": "train one config with each of a list of changes, and measure all alike",
     "report": "write one HTML page about runs or a study",
+    "average": "make an average of a run's weights of any width, once it is trained",
     "export": "write a trained run as diffusers, ONNX Runtime or torch read it",
     "gradients": "show how each term pulls at each noise level, and how gradients grow along a chain",
 }

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from xhat.training.ema import PowerAverage, power_exponent
+from xhat.runs.averages import power_exponent
+from xhat.training.ema import PowerAverage
 
 
 @pytest.mark.parametrize("width", [0.05, 0.1, 0.2])

@@ -26,7 +26,8 @@ def fresh(seed, average=True, data="digits"):
     terms = {"denoise": Term(Denoising(V)), "smooth": Term(ImageLoss(total_variation), DualAscent(0.1))}
     objective = Objective(denoiser, terms, Adaptive())
     optimizers = build_optimizers(objective, OptimizerConfig(lr=1e-2, muon_lr=1e-2))
-    return State(objective, PowerAverage(denoiser, 0.1) if average else None, optimizers, data)
+    tracks = [PowerAverage(denoiser, 0.05)] if average else []
+    return State(objective, PowerAverage(denoiser, 0.1) if average else None, optimizers, data, tracks=tracks)
 
 
 def train(state, steps):
@@ -35,8 +36,9 @@ def train(state, steps):
         for optimizer in state.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        if state.average is not None:
-            state.average.update_parameters(state.objective.denoiser)
+        for one in (state.average, *state.tracks):
+            if one is not None:
+                one.update_parameters(state.objective.denoiser)
         state.step += 1
         state.seconds += 0.5
 
@@ -62,7 +64,7 @@ def test_a_loaded_state_trains_on_to_the_same(average, tmp_path):
     train(after, 2)
     found, expected = content(after, tmp_path / "a"), content(straight, tmp_path / "b")
     assert states_equal(found, expected)
-    assert set(found[1]) == {"objective", "average", "optimizers", "seconds", "data", "given", "compiled"}
+    assert set(found[1]) == {"objective", "average", "optimizers", "seconds", "data", "given", "compiled", "tracks"}
     assert found[1]["objective"]["multipliers.smooth.price"] > 0
 
 

@@ -80,6 +80,8 @@ class Options:
         precision: of the network's body; auto is bf16 where the machine is fast at it.
         compile: torch.compile the network; auto does so if the budget repays it.
         ema: relative width of the power-function average of the weights (EDM2); 0 keeps the last weights.
+        averages_every: steps after which averages of two more widths are kept, of which xhat average makes one of any width
+            once a run is trained; 0 keeps none.
         track: log the numbers of metrics.jsonl and the pictures there, too.
         optimizer: see OptimizerConfig.
         sampling: see SamplingConfig.
@@ -100,6 +102,7 @@ class Options:
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     ema: float = within(0.1, 0, 0.28)
+    averages_every: int = within(0, 0, COUNT)
     track: Literal["tensorboard", "wandb", "mlflow"] | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -9,7 +9,8 @@ from xhat.errors import RunError
 CONFIG_FILE, OBJECTS = "config.yaml", "objects.json"
 """What a run trains; the second is that of objects, which no config names."""
 WEIGHTS, METRICS, ENVIRONMENT, USED = "ema.safetensors", "metrics.jsonl", "environment.json", "used"
-OF_A_RUN = (CONFIG_FILE, OBJECTS, WEIGHTS, METRICS, ENVIRONMENT, USED, "losses.png", "measured")
+AVERAGES = "averages"
+OF_A_RUN = (CONFIG_FILE, OBJECTS, WEIGHTS, METRICS, ENVIRONMENT, USED, "losses.png", "measured", AVERAGES)
 CHECKPOINT = re.compile(r"checkpoint-([0-9]{8,})\.(safetensors|split)")
 """What a checkpoint is called; a copy of another name is the user's own, and is never touched."""
 

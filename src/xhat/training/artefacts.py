@@ -13,8 +13,10 @@ from xhat.errors import RunError, UsageError
 from xhat.evaluation.pictures import grid_columns, is_shown, save_grid, save_losses, shown
 from xhat.files.atomic import sweep
 from xhat.files.ours import is_ours
+from xhat.runs.averages import kept_averages
 from xhat.runs.checkpoint import drop_old
 from xhat.runs.metrics import read_metrics
+from xhat.runs.places import AVERAGES
 from xhat.runs.weights import read_weights
 from xhat.tensors import evaluating
 from xhat.training.saving import weights_of
@@ -37,7 +39,11 @@ def complete(setup: Setup, run: Path, *, ended: bool) -> None:
     """
     if setup.accelerator.is_main_process:
         sweep(run / SAMPLES)
+        sweep(run / AVERAGES)
         drop_old(run)
+        for kept in kept_averages(run):
+            if kept.step > setup.state.step:  # of steps that are done again
+                kept.path.unlink()
     if not setup.state.step:
         return
     main = setup.accelerator.is_main_process  # the others need not read the weights, too

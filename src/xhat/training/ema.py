@@ -2,27 +2,12 @@
 
 import copy
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from xhat.diffusion.sharded import part
-from xhat.errors import RunError
-
-
-def power_exponent(width: float) -> float:
-    """gamma of the power-function average whose weight profile has this relative standard deviation.
-
-    width² = (gamma + 1) / ((gamma + 2)² (gamma + 3)) (Karras et al. 2024, EDM2, eq. 6 and appendix C).
-
-    Raises:
-        RunError: width is not in (0, 0.28], where a solution exists.
-    """
-    if not 0 < width <= 0.28:
-        raise RunError(f"ema is the relative width of the average, 0 (off) or in (0, 0.28], got {width}")
-    t = width**-2
-    return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
+from xhat.runs.averages import power_exponent
 
 
 class PowerAverage(AveragedModel):
@@ -38,6 +23,7 @@ class PowerAverage(AveragedModel):
 
     def __init__(self, model: nn.Module, width: float) -> None:
         super().__init__(nn.Module())
+        self.width = width
         self.gamma = power_exponent(width)
         self.module = copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
         self.requires_grad_(False)  # nothing trains it: DDP would wait for its gradients, an optimizer would decay it

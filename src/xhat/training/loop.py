@@ -88,8 +88,9 @@ class Loop:
             for optimizer in self.state.optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-        if self.state.average is not None:
-            self.state.average.update_parameters(self.state.objective.denoiser)
+        for average in (self.state.average, *self.state.tracks):
+            if average is not None:
+                average.update_parameters(self.state.objective.denoiser)
         self.state.step += 1
 
     def end(self) -> None:

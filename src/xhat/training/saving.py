@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from xhat.errors import SharedError
+from xhat.runs.averages import place_of
 from xhat.runs.places import WEIGHTS, checkpoints
-from xhat.runs.weights import weights_file
+from xhat.runs.weights import save_weights, weights_file
 from xhat.training.callbacks import Moment
 from xhat.training.log import Log
 from xhat.training.setup import Setup
@@ -93,6 +94,19 @@ def weights_of(setup: Setup, run: Path) -> list[Callable[[], object]]:
         return []
     copied = weights_file(weights, setup.config, setup.shape, state.step, state.given)
     return [lambda: copied.write(run / WEIGHTS)]
+
+
+def keep_averages(setup: Setup, run: Path) -> None:
+    """Write the averages that others are made of later; all processes take part."""
+    state, writes = setup.state, setup.accelerator.is_main_process
+    if not (writes or state.split):
+        return
+    for track in state.tracks:
+        weights = state.weights(track, kept=writes)
+        if writes:
+            path = place_of(run, state.step, track.width)
+            path.parent.mkdir(exist_ok=True)
+            save_weights(path, weights, setup.config, setup.shape, state.step, state.given)
 
 
 def way_back(run: Path) -> str:

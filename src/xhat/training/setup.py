@@ -29,6 +29,7 @@ from xhat.evaluation.pictures import is_shown
 from xhat.objective.draw import Draw
 from xhat.objective.objective import Objective
 from xhat.rng import Shard
+from xhat.runs.averages import TRACKS
 from xhat.runs.checkpoint import Checkpoint
 from xhat.runs.given import Given
 from xhat.sampling.guidance import Guided
@@ -161,10 +162,12 @@ def set_up(
     objective.train()
     objective.denoiser.units = objective.denoiser.units or shape.units
     average = PowerAverage(objective.denoiser, options.ema).eval() if options.ema else None
+    tracks = [PowerAverage(objective.denoiser, width).eval() for width in TRACKS if options.averages_every]
     given = Given.of(objective.denoiser.net)
     if shared:
-        split_up(objective, average, options, device)
-    state = State(objective, average, build_optimizers(objective, options.optimizer), fingerprint_of(source), given=given)
+        split_up(objective, [a for a in (average, *tracks) if a is not None], options, device)
+    optimizers = build_optimizers(objective, options.optimizer)
+    state = State(objective, average, optimizers, fingerprint_of(source), given=given, tracks=tracks)
     feed = Feed(fed(source, options, rows, accelerator), shape, device)
     _refuse_what_cannot_run(objective, feed, options, rows, {} if config is None else called(config))
     build_watched(options.watch, shape, decoded=objective.denoiser.decode is not None)  # or refused

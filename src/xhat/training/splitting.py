@@ -1,5 +1,7 @@
 """A training whose weights are split over its processes: those of the network; what else learns is small, and on each."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -13,8 +15,8 @@ from xhat.objective.objective import Objective
 BLOCKS = "blocks"
 
 
-def split_up(objective: Objective, average: AveragedModel | None, options: Options, device: torch.device) -> None:
-    """Split the network of an objective, and of its average, over all processes, in place, and move all of it to the device.
+def split_up(objective: Objective, averages: Sequence[AveragedModel], options: Options, device: torch.device) -> None:
+    """Split the network of an objective, and of its averages, over all processes, in place, and move all of it to the device.
 
     Raises:
         RunError: it is to be gathered block by block, and has no blocks, or something needs all of it at once.
@@ -24,19 +26,18 @@ def split_up(objective: Objective, average: AveragedModel | None, options: Optio
     blocks = gathered_alone(objective, options) if options.shard == BLOCKS else []
     names = {id(module): name for name, module in net.named_modules()}
     split(objective, [p for p in objective.parameters() if id(p) not in own], device, blocks)
-    if average is None:
-        return
-    averaged = dict[int, nn.Parameter]()
-    for name, p in net.named_parameters(remove_duplicate=False):
-        place, _, last = f"net.{name}".rpartition(".")
-        module = average.module.get_submodule(place)
-        if id(p) not in averaged:  # what does not learn is shared with the network
-            learns = nn.Parameter(split_like(getattr(module, last).data, p), requires_grad=False) if p.requires_grad else p
-            averaged[id(p)] = learns
-        module._parameters[last] = averaged[id(p)]
-    average.module.to(device)
-    for block in blocks:
-        gather_in_calls(average.module.get_submodule(f"net.{names[id(block)]}"))
+    for average in averages:
+        averaged = dict[int, nn.Parameter]()
+        for name, p in net.named_parameters(remove_duplicate=False):
+            place, _, last = f"net.{name}".rpartition(".")
+            module = average.module.get_submodule(place)
+            if id(p) not in averaged:  # what does not learn is shared with the network
+                learns = nn.Parameter(split_like(getattr(module, last).data, p), requires_grad=False) if p.requires_grad else p
+                averaged[id(p)] = learns
+            module._parameters[last] = averaged[id(p)]
+        average.module.to(device)
+        for block in blocks:
+            gather_in_calls(average.module.get_submodule(f"net.{names[id(block)]}"))
 
 
 def gathered_alone(objective: Objective, options: Options) -> list[nn.Module]:

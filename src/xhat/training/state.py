@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from xhat.diffusion.denoiser import Denoiser
 from xhat.diffusion.sharded import is_split, part, split_like, whole
@@ -17,6 +16,7 @@ from xhat.objective.objective import Objective
 from xhat.runs.checkpoint import Checkpoint, checkpoint_of
 from xhat.runs.given import NET, Given
 from xhat.tensors import all_finite, not_finite
+from xhat.training.ema import PowerAverage
 
 TRAINED, AVERAGED = f"denoiser.{NET}", f"module.{NET}"
 """Where an objective and an average have the network."""
@@ -38,16 +38,18 @@ class State:
         seconds: trained so far.
         given: of the network, what does not learn: no checkpoint has it.
         compiled: whether the network is compiled, so that a run goes on as it began; None before anybody has decided.
+        tracks: averages of other widths, which are kept now and then, see `xhat.runs.averages`.
     """
 
     objective: Objective
-    average: AveragedModel | None
+    average: PowerAverage | None
     optimizers: list[Optimizer]
     data: str
     step: int = 0
     seconds: float = 0.0
     given: Given = field(default_factory=lambda: Given({}))
     compiled: bool | None = None
+    tracks: list[PowerAverage] = field(default_factory=list)
 
     def averaged(self) -> Denoiser:
         """The denoiser to sample from: with the averaged weights, or the last ones where none are averaged."""
@@ -60,13 +62,15 @@ class State:
         """Whether the weights are split over the processes, which then all take part in whatever calls the network."""
         return any(map(is_split, self.objective.denoiser.net.parameters()))
 
-    def weights(self, *, kept: bool = True) -> dict[str, Tensor]:
+    def weights(self, track: PowerAverage | None = None, *, kept: bool = True) -> dict[str, Tensor]:
         """The averaged denoiser's, whole, but for what it was given.
 
         Args:
+            track: of this average.
             kept: by this process. Where they are split all processes ask, one keeps what it is told, on the CPU.
         """
-        found = self.given.left_out(self.averaged().state_dict()).items()
+        model = self.averaged() if track is None else track.module
+        found = self.given.left_out(model.state_dict()).items()
         if not self.split:
             return dict(found)
         return {name: x.cpu() for name, x in ((name, whole(x)) for name, x in found) if kept}
@@ -82,6 +86,7 @@ class State:
         state = {
             "objective": self.given.left_out(self.objective.state_dict(), TRAINED),
             "average": None if self.average is None else self.given.left_out(self.average.state_dict(), AVERAGED),
+            "tracks": [self.given.left_out(track.state_dict(), AVERAGED) for track in self.tracks],
             "given": dict(self.given.sums),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "seconds": self.seconds,
@@ -90,14 +95,17 @@ class State:
         }
         return checkpoint_of(run, self.step, {**state, **more}, group)
 
+    def _averages(self) -> list[PowerAverage | None]:
+        return [self.average, *self.tracks]
+
     def not_finite(self) -> str | None:
         """What of the weights, their average or the optimizers is not finite; None if all of it is. All processes ask."""
         found = self._not_finite_here()
         return next(filter(None, from_all(found)), None) if self.split else found
 
     def _not_finite_here(self) -> str | None:
-        averaged = None if self.average is None else not_finite(self.average.module)
-        if (name := not_finite(self.objective) or averaged) is not None:
+        models = (self.objective, *(average.module for average in self._averages() if average is not None))
+        if (name := next(filter(None, map(not_finite, models)), None)) is not None:
             return name
         held = (value for o in self.optimizers for state in o.state.values() for value in state.values())
         return None if all_finite(part(v) for v in held if isinstance(v, Tensor)) else "the optimizer's state"
@@ -109,7 +117,11 @@ class State:
             number, _, index = rest[:3]
             parameters = [p for group in self.optimizers[int(number)].param_groups for p in group["params"]]
             return split_like(x, parameters[int(index)]) if int(index) < len(parameters) else x
-        model = {"objective": self.objective, "average": self.average}.get(kind)
+        model = (
+            self.tracks[int(rest.pop(0))]
+            if kind == "tracks"
+            else {"objective": self.objective, "average": self.average}.get(kind)
+        )
         own = None if model is None else dict(model.named_parameters()).get(rest[0])
         return x if own is None else split_like(x, own)
 
@@ -136,9 +148,9 @@ class State:
                 f"{checkpoint.path} does not hold the state of this config ({line}), as one of an earlier version may not: "
                 f"train anew from its weights, with --init {run} and another --run"
             ) from None
-        if self.average is not None:
-            own = self.average.state_dict()
-            self.average.load_state_dict(self.given.put_back(state["average"], own, AVERAGED))
+        for average, saved in zip(self._averages(), [state["average"], *state.get("tracks", [])], strict=True):
+            if average is not None:
+                average.load_state_dict(self.given.put_back(saved, average.state_dict(), AVERAGED))
         if len(self.optimizers) != len(state["optimizers"]):
             raise RunError("optimizer.muon_lr was 0 and is not, or was not and is: a run goes on with the optimizers it has")
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

@@ -22,7 +22,7 @@ from xhat.training.display import Display
 from xhat.training.log import Log
 from xhat.training.loop import Loop, Step
 from xhat.training.not_finite import data_are_bad, found_not_finite
-from xhat.training.saving import Saving, way_back
+from xhat.training.saving import Saving, keep_averages, way_back
 from xhat.training.setup import Setup
 from xhat.training.stop import Stop
 from xhat.training.watched import watched
@@ -128,6 +128,8 @@ def _train(loop: Loop, saving: Saving, log: Log, told: Callbacks) -> tuple[int, 
         told.call("step", at)
         _tell(told, at, row, measured)
         asked = step.asked or (loop.stop.asked if loop.alone else 0)
+        if _keeps(setup, ended=ended):
+            keep_averages(setup, run)
         due, last = state.step % options.checkpoint_every == 0, bool(asked) or ended
         _tell_of_saved(told, saving, wait=due or last)
         if due or last:
@@ -144,7 +146,13 @@ def _writes(setup: Setup) -> bool:
     """Whether something is read or written after this step: then all that is on its way to the host has to be there."""
     step, options = setup.state.step, setup.options
     often = any(step % n == 0 for n in (options.log_every, options.checkpoint_every))
-    return often or of_a_picture(step, options.sample_every)
+    return often or _keeps(setup, ended=False) or of_a_picture(step, options.sample_every)
+
+
+def _keeps(setup: Setup, *, ended: bool) -> bool:
+    """Whether averages of the weights are kept after this step: every so many, and at the end."""
+    every = setup.options.averages_every
+    return every > 0 and (ended or setup.state.step % every == 0)
 
 
 def _moment(loop: Loop, run: Path, step: Step) -> Moment:
