@@ -28,6 +28,7 @@ from xhat import (
     VariationalBound,
 )
 from xhat.diffusion.variances import LEARNED
+from xhat.losses.balanced import BalancedLevels
 from xhat.losses.contrast import Contrastive
 from xhat.losses.near import Near
 from xhat.losses.penalties import total_variation
@@ -56,6 +57,7 @@ def reference():
 
 LOSSES = {
     "denoising": (CONTINUOUS, Denoising),
+    "balanced": (CONTINUOUS, lambda: BalancedLevels(Denoising())),
     "uncertainty": (CONTINUOUS, lambda: xhat.LearnedUncertainty(Denoising())),
     "bound": (CONTINUOUS, VariationalBound),
     "bound on a grid": (GRID, VariationalBound),
@@ -146,7 +148,8 @@ def test_a_terms_own_noise_is_another_for_each_seed_purpose_step_and_number():
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(ALL) - {"denoising", "neighbours", "uncertainty", "one step", "schedule variance", "to reference"})
+    "name",
+    sorted(set(ALL) - {"denoising", "balanced", "neighbours", "uncertainty", "one step", "schedule variance", "to reference"}),
 )
 def test_a_loss_with_draws_of_its_own_takes_others_at_another_step(name):
     """Same x0, t, noise and prediction: only the step differs. On a grid the bound draws nothing beside the shared noise."""

@@ -66,7 +66,7 @@ def test_every_norm_is_compared():
 
 
 def test_times_are_compared_on_one_loss():
-    assert names_in(said("times", "times")) >= set(TIMES) - {"logit_normal", "log_normal_sigma", "shifted"}
+    assert names_in(said("times", "times")) >= set(TIMES) - {"logit_normal", "log_normal_sigma", "shifted", "uncorrected"}
     assert set(said("times", LOSS)) == {"denoising(space=v)"}
 
 

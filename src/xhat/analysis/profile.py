@@ -90,11 +90,12 @@ def profile(objective: Objective, logsnr: Tensor, second_moment: float) -> Profi
     """
     denoiser, schedule = objective.denoiser, objective.denoiser.schedule
     t = schedule.t_of(logsnr)
+    relative, allocation = objective.times.relative_density(schedule, t), objective.times.allocation(schedule, t)
     noise_weight, counted = _noise_weight(objective, logsnr)
+    noise_weight = noise_weight * allocation
     spaces = {s.name: s for s in (*SPACES, *(STEP_SPACES if schedule.steps else ()), denoiser.target)}
     # e^logsnr takes the weight from noise to x0, one over the gain from x0 to the space
     weights = {n: noise_weight * torch.exp(logsnr) / s.gain_at(schedule, logsnr) for n, s in spaces.items()}
-    relative = objective.times.relative_density(schedule, t)
     output = weights[denoiser.target.name]
     effective = objective.effective_weighting(logsnr)
     readings = [effective]
@@ -106,7 +107,7 @@ def profile(objective: Objective, logsnr: Tensor, second_moment: float) -> Profi
         weights={name: w.tolist() for name, w in weights.items()},
         effective=effective.tolist(),
         density=(relative / (1 - schedule.t_min) / -schedule.dlogsnr(t)).tolist(),
-        importance=(1 / relative).tolist(),
+        importance=(allocation / relative).tolist(),
         effective_share=min(effective_shares(objective.terms, objective.times, schedule).values(), default=1.0),
         gradient=(gradient_scale(denoiser.target, schedule, t, output, second_moment) / relative).tolist(),
         middle_half=_middle_half(objective),

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from xhat.analysis.profile import Profile
 from xhat.diffusion.targets import SCALED_NOISE, STEP_NOISE, Target, forward_step
+from xhat.diffusion.times import Uncorrected
+from xhat.losses.balanced import BalancedLevels
 from xhat.losses.denoising import Denoising
 from xhat.losses.increment import Increment
 from xhat.losses.norms import squared
@@ -146,8 +148,14 @@ def amplified_in_noise(profile: Profile, objective: Objective) -> str | None:
 def sampler_moves_samples(profile: Profile, objective: Objective) -> str | None:
     """Times that are not uniform."""
     low, high = profile.middle_half
-    name = type(objective.times).__name__
-    if objective.times.learns:
+    times = objective.times
+    name = type(times).__name__
+    if isinstance(times, Uncorrected):
+        found = type(times.times).__name__
+        return (
+            f"The times of {found} are not corrected for: their density is a part of the objective, and is in all weights here."
+        )
+    if times.learns:
         return f"{name} draws more samples where the loss is large, and divides by the density: the objective stays the same."
     if max(profile.importance) <= 1.001 * min(profile.importance):
         return None
@@ -171,12 +179,13 @@ def other_minimum(profile: Profile, objective: Objective) -> str | None:
 
 
 def balanced_later(profile: Profile, objective: Objective) -> str | None:
-    """A learned uncertainty divides by the loss it finds."""
-    names = [name for name, term in objective.terms.items() if isinstance(term.loss, LearnedUncertainty)]
+    """A learned uncertainty, or an average by level, divides by the loss it finds."""
+    kinds = (LearnedUncertainty, BalancedLevels)
+    names = [name for name, term in objective.terms.items() if isinstance(term.loss, kinds)]
     if not names:
         return None
     return (
-        f"{_quoted(names)}: the weights are those before training; the learned uncertainty will divide by the error it finds."
+        f"{_quoted(names)}: the weights are those at this point of the training; the loss divides by the error that it finds."
     )
 
 

@@ -48,6 +48,11 @@ class Balancer:
         self._batch = GlobalBatch()
         self._measured = Balance({})
 
+    @property
+    def learns(self) -> bool:
+        """Whether multipliers or losses learn from each step."""
+        return bool(self.multipliers) or any(term.loss.observes for term in self.terms.values())
+
     def balance(
         self,
         denoiser: Denoiser,
@@ -97,7 +102,7 @@ class Balancer:
         balance: Balance,
         samples: int,
     ) -> None:
-        """Hand the time sampler and the multipliers what they learn from: the whole global batch, once, equal on every rank.
+        """Hand time sampler, losses and multipliers what they learn from: the whole global batch, once, equal on every rank.
 
         Args:
             denoiser: of the draw.
@@ -108,20 +113,25 @@ class Balancer:
             samples: of the global batch.
         """
         observing = [name for name in self.multipliers if name in each]
-        if not times.learns and not observing:
+        learning = [name for name in each if self.terms[name].loss.observes]
+        if not times.learns and not observing and not learning:
             return
         with torch.no_grad():
             weighted = self._losses_at_time(denoiser, draw, each, balance)
-            rows = [draw.t.to(weighted), weighted]  # then two rows for each multiplier: its values, and their scale
+            followed = draw.noise_error().to(weighted) if times.learns_noise_error else weighted
+            rows = [draw.t.to(weighted), followed]  # then values and their scale for each multiplier, values for each loss
             for name in observing:
                 loss = self.terms[name].loss
                 scale = loss.scale(denoiser, draw).to(weighted)
                 rows += [each[name], scale * draw.importance if loss.at_drawn_time else scale]
+            rows += [each[name] / draw.importance for name in learning]
             whole = self._batch.collect(draw.step, torch.stack(rows), samples)
         if whole is None:
             return
         if any(self.terms[name].loss.at_drawn_time for name in each):  # a chain from pure noise says nothing of the times
             times.update(denoiser.schedule, whole[0], whole[1])
+        for name, values in zip(learning, whole[2 + 2 * len(observing) :], strict=True):
+            self.terms[name].loss.update(denoiser.schedule, whole[0], values)
         for i, name in enumerate(observing):
             value, scale_sum = whole[2 + 2 * i : 4 + 2 * i].sum(1)
             known = (scale_sum > 0) & torch.isfinite(value)

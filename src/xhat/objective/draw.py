@@ -56,6 +56,10 @@ class Draw:
         """Values like x0 in the user's own units."""
         return x if self.units is None else self.units(x)
 
+    def noise_error(self) -> Tensor:
+        """‖noise - noise_hat‖², a mean over pixels, (B,)."""
+        return (self.prediction.noise - self.noise).flatten(1).square().mean(1)
+
     def rows(self, index: Tensor) -> "Draw":
         """The draw of samples number `index` (n,) alone; each keeps its own randomness."""
         own = {name: getattr(self, name)[index] for name in ("x0", "t", "noise", "z", "importance")}

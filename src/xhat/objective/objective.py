@@ -78,7 +78,7 @@ class Objective(nn.Module):
         self.calls = Calls()
         self.watch: Callable[[Draw, Mapping[str, Tensor]], None] | None = None
         warn_of_waste(self.terms, self.times, denoiser.schedule)
-        warn_of_bounds(pairing, self.terms)
+        warn_of_bounds(pairing, self.times, self.terms)
         self._looked = False
 
     def forward(
@@ -285,7 +285,7 @@ class Objective(nn.Module):
             if weight is not None and not isinstance(term.weight, Multiplier):
                 total = total + term.weight * weight
         t = schedule.t_of(logsnr.to(torch.float64))
-        return total / (-0.5 * schedule.dlogsnr(t)).to(logsnr.dtype)
+        return total * self.times.allocation(schedule, t).to(total) / (-0.5 * schedule.dlogsnr(t)).to(logsnr.dtype)
 
     def _noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         schedule = self.denoiser.schedule

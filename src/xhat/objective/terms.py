@@ -23,12 +23,14 @@ class Loss(nn.Module):
             recomputed in the backward pass, so that never more than one call's activations are in memory.
         trains_variance: whether it has a gradient in the reverse variance.
         is_penalty: whether it is a penalty of an image instead of a regression on what the network predicts.
+        observes: whether `update` does something: then the objective gathers its values of the whole global batch.
     """
 
     at_drawn_time: bool = True
     calls_network: bool = False
     trains_variance: bool = False
     is_penalty: bool = False
+    observes: bool = False
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(denoiser, draw) -> (B,)")
@@ -47,6 +49,9 @@ class Loss(nn.Module):
     def offset(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         """The summand of the value that depends on the drawn t alone, (B,): a time sampler that follows the loss ignores it."""
         return torch.zeros_like(draw.t)
+
+    def update(self, schedule: Schedule, t: Tensor, value: Tensor) -> None:
+        """Take in the values (n,) of images at times t (n,), not importance-weighted, of the whole global batch of a step."""
 
     def density_part(self, schedule: Schedule, t: Tensor) -> Tensor:
         """The part of its weighting that is a density of times, at t (n,): see `from_density`."""

@@ -55,7 +55,7 @@ class Loop:
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         objective = self.state.objective
         # who learns from the losses of each step waits for them anyway
-        learns = objective.times.learns or bool(objective.balancer.multipliers)
+        learns = objective.times.learns or objective.balancer.learns
         self.agreement = Agreement(self.accelerator, lags=not learns and self.accelerator.device.type in tensors.PINNED)
         self.begun: list[int] = []  # the steps that nothing is known of yet
         # optimizers need nothing that Accelerate would add; what is split is prepared already

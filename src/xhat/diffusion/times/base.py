@@ -23,10 +23,12 @@ class TimeSampler(PreciseModule):
     Attributes:
         stratified: whether the n times of a batch are spread over n equal strata.
         learns: whether `update` does something: then the objective gathers the losses of the whole global batch for it.
+        learns_noise_error: whether it is given ‖noise - noise_hat‖², a mean over pixels, in place of the weighted losses.
     """
 
     stratified: bool = True
     learns: bool = False
+    learns_noise_error: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +60,10 @@ class TimeSampler(PreciseModule):
 
     def update(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
         """Take in the weighted losses (n,) of images at times t (n,), of the whole global batch, after each training step."""
+
+    def allocation(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """The weight that being drawn at t gives in the objective: 1, as importances correct for it; see `Uncorrected`."""
+        return torch.ones_like(t)
 
     def relative_density(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Density (or cell probability) at t over that of uniform times on the same support; the same dtype as t."""
