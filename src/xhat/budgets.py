@@ -15,6 +15,11 @@ LEAST_SIDE, MOST_SIDE = 4, 4096
 """Of an image, in pixels."""
 
 
+def cores() -> int:
+    """Cores that this process may run on, which a scheduler or taskset may have made fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @lru_cache(maxsize=1)
 def memory() -> int:
     """Bytes of memory that this process may hope for: the machine's, or its container's; where nobody says, a TiB."""

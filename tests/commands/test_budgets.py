@@ -2,8 +2,11 @@
 
 import gzip
 import itertools
+import os
 import resource
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 
@@ -202,3 +205,13 @@ def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
     budgets.memory.cache_clear()
     assert budgets.memory() > budgets.GIB
     budgets.memory.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinities")
+def test_cores_are_those_that_the_process_may_run_on():
+    """As taskset, SLURM and containers say: a study's runs share these, and no more threads than these wait for each other."""
+    program = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from xhat.budgets import cores; print(cores())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "1"
+    assert budgets.cores() == len(os.sched_getaffinity(0))

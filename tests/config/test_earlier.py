@@ -3,7 +3,7 @@
 import pytest
 
 from xhat.config.build import build_denoiser, build_objective
-from xhat.config.config import Config, TermConfig, to_values
+from xhat.config.config import LATER_KEYS, Config, TermConfig, from_values, to_values
 from xhat.config.earlier import upgraded
 from xhat.config.parsing import config_of
 from xhat.data.shape import DataShape
@@ -59,3 +59,43 @@ def test_todays_losses_stay_as_they_are(loss):
 def test_values_without_terms_stay_as_they_are():
     assert upgraded({"data": "mnist"}) == {"data": "mnist"}
     assert upgraded({"terms": {"a": TermConfig("x")}})["terms"]["a"] == TermConfig("x")
+
+
+FIRST = [
+    "init",
+    "data",
+    "image_size",
+    "labels",
+    "label_dropout",
+    "network",
+    "schedule",
+    "target",
+    "variance",
+    "time_input",
+    "times",
+    "terms",
+    "input_perturbation",
+    "seed",
+    "batch_size",
+    "accumulate",
+    "max_steps",
+    "max_images",
+    "max_minutes",
+    "checkpoint_every",
+    "sample_every",
+    "log_every",
+    "eval_every",
+    "precision",
+    "compile",
+    "ema",
+    "optimizer",
+    "sampling",
+]
+"""The keys that configs have had from the first version on: they never grow."""
+
+
+def test_a_config_of_the_first_version_is_read():
+    """Whoever adds a key says in LATER_KEYS what its absence meant: else no run of before is read any more."""
+    values = to_values(Config())
+    assert set(values) - set(FIRST) == set(LATER_KEYS)
+    assert to_values(from_values({key: values[key] for key in FIRST})) == {**values, **LATER_KEYS}

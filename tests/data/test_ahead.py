@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 import xhat
 from xhat.data import Batch, from_dataset, from_iterable, from_tensors
+from xhat.data import ahead as reading
 from xhat.data.ahead import Ahead, Request, is_slow, workers_for
 from xhat.data.lost import Lost, lost_of, told
 from xhat.data.null import WithNull
@@ -136,7 +137,7 @@ def test_what_they_could_not_read_is_known_here():
 
 
 def test_how_many_there_are(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(reading, "cores", lambda: 16)
     slow, fast = Numbers(), from_tensors(torch.zeros(30, 2))
     assert is_slow(WithNull(fast, {})) is False
     assert [workers_for(s, None, n) for s, n in ((fast, 1), (slow, 1), (slow, 4), (slow, 16))] == [0, 4, 3, 1]

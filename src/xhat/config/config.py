@@ -92,6 +92,7 @@ LATER_KEYS: dict[str, Any] = {
     "shard": False,
     "watch": {},
     "pairing": None,
+    "averages_every": 0,
 }
 """Keys that configs of earlier versions do not have, and what they mean there: those runs were trained on all images."""
 

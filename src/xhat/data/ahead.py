@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import worker as torch_worker
 
+from xhat.budgets import cores
 from xhat.data.batch import Batch
 from xhat.data.layers import layers
 from xhat.data.lost import Lost, lost_of
@@ -171,7 +172,7 @@ def workers_for(source: DataSource, asked_for: int | None, processes: int) -> in
         return 0
     if asked_for is not None:
         return asked_for
-    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // processes - 1)) if is_slow(source) else 0
+    return max(1, min(MOST_WORKERS, cores() // processes - 1)) if is_slow(source) else 0
 
 
 def is_slow(source: object) -> bool:

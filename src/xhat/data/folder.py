@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from xhat.budgets import require_memory
+from xhat.budgets import cores, require_memory
 from xhat.data.classes import classes_of
 from xhat.data.files import Listing, list_images
 from xhat.data.images import Found, Images
@@ -83,7 +82,7 @@ def load_folder(root: Path, size: int | Size | None = None, *, skip: bool = Fals
     key = f"images-{VERSION}-{listing.key}-{said(wanted) if wanted else 'own'}{'-skip' * skip}"
     if many and (found := _packed(root, key)) is not None:
         return found
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         folder = _Folder.of(root, listing, wanted, skip, pool)
         if not (many or folder.bytes > PACKED_BYTES):
             return folder.images()

@@ -1,12 +1,12 @@
 """What a run was trained with and on: versions and the kind of machine, nothing that names it or its user."""
 
-import os
 import platform
 import warnings
 from pathlib import Path
 
 import torch
 
+from xhat.budgets import cores
 from xhat.errors import DamagedError
 from xhat.files.values import read_values, write_values
 from xhat.runs.places import ENVIRONMENT
@@ -22,7 +22,7 @@ def write_environment(run: Path) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "device": gpu or f"CPU, {torch.get_num_threads()} of {os.cpu_count()} threads",
+        "device": gpu or f"CPU, {torch.get_num_threads()} of {cores()} threads",
     }
     write_values(run / ENVIRONMENT, found)
 

@@ -1,6 +1,5 @@
 """The runs of a study: each trained in a process of its own, then measured; what is done already is not done again."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -8,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from xhat.budgets import cores
 from xhat.config.changes import differences
 from xhat.config.config import Config
 from xhat.config.parsing import write_config
@@ -125,7 +125,7 @@ def _train(config: Config, folder: Path, jobs: int, processes: _Processes) -> st
     resume = ["--resume"] if begun else []
     used = [word for file in used_files() for word in ("--use", str(file.path))]
     command = [sys.executable, "-P", "-m", "xhat", "train", str(recipe), "--run", str(folder), *resume, *used]
-    code = processes.run(command, log, threads=max(1, (os.cpu_count() or 1) // jobs))
+    code = processes.run(command, log, threads=max(1, cores() // jobs))
     if code:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {code}"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from xhat.budgets import cores
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, note, print_json, say
 from xhat.errors import UsageError
@@ -152,7 +152,7 @@ class _Measure:
 
 def _room() -> int:
     """Small networks train faster alone on a core than together on several."""
-    return 1 if torch.cuda.is_available() else min(MOST_JOBS, os.cpu_count() or 1)
+    return 1 if torch.cuda.is_available() else min(MOST_JOBS, cores())
 
 
 def _summary(outcome: Outcome) -> dict[str, dict[str, float]]:
