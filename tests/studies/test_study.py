@@ -54,6 +54,29 @@ def test_a_study_trains_measures_and_goes_on(tmp_path, digits, capsys):
 
 
 @pytest.mark.slow
+def test_distances_are_measured_in_features_of_the_users_own(tmp_path, digits, capsys):
+    """Images that no shipped network reads; without the key there is no distance, and no other number changes."""
+    (tmp_path / "own.py").write_text("""import torch
+import xhat
+
+@xhat.register.features
+class Quarters(torch.nn.Module):
+    def forward(self, images):
+        return torch.stack([part.mean((1, 2, 3)) for part in images.tensor_split(4, -1)], 1)
+""")
+    found = []
+    for more in ({"features": "quarters"}, {}):
+        study = write(tmp_path / "s.yaml", digits, {"one": None}, **more)
+        code, stdout, err = xhat(
+            "compare", study, "--out", tmp_path / "out", "--use", tmp_path / "own.py", "--json", capsys=capsys
+        )
+        assert code == 0, err
+        found.append(json.loads(stdout)["changes"][0]["values"])
+    assert found[0]["fid"][0] > 0
+    assert {key: value for key, value in found[0].items() if key not in ("fid", "kid", "recall")} == found[1]
+
+
+@pytest.mark.slow
 def test_all_changes_see_the_same_data_weights_and_noise(tmp_path, digits, capsys):
     """Two names for the same config give the same numbers, another seed and another loss others."""
     changes = {"one": None, "two": {"log_every": 2}, "smooth": SMOOTH}
@@ -77,6 +100,11 @@ def test_all_changes_see_the_same_data_weights_and_noise(tmp_path, digits, capsy
         ({"changes": {"a": None, "b": {"image_size": 16}}}, "a and b cannot be compared: image_size is None and 16"),
         ({"changes": {"a": None}, "penalties": {"x": "totl"}}, "penalties.x: unknown name"),
         ({"changes": {"a": None}, "penalties": {"x": "ssim"}}, "penalties.x: ssim is no function of images alone"),
+        ({"changes": {"a": None}, "features": "nothing"}, 'features: unknown name "nothing"'),
+        (
+            {"changes": {"a": {"image_size": 40}}, "features": "mnist_features"},
+            "the features mnist_features cannot be taken of images",
+        ),
         ({"changes": {"a": None}, "base": "mnits"}, "did you mean mnist"),
     ],
 )

@@ -11,9 +11,10 @@ from xhat.studies.read import read_study
 DESCRIPTION = """Train one base config with each of a list of changes, from the same weights, with the same data order and
 noise, and measure all alike: the variational bound, the error above the floor, FID, penalties of samples, time of a step.
 
-STUDY.yaml names a base (preset or .yaml), common values, changes (name: {dotted key: value}), seeds, samples, penalties. Runs
-are kept in --out, with a report.html; called again, the command continues where it stopped. What cannot be told from the best
-by the spread between seeds is marked as a tie (=)."""
+STUDY.yaml names a base (preset or .yaml), common values, changes (name: {dotted key: value}), seeds, samples, penalties, and
+features, a registered network that distances are measured in where the shipped one reads no such images. Runs are kept in
+--out, with a report.html; called again, the command continues where it stopped. What cannot be told from the best by the spread
+between seeds is marked as a tie (=)."""
 
 
 def read(argv: Sequence[str]) -> Any:

@@ -13,6 +13,7 @@ from xhat.analysis.profile import levels, profile
 from xhat.config.build import build_objective, build_penalty, build_sampling
 from xhat.config.config import Config
 from xhat.config.data import build_parts, is_source
+from xhat.config.features import features_for
 from xhat.data.shape import DataShape
 from xhat.diffusion.denoiser import Condition
 from xhat.errors import DamagedError
@@ -23,7 +24,6 @@ from xhat.evaluation.floor import FloorErrors
 from xhat.evaluation.level_errors import known_floor, level_errors
 from xhat.evaluation.likelihood import bound, choose_first, form_for, is_density
 from xhat.evaluation.penalties import mean_penalties
-from xhat.evaluation.quality import Features
 from xhat.evaluation.reference import RealImages, own_images
 from xhat.files.atomic import read_bytes
 from xhat.files.values import read_values, write_values
@@ -50,6 +50,7 @@ class How:
         bound_images: held-out images for the bound, eight network calls each.
         penalties: name -> expression of a penalty or of an image loss.
         logsnr: noise levels of the denoising error.
+        features: a registered network that distances are measured in; None is the shipped one where it can read the images.
     """
 
     samples: int = QUICK.samples
@@ -57,6 +58,7 @@ class How:
     bound_images: int = QUICK.bound_images
     penalties: dict[str, str] = field(default_factory=lambda: {"total_variation": "total_variation"})
     logsnr: tuple[float, ...] = LEVELS
+    features: str | None = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ def _samples(trained: TrainedRun, run: Path, real: RealImages, how: How) -> tupl
     penalties = {name: build_penalty(text, decoded=latents) for name, text in how.penalties.items()}
     of_real = {} if known.is_meta else mean_penalties(known[: QUICK.penalty_images], penalties)
     distances = _distances(images, known) if is_density(denoiser, shape) else {}
-    return mean_penalties(images, penalties) | _quality(trained, images) | distances, of_real
+    return mean_penalties(images, penalties) | _quality(trained, images, how.features) | distances, of_real
 
 
 def _distances(samples: Tensor, real: Tensor) -> dict[str, float]:
@@ -254,24 +256,25 @@ def _told(trained: TrainedRun, real: RealImages) -> Condition | None:
     return real.measured.told(len(real.measured), device_of(trained.denoiser.net)) if trained.shape.conditions else None
 
 
-def _quality(trained: TrainedRun, samples: Tensor) -> dict[str, float]:
-    """Distances and digits, where the shipped network can read the images."""
-    if (features := Features.shipped(trained.shape)) is None:
+def _quality(trained: TrainedRun, samples: Tensor, name: str | None) -> dict[str, float]:
+    """Distances in features, and digits where the shipped network reads the images."""
+    if (features := features_for(trained.shape, name)) is None:
         return {}
-    of_real = _real_features(_Data.of(trained))
-    found = features.compare(features.of(samples), of_real)
-    assert found.reading is not None
+    found = features.compare(features.of(samples), _real_features(_Data.of(trained), name))
     far = found.distance
-    numbers = {"fid": far.fid, "kid": far.kid, "read": found.reading.confident}
+    numbers = {"fid": far.fid, "kid": far.kid}
     if far.recall is not None:
         numbers["recall"] = far.recall
-    return numbers | {"fewest": min(found.reading.digits) / statistics.fmean(found.reading.digits)}
+    if found.reading is None:
+        return numbers
+    fewest = min(found.reading.digits) / statistics.fmean(found.reading.digits)
+    return {**numbers, "read": found.reading.confident, "fewest": fewest}
 
 
 @lru_cache(maxsize=2)
-def _real_features(data: _Data) -> Tensor:
+def _real_features(data: _Data, name: str | None) -> Tensor:
     """Of MNIST's test set, or of the images trained on: of others too few are held out for a distance of distributions."""
-    features = Features.shipped(data.shape)
+    features = features_for(data.shape, name)
     assert features is not None
     return features.of(_real_images(data).distribution.images.pixels[:MOST_REAL])
 

@@ -17,7 +17,8 @@ Failed = Mapping[str, Mapping[int, str]]
 
 def study_how(study: Study, folders: Sequence[Path]) -> How:
     """How the runs of a study are measured: all alike, at the noise levels that all of them have."""
-    return How(samples=study.samples, penalties=dict(study.penalties), logsnr=common_levels(folders))
+    levels = common_levels(folders)
+    return How(samples=study.samples, penalties=dict(study.penalties), logsnr=levels, features=study.features)
 
 
 def study_contents(study: Study, out: Path, failed: Failed, watch: bool = False) -> tuple[Contents, bool]:

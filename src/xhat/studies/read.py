@@ -9,7 +9,8 @@ from xhat.errors import DamagedError, UsageError
 from xhat.files.values import of_type
 from xhat.studies.study import Study
 
-KINDS: dict[str, type] = {"common": dict, "penalties": dict, "seeds": list, "samples": int, "base": str, "title": str}
+TEXTS = ("base", "title", "features")
+KINDS: dict[str, type] = {"common": dict, "penalties": dict, "seeds": list, "samples": int} | dict.fromkeys(TEXTS, str)
 LONGEST_NAME = 200
 """Letters of a folder's name, which most file systems take."""
 

@@ -26,6 +26,7 @@ class Study:
         seeds: every change runs with each; a seed fixes initial weights, data order, times and noise.
         samples: drawn from each run, as its config says.
         penalties: name -> expression, measured on the samples and on real images.
+        features: a registered network that distances of samples are measured in; by default the shipped one, of grey digits.
     """
 
     changes: dict[str, dict[str, Any]]
@@ -35,6 +36,7 @@ class Study:
     seeds: list[int] = field(default_factory=lambda: [0])
     samples: int = 1000
     penalties: dict[str, str] = field(default_factory=lambda: {"total_variation": "total_variation"})
+    features: str | None = None
 
     @property
     def runs(self) -> list[tuple[str, int]]:

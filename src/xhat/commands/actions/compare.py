@@ -13,7 +13,8 @@ from rich.console import Console
 from xhat.budgets import cores
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, note, print_json, say
-from xhat.errors import UsageError
+from xhat.config.features import features_for
+from xhat.errors import ConfigError, UsageError
 from xhat.evaluation.denoising import LEVELS
 from xhat.files.atomic import read_bytes
 from xhat.report.comparable import require_comparable, require_penalties, standing_penalties
@@ -116,7 +117,9 @@ def _checked(path: Path) -> Study:
         if study.penalties == Study({}).penalties:
             study = dataclasses.replace(study, penalties=standing_penalties(config, [shape]))
         require_penalties(study.penalties, config, shape)
-    except UsageError as error:
+        if study.features is not None and (features := features_for(shape, study.features)) is not None:
+            features.of(torch.zeros(2, *shape.sample, dtype=torch.uint8))
+    except (ConfigError, UsageError) as error:
         raise UsageError(f"{path}: {error}") from None
     return study
 

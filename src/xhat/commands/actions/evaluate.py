@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from xhat.bound.student import limits
-from xhat.commands.actions.features import features_for
 from xhat.commands.actions.frontier import evaluate_frontier, show_frontier
 from xhat.commands.actions.likelihood import evaluate_bound, evaluate_ode, show_bound, show_ode
 from xhat.commands.actions.real_images import conditions_of, real_images
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, notes, print_json, progress_bar
 from xhat.config.build import build_objective, build_penalty, build_sampling
+from xhat.config.features import features_for
 from xhat.config.watch import build_watched
 from xhat.data.arrays import load_array
 from xhat.data.load import load as load_data
@@ -76,7 +76,7 @@ def _evaluate(
     reference = real.distribution
     if reference.images.pixels.is_meta:
         raise UsageError(f"{run_} was trained on prompts alone: name images to measure on, --data FOLDER")
-    seen_in = features_for(trained, features)
+    seen_in = features_for(trained.shape, features)
     cond = conditions_of(trained, reference, n)
     drawn = _generated(trained, n, seed, cond, shares, compile) if samples is None else _read(samples, trained)
     of_real = reference.images.pixels[: THOROUGH.penalty_images]

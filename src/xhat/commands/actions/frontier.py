@@ -3,11 +3,11 @@
 from dataclasses import asdict, replace
 from typing import Any
 
-from xhat.commands.actions.features import features_for
 from xhat.commands.actions.real_images import conditions_of, real_images
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, note_once, progress_bar
 from xhat.config.build import build_sampling
+from xhat.config.features import features_for
 from xhat.config.options import SamplingConfig
 from xhat.diffusion.schedules import Schedule
 from xhat.distributed import shared_out
@@ -38,7 +38,7 @@ def evaluate_frontier(run: str, data: str | None, n: int, features: str | None, 
     shares = shared_out()
     trained = load(run)
     denoiser, own = trained.denoiser, trained.config.sampling
-    seen_in = features_for(trained, features)
+    seen_in = features_for(trained.shape, features)
     if seen_in is None or denoiser.decode is not None:
         raise UsageError(f"{run}: there is no feature network for what it draws: register one, and name it with --features")
     real = real_images(trained, data).distribution
