@@ -28,7 +28,7 @@ def machine() -> str:
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     widest = torch.backends.cpu.get_cpu_capability().replace("AVX512", "AVX-512")
     threads = torch.get_num_threads()
-    return f"{cores} cores, {_model()} ({widest}), {threads} thread{'s' if threads > 1 else ''}{gpu}"
+    return f"{cores} core{'s' if cores != 1 else ''}, {_model()} ({widest}), {threads} thread{'s' if threads > 1 else ''}{gpu}"
 
 
 def _model() -> str:
