@@ -7,7 +7,7 @@ RUN := runs/demo
 KATEX := $(VENV)/katex
 KATEX_VERSION := 0.16.22
 
-.PHONY: demo test bench soak check docs dist constraints audit clean
+.PHONY: demo test bench studies soak check docs dist constraints audit clean
 
 demo: $(VENV)/.installed
 	rm -rf $(RUN)
@@ -43,6 +43,70 @@ bench: $(PEERS)/.installed demo
 	$(STORE) time-to-quality -- python benchmarks/time_to_quality.py runs/quality --recipe mnist \
 		--samples torchcfm runs/quality/torchcfm.npz \
 		--samples denoising-diffusion-pytorch runs/quality/denoising-diffusion-pytorch.npz
+
+TABLES := runs/studies
+PLAIN := which-noise order-of-times formulations targets weightings norms times patches bound
+TABLE = $(BIN)/python benchmarks/record.py --into $(TABLES) $(basename $(@F))
+TRAIN := xhat train mnist --run runs/demo --max_minutes null --max_steps 2000
+EVEN := --times "logit_normal(0, 1)" --terms.denoise.loss "denoising(space=v, weighting=from_density(logit_normal(0, 1)))"
+AFTER = --after '$(TRAIN)'
+
+# Every figure of docs/objectives.md and docs/created-image.md: many hours. A table that is in runs/studies is not made again, and
+# a study that was stopped goes on. runs/demo is trained anew, as the tables say.
+studies: $(addprefix $(TABLES)/,$(addsuffix .txt,$(PLAIN) random-noise two-scales embedded-64 embedded-512 bound-colour \
+	jensen-gap ring chains created-image-even created-image chain-gradient readable-digits pareto policy))
+
+$(TABLES): $(VENV)/.installed
+	mkdir -p $@
+
+$(addprefix $(TABLES)/,$(addsuffix .txt,$(PLAIN))): | $(TABLES)
+	$(TABLE) -- xhat compare studies/$(basename $(@F)).yaml --out runs/$(basename $(@F)) --jobs 1
+
+$(TABLES)/random-noise.txt: $(TABLES)/which-noise.txt
+	$(TABLE) -- python benchmarks/random_noise.py runs/which-noise/unit-noise/seed-0 --out runs
+
+$(TABLES)/two-scales.txt: $(TABLES)/which-noise.txt
+	$(TABLE) -- python benchmarks/two_scales.py runs/which-noise
+
+$(TABLES)/embedded-64.txt $(TABLES)/embedded-512.txt: | $(TABLES)
+	$(TABLE) -- xhat compare studies/$(basename $(@F)).yaml --out runs/$(basename $(@F)) --use benchmarks/embedded.py --jobs 1
+
+$(TABLES)/bound-colour.txt: | $(TABLES)
+	$(TABLE) -- xhat compare studies/bound-colour.yaml --out runs/bound-colour --use benchmarks/shapes.py --jobs 1
+
+$(TABLES)/jensen-gap.txt: | $(TABLES)
+	$(TABLE) -- python benchmarks/toy_created_image.py --gap
+
+$(TABLES)/ring.txt: | $(TABLES)
+	$(TABLE) -- python benchmarks/ring.py --picture $(TABLES)/ring.png
+
+$(TABLES)/chains.txt: | $(TABLES)
+	$(TABLE) -- python benchmarks/created_image.py 50 64 1 1000
+
+$(TABLES)/created-image-even.txt: | $(TABLES)
+	rm -rf runs/demo runs/created-image
+	$(BIN)/$(TRAIN) $(EVEN)
+	$(TABLE) --after '$(TRAIN) $(EVEN)' -- xhat compare studies/created-image.yaml --out runs/created-image --jobs 1
+
+$(TABLES)/demo: $(TABLES)/created-image-even.txt
+	rm -rf runs/demo runs/created-image
+	$(BIN)/$(TRAIN)
+	touch $@
+
+$(TABLES)/created-image.txt: $(TABLES)/demo
+	$(TABLE) $(AFTER) -- xhat compare studies/created-image.yaml --out runs/created-image --jobs 1
+
+$(TABLES)/chain-gradient.txt: $(TABLES)/demo
+	$(TABLE) $(AFTER) -- xhat gradients runs/demo --chain 50
+
+$(TABLES)/readable-digits.txt: $(TABLES)/demo
+	$(TABLE) $(AFTER) -- xhat compare studies/readable-digits.yaml --out runs/readable-digits --use benchmarks/judges.py --jobs 2
+
+$(TABLES)/pareto.txt: $(TABLES)/readable-digits.txt
+	$(TABLE) -- python benchmarks/pareto.py runs/readable-digits patches fid --picture $(TABLES)/pareto.png
+
+$(TABLES)/policy.txt: $(TABLES)/demo
+	$(TABLE) $(AFTER) -- python benchmarks/policy.py runs/demo --batches 24
 
 STORED = bin/python benchmarks/record.py --into runs/bench
 STORE = $(VENV)/$(STORED)

@@ -7,6 +7,8 @@ the test that computes it; `<!-- settings: WHERE -->`, chosen, not measured; `<!
 
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -230,6 +232,16 @@ def test_stored_results_are_of_commands_that_exist_and_are_quoted(reader, capsys
         assert str(Path.home()) not in output, name
         for command in (*kinds["after:"], *kinds["$"]):
             accepted(name, shlex.split(command), capsys)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="this machine has no make")
+def test_make_studies_remakes_what_the_pages_on_objectives_quote():
+    planned = subprocess.run(["make", "-n", "-B", "studies"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    made = dict(re.findall(r"record\.py --into runs/studies (\S+) (?:--after .*)?-- (.*)", planned))
+    told = {name for page, names, _ in quoted() if page in ("objectives.md", "created-image.md") for name in names}
+    assert told <= set(made)
+    for name in told:  # a picture goes elsewhere
+        assert made[name].split(" --picture")[0] == result(name)[0]["$"][0].split(" --picture")[0], name
 
 
 def test_derived_figures_name_a_test_that_exists():
