@@ -79,7 +79,9 @@ def main() -> None:
     found = outcomes_of(options.runs, names)
     front = [one for one in found if not any(all(o.mean(n) < one.mean(n) for n in names) for o in found)]
     width = max(len(outcome.name) for outcome in found)
-    print(f"{'':{width}} {options.x:>9} {options.y:>9}   on the front, and what it is better than in both by more than chance")
+    print(
+        f"{'':{width}} {options.x:>9} {options.y:>9}   *: on the front; then what it is better than in both, in one for certain"
+    )
     for one in sorted(found, key=lambda outcome: outcome.mean(options.x)):
         worse = [other.name for other in found if dominates(one, other, names)]
         print(

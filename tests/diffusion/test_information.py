@@ -1,12 +1,16 @@
 """Times that follow what noisy images tell of clean ones, and times that are not corrected for: against closed forms."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 import xhat
 from oracles import SCHEDULES, GaussianData, exact
-from xhat.diffusion.times import Adaptive, InfoNoise, LogitNormal, Stratified, Uncorrected
+from xhat.analysis.profile import levels, profile
+from xhat.analysis.remarks import named_remarks
+from xhat.diffusion.times import Adaptive, InfoNoise, LogitNormal, LogNormalSigma, Shifted, Stratified, Uncorrected
 from xhat.diffusion.times.information import NOISIEST
 
 UNIFORM, BINS, FINEST = 0.05, 32, 6.0
@@ -94,10 +98,47 @@ def test_uncorrected_times_learn_as_they_would():
     assert torch.equal(state["times.times.average"], wanted), "a checkpoint has what was learned"
 
 
+def test_where_nothing_is_drawn_at_the_times_the_network_is_not_asked_for_them():
+    """A chain alone, without images: there is no error of the noise to learn from, and no call for one."""
+    denoiser = exact(GaussianData(), SCHEDULES["cosine"](), xhat.V)
+    chain = xhat.ImageLoss(lambda x: x.flatten(1).square().sum(1), xhat.FullChain(steps=2), expect=None)
+    own = xhat.Objective(denoiser, {"chain": xhat.Term(chain)}, InfoNoise(bins=4))
+    own(shape=(2, 1, 2, 2), step=0)
+    assert not own.times.seen.any()
+
+
+def test_shifted_times_are_shifted_before_they_are_left_uncorrected():
+    with pytest.raises(ValueError, match=r"Uncorrected\(Shifted\(LogitNormal"):
+        Shifted(Uncorrected(LogitNormal()), 2.0)
+    own = objective(SCHEDULES["flow"](), Uncorrected(Uncorrected(Shifted(LogitNormal(), 2.0))))
+    assert isinstance(own.times.times, Shifted)
+    assert (own.draw(GaussianData().sample(8, torch.Generator().manual_seed(0)), step=0).importance == 1).all()
+
+
+def test_nothing_is_said_of_a_bound_while_the_weighting_goes_on_changing():
+    """Before it has learned, InfoNoise is uniform: an ELBO weighting is no maximum likelihood for that."""
+    said = []
+    for times in (InfoNoise(), Uncorrected(InfoNoise())):
+        own = objective(SCHEDULES["cosine"](), times, xhat.Denoising(weighting=xhat.elbo))
+        said.append(set(named_remarks(profile(own, levels(own.denoiser.schedule), 1.0), own)))
+    assert "maximum_likelihood" in said[0]
+    assert not {"maximum_likelihood", "augmented_bound", "no_bound"} & said[1]
+
+
+def test_a_profile_has_no_nan_where_a_density_vanishes():
+    own = objective(SCHEDULES["cosine"](), Uncorrected(LogNormalSigma(0, 0.1)))
+    found = profile(own, levels(own.denoiser.schedule), 1.0)
+    assert np.isfinite(found.importance).all()
+    assert np.isfinite(found.gradient).all()
+
+
 def test_a_bound_with_uncorrected_times_is_said_to_be_none():
     denoiser = exact(GaussianData(), SCHEDULES["linear_beta"](), xhat.NOISE)
     with pytest.warns(UserWarning, match="is no bound: draw them as LogitNormal"):
         xhat.Objective(denoiser, {"b": xhat.Term(xhat.VariationalBound())}, Uncorrected(LogitNormal()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # uniform times need no correction
+        xhat.Objective(denoiser, {"b": xhat.Term(xhat.VariationalBound())}, Uncorrected(Stratified()))
 
 
 def test_a_finest_level_below_all_is_refused():

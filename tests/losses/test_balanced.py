@@ -88,12 +88,35 @@ def test_values_that_are_not_finite_are_left_out():
     assert not loss.seen.any()
 
 
+def test_a_loss_of_zero_says_nothing_of_its_level():
+    """Outside of a weighting's range, or under an empty mask: the next image there is not multiplied by 1e30."""
+    loss = BalancedLevels(xhat.Denoising(xhat.V, xhat.weightings.between(-2, 2)), bins=8)
+    objective = trained(loss, steps=3)
+    for step in (3, 4):
+        value = objective(GaussianData().sample(64, torch.Generator().manual_seed(step)), step=step)["loss"]
+        assert 0 < value.item() < 10
+
+
+@pytest.mark.parametrize("outer", [xhat.weightings.constant, xhat.weightings.sigmoid(0)])
+def test_it_learns_on_a_schedule_that_learns(outer):
+    loss = BalancedLevels(xhat.Denoising(xhat.V), outer)
+    trained(loss, steps=2, schedule=SCHEDULES["learned"]())
+    assert loss.seen.any()
+    assert not loss.average.requires_grad
+
+
+def test_a_cast_of_the_model_does_not_round_what_was_learned():
+    loss = BalancedLevels(xhat.Denoising(xhat.V))
+    assert loss.bfloat16().average.dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("make", "line"),
     [
         (lambda: BalancedLevels(xhat.Denoising(), bins=0), "at least 1 bin"),
         (lambda: BalancedLevels(xhat.Denoising(), decay=1.0), r"in \[0, 1\)"),
-        (lambda: OnOthers(BalancedLevels(xhat.Denoising())), "learns from the images that are trained on"),
+        (lambda: trained(OnOthers(BalancedLevels(xhat.Denoising()))), "make it the whole loss of a term"),
+        (lambda: trained(xhat.Hybrid(simple=BalancedLevels(xhat.Denoising()))), "make it the whole loss of a term"),
     ],
 )
 def test_what_cannot_be_balanced_is_refused(make, line):

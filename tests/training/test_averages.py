@@ -155,6 +155,14 @@ def test_what_cannot_be_made_is_one_line(run, tmp_path, monkeypatch, capsys, opt
     assert not list(tmp_path.iterdir())
 
 
+def test_half_of_what_a_kill_left_is_nobodys(run, tmp_path):
+    """Of the last step one of two averages: the step before is the last."""
+    half = shutil.copytree(run, tmp_path / "half")
+    kept_averages(half)[-1].path.unlink()
+    assert xhat("average", half, "--width", 0.08, "--out", tmp_path / "x.safetensors")[0] == 0
+    assert read_weights(tmp_path / "x.safetensors").step == 9
+
+
 def test_a_run_without_averages_says_how_to_keep_them(tmp_path, digits, capsys):
     assert xhat("train", "mnist", "--data", digits, "--run", tmp_path / "run", "--max_steps", 1, *TINY)[0] == 0
     assert not (tmp_path / "run" / AVERAGES).exists()

@@ -93,6 +93,7 @@ def profile(objective: Objective, logsnr: Tensor, second_moment: float) -> Profi
     relative, allocation = objective.times.relative_density(schedule, t), objective.times.allocation(schedule, t)
     noise_weight, counted = _noise_weight(objective, logsnr)
     noise_weight = noise_weight * allocation
+    drawn = relative.clamp(min=torch.finfo(relative.dtype).tiny)
     spaces = {s.name: s for s in (*SPACES, *(STEP_SPACES if schedule.steps else ()), denoiser.target)}
     # e^logsnr takes the weight from noise to x0, one over the gain from x0 to the space
     weights = {n: noise_weight * torch.exp(logsnr) / s.gain_at(schedule, logsnr) for n, s in spaces.items()}
@@ -107,9 +108,9 @@ def profile(objective: Objective, logsnr: Tensor, second_moment: float) -> Profi
         weights={name: w.tolist() for name, w in weights.items()},
         effective=effective.tolist(),
         density=(relative / (1 - schedule.t_min) / -schedule.dlogsnr(t)).tolist(),
-        importance=(allocation / relative).tolist(),
+        importance=torch.where(allocation == relative, 1.0, allocation / relative).tolist(),
         effective_share=min(effective_shares(objective.terms, objective.times, schedule).values(), default=1.0),
-        gradient=(gradient_scale(denoiser.target, schedule, t, output, second_moment) / relative).tolist(),
+        gradient=(gradient_scale(denoiser.target, schedule, t, output, second_moment) / drawn).tolist(),
         middle_half=_middle_half(objective),
         output=denoiser.target.name,
         monotone=bool(counted) and any(float((w.cummax(0).values - w).max()) <= TOLERANCE * float(w.max()) for w in readings),

@@ -33,14 +33,14 @@ def named_remarks(profile: Profile, objective: Objective) -> dict[str, str]:
 
 def maximum_likelihood(profile: Profile, objective: Objective) -> str | None:
     """Constant relative to the bound."""
-    if not profile.constant:
+    if not profile.constant or _goes_on_changing(objective):
         return None
     return "Relative to the variational bound every noise level weighs the same: minimizing this is maximum likelihood."
 
 
 def augmented_bound(profile: Profile, objective: Objective) -> str | None:
     """Monotone relative to the bound."""
-    if profile.constant or not profile.monotone:
+    if profile.constant or not profile.monotone or _goes_on_changing(objective):
         return None
     return (
         f"The weighting relative to the bound never falls as the noise grows ({_share(profile, 0)} of its largest value at "
@@ -51,7 +51,7 @@ def augmented_bound(profile: Profile, objective: Objective) -> str | None:
 
 def no_bound(profile: Profile, objective: Objective) -> str | None:
     """Not monotone relative to the bound; where it falls most."""
-    if profile.monotone:
+    if profile.monotone or _goes_on_changing(objective):
         return None
     weight = torch.tensor(profile.effective)
     last = int((weight.cummax(0).values - weight).argmax())
@@ -152,9 +152,8 @@ def sampler_moves_samples(profile: Profile, objective: Objective) -> str | None:
     name = type(times).__name__
     if isinstance(times, Uncorrected):
         found = type(times.times).__name__
-        return (
-            f"The times of {found} are not corrected for: their density is a part of the objective, and is in all weights here."
-        )
+        what = "as it is now, and will change" if times.learns else "part of the objective"
+        return f"The times of {found} are not corrected for: their density, {what}, is in the weights here."
     if times.learns:
         return f"{name} draws more samples where the loss is large, and divides by the density: the objective stays the same."
     if max(profile.importance) <= 1.001 * min(profile.importance):
@@ -185,8 +184,15 @@ def balanced_later(profile: Profile, objective: Objective) -> str | None:
     if not names:
         return None
     return (
-        f"{_quoted(names)}: the weights are those at this point of the training; the loss divides by the error that it finds."
+        f"{_quoted(names)}: the weights are those at this point of the training; the loss divides by the error that it finds, "
+        "so that nothing can be said of a bound."
     )
+
+
+def _goes_on_changing(objective: Objective) -> bool:
+    """Whether the weights are others once something is learned."""
+    of_times = isinstance(objective.times, Uncorrected) and objective.times.learns
+    return of_times or any(isinstance(term.loss, LearnedUncertainty | BalancedLevels) for term in objective.terms.values())
 
 
 def not_in_the_numbers(profile: Profile, objective: Objective) -> str | None:

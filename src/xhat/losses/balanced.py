@@ -11,6 +11,7 @@ from xhat.losses.denoising import Denoising
 from xhat.objective.draw import Draw
 from xhat.objective.terms import Loss
 from xhat.registry import LOSSES
+from xhat.tensors import PreciseModule
 
 MOST = 10.0
 """logsnr up to which levels have bins of their own, of either sign; beyond count the last ones."""
@@ -19,7 +20,7 @@ TINY, LARGEST = 1e-30, 1e30
 
 
 @LOSSES.register
-class BalancedLevels(Loss):
+class BalancedLevels(PreciseModule, Loss):
     """outer · loss / m(logsnr), (B,), with m the moving average of the loss in a bin of logsnr.
 
     That every level contributes as `outer` says is also the optimum of `LearnedUncertainty` (Karras et al. 2024, EDM2, eq.
@@ -48,7 +49,7 @@ class BalancedLevels(Loss):
             raise ValueError(f"the decay of a moving average is in [0, 1), got {decay}")
         require_at_most(100_000, bins=bins)
         require_weighting(outer)
-        self.loss, self.outer, self.decay = loss, outer, decay
+        self.loss, self.outer, self.decay, self.bins = loss, outer, decay, bins
         self.register_buffer("average", torch.zeros(bins))
         self.register_buffer("seen", torch.zeros(bins))
 
@@ -67,11 +68,12 @@ class BalancedLevels(Loss):
         """outer · the loss's own / m, (B,): what the error is multiplied with now."""
         return self.outer(logsnr, schedule) * self.loss.weighting(logsnr, schedule) / self.level_means(logsnr)
 
+    @torch.no_grad()
     def update(self, schedule: Schedule, t: Tensor, value: Tensor) -> None:
-        """Take in the values (n,) of the whole global batch at times t (n,); those that are not finite are left out."""
+        """Take in the values (n,) of a whole global batch at times t (n,); what is 0 or not finite says nothing of a level."""
         logsnr = schedule.logsnr(t)
         loss = (value * self.level_means(logsnr) / self.outer(logsnr, schedule)).abs().double().cpu()
-        known = torch.isfinite(loss)
+        known = torch.isfinite(loss) & (loss > 0)
         index, loss = self._index(logsnr).cpu()[known], loss[known].clamp(max=LARGEST)
         count = torch.bincount(index, minlength=len(self.seen)).double()
         mean = torch.bincount(index, loss, minlength=len(self.seen)) / count.clamp(min=1)

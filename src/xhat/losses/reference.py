@@ -174,8 +174,6 @@ class OnOthers(Loss):
 
     def __init__(self, loss: Loss, name: str = "prior") -> None:
         super().__init__()
-        if loss.observes:
-            raise ValueError(f"{type(loss).__name__} learns from the images that are trained on: give Denoising(...)")
         self.loss, self.name = loss, name
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:

@@ -14,7 +14,7 @@ from xhat.diffusion.times import TimeSampler
 from xhat.objective.draw import Draw
 from xhat.objective.global_batch import GlobalBatch
 from xhat.objective.multipliers import FromGradients, Multiplier, flat_gradient
-from xhat.objective.terms import Term
+from xhat.objective.terms import Loss, Term
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Balancer:
         terms: of the objective.
 
     Raises:
-        ValueError: a multiplier compares gradients with those of terms whose weights are numbers, and there are none.
+        ValueError: a multiplier compares gradients with those of terms whose weights are numbers, and there are none; a loss
+            that learns stands inside another one.
     """
 
     def __init__(self, terms: Mapping[str, Term]) -> None:
@@ -45,6 +46,11 @@ class Balancer:
         self.multipliers = {name: term.weight for name, term in terms.items() if isinstance(term.weight, Multiplier)}
         if any(isinstance(m, FromGradients) for m in self.multipliers.values()) and len(self.multipliers) == len(terms):
             raise ValueError("GradientRatio and ConflictFree compare with a base term: give one term a number as its weight")
+        for name, term in terms.items():
+            inner = [m for m in term.loss.modules() if isinstance(m, Loss) and m.observes and m is not term.loss]
+            if inner:
+                kind = type(inner[0]).__name__
+                raise ValueError(f'term "{name}": {kind} learns from the values of its term: make it the whole loss of a term')
         self._batch = GlobalBatch()
         self._measured = Balance({})
 
@@ -118,17 +124,18 @@ class Balancer:
             return
         with torch.no_grad():
             weighted = self._losses_at_time(denoiser, draw, each, balance)
-            followed = draw.noise_error().to(weighted) if times.learns_noise_error else weighted
+            drawn = any(self.terms[name].loss.at_drawn_time for name in each)  # a chain from noise says nothing of the times
+            followed = draw.noise_error().to(weighted) if times.learns_noise_error and drawn else weighted
             rows = [draw.t.to(weighted), followed]  # then values and their scale for each multiplier, values for each loss
             for name in observing:
                 loss = self.terms[name].loss
                 scale = loss.scale(denoiser, draw).to(weighted)
                 rows += [each[name], scale * draw.importance if loss.at_drawn_time else scale]
-            rows += [each[name] / draw.importance for name in learning]
+            rows += [self._unweighted(name, each[name], draw) for name in learning]
             whole = self._batch.collect(draw.step, torch.stack(rows), samples)
         if whole is None:
             return
-        if any(self.terms[name].loss.at_drawn_time for name in each):  # a chain from pure noise says nothing of the times
+        if drawn:
             times.update(denoiser.schedule, whole[0], whole[1])
         for name, values in zip(learning, whole[2 + 2 * len(observing) :], strict=True):
             self.terms[name].loss.update(denoiser.schedule, whole[0], values)
@@ -136,6 +143,9 @@ class Balancer:
             value, scale_sum = whole[2 + 2 * i : 4 + 2 * i].sum(1)
             known = (scale_sum > 0) & torch.isfinite(value)
             self._learn(name, value / scale_sum, scale_sum / samples, known)
+
+    def _unweighted(self, name: str, value: Tensor, draw: Draw) -> Tensor:
+        return value / draw.importance if self.terms[name].loss.at_drawn_time else value
 
     def _weight(self, name: str, value: Tensor) -> float | Tensor:
         weight = self.terms[name].weight

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from xhat.diffusion.schedules import Schedule
-from xhat.diffusion.times import Stratified, TimeSampler
+from xhat.diffusion.times import Stratified, TimeSampler, Uncorrected
 from xhat.objective.terms import Loss, Term
 
 SAMPLES = 2**14
@@ -49,7 +49,14 @@ def warn_of_waste(terms: Mapping[str, Term], times: TimeSampler, schedule: Sched
     least = min(effective_shares(meant, times, schedule).values(), default=1.0)
     if least >= LEAST_SHARE:
         return
-    name = type(times).__name__
+    name = type(times.times if isinstance(times, Uncorrected) else times).__name__
+    if isinstance(times, Uncorrected):
+        warnings.warn(
+            f"the loss is weighted by a density that has little to do with that of {name}, which weighs it, too: {least:.1%} "
+            f"of the samples would do as well; leave from_density out, or draw {name}(...) without Uncorrected",
+            stacklevel=3,
+        )
+        return
     warnings.warn(
         f"{name} draws some noise levels so rarely, and weighs them so much, that {least:.1%} of the samples would do as well; "
         f"where its density is the weighting, as in the code of SD3 and EDM, say so: weighting=from_density({name}(...)); "

@@ -273,7 +273,7 @@ class Objective(nn.Module):
         """The whole objective's weight on the noise error relative to the bound's, w(logsnr) of Kingma & Gao 2023, eq. 3.
 
         L = ½ E_t[(-d logsnr/dt) w(logsnr) ‖noise - noise_hat‖²] up to the number of pixels; summed over the terms that are
-        weighted squared errors, whatever space they are written in. Independent of the time sampler; gates count as open.
+        weighted squared errors, whatever space they are written in. Gates count as open; times that are `Uncorrected` weigh.
 
         Args:
             logsnr: (N,).

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xhat.diffusion.times import TimeSampler, Uncorrected
+from xhat.diffusion.times import Stratified, TimeSampler, Uncorrected
 from xhat.objective.terms import Term
 from xhat.registry import PAIRINGS
 
@@ -56,7 +56,7 @@ class Immiscible:
 def warn_of_bounds(pairing: Pairing | None, times: TimeSampler, terms: Mapping[str, Term]) -> None:
     """One line for whoever trains on a bound with noise that depends on the data, or times that weigh it: it is none."""
     bounds = [name for name, term in terms.items() if term.loss.trains_variance]
-    if isinstance(times, Uncorrected) and bounds:
+    if isinstance(times, Uncorrected) and not isinstance(times.times, Stratified) and bounds:
         warnings.warn(
             f'the times are not corrected for, so that term "{bounds[0]}" is weighted by their density, and is no bound: draw '
             f"them as {type(times.times).__name__}(...) alone",

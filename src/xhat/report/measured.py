@@ -24,6 +24,7 @@ from xhat.evaluation.floor import FloorErrors
 from xhat.evaluation.level_errors import known_floor, level_errors
 from xhat.evaluation.likelihood import bound, choose_first, form_for, is_density
 from xhat.evaluation.penalties import mean_penalties
+from xhat.evaluation.quality import Features
 from xhat.evaluation.reference import RealImages, own_images
 from xhat.files.atomic import read_bytes
 from xhat.files.values import read_values, write_values
@@ -258,7 +259,7 @@ def _told(trained: TrainedRun, real: RealImages) -> Condition | None:
 
 def _quality(trained: TrainedRun, samples: Tensor, name: str | None) -> dict[str, float]:
     """Distances in features, and digits where the shipped network reads the images."""
-    if (features := features_for(trained.shape, name)) is None:
+    if (features := _features(trained.shape, name)) is None:
         return {}
     found = features.compare(features.of(samples), _real_features(_Data.of(trained), name))
     far = found.distance
@@ -272,9 +273,15 @@ def _quality(trained: TrainedRun, samples: Tensor, name: str | None) -> dict[str
 
 
 @lru_cache(maxsize=2)
+def _features(shape: DataShape, name: str | None) -> Features | None:
+    """One network for samples and real images, whatever it is made of."""
+    return features_for(shape, name)
+
+
+@lru_cache(maxsize=2)
 def _real_features(data: _Data, name: str | None) -> Tensor:
     """Of MNIST's test set, or of the images trained on: of others too few are held out for a distance of distributions."""
-    features = features_for(data.shape, name)
+    features = _features(data.shape, name)
     assert features is not None
     return features.of(_real_images(data).distribution.images.pixels[:MOST_REAL])
 

@@ -56,10 +56,11 @@ def place_of(run: Path, step: int, width: float) -> Path:
 
 
 def kept_averages(run: Path) -> list[Kept]:
-    """What a run has kept, the oldest first."""
+    """What a run has kept, the oldest first; of a step that a kill has left half of, nothing."""
     folder = run / AVERAGES
-    found = ((NAME.fullmatch(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(Kept(int(name.group(1)), float(name.group(2)), path) for name, path in found if name)
+    named = ((NAME.fullmatch(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
+    found = sorted(Kept(int(name.group(1)), float(name.group(2)), path) for name, path in named if name)
+    return [one for one in found if sum(other.step == one.step for other in found) == len(TRACKS)]
 
 
 def inner_products(a: list[tuple[int, float]], b: list[tuple[int, float]]) -> Array:

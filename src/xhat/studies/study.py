@@ -26,7 +26,8 @@ class Study:
         seeds: every change runs with each; a seed fixes initial weights, data order, times and noise.
         samples: drawn from each run, as its config says.
         penalties: name -> expression, measured on the samples and on real images.
-        features: a registered network that distances of samples are measured in; by default the shipped one, of grey digits.
+        features: a registered network that distances of samples are measured in, the same weights whenever it is made; by
+            default the shipped one, of grey digits.
     """
 
     changes: dict[str, dict[str, Any]]

@@ -46,8 +46,7 @@ class Saving:
             OSError: the one before could not be written.
         """
         self.settled(wait=True)
-        if (name := self.setup.state.not_finite()) is not None:
-            raise SharedError(f"the weights are not finite after step {self.setup.state.step} ({name}): {way_back(self.run)}")
+        _require_finite(self.setup, self.run)
         self.setup.accelerator.wait_for_everyone()
         own = self.log.state()
         parts = [*self._checkpoint(own), *weights_of(self.setup, self.run)]
@@ -97,7 +96,12 @@ def weights_of(setup: Setup, run: Path) -> list[Callable[[], object]]:
 
 
 def keep_averages(setup: Setup, run: Path) -> None:
-    """Write the averages that others are made of later; all processes take part."""
+    """Write the averages that others are made of later; all processes take part.
+
+    Raises:
+        SharedError: the weights are not finite.
+    """
+    _require_finite(setup, run)
     state, writes = setup.state, setup.accelerator.is_main_process
     if not (writes or state.split):
         return
@@ -107,6 +111,11 @@ def keep_averages(setup: Setup, run: Path) -> None:
             path = place_of(run, state.step, track.width)
             path.parent.mkdir(exist_ok=True)
             save_weights(path, weights, setup.config, setup.shape, state.step, state.given)
+
+
+def _require_finite(setup: Setup, run: Path) -> None:
+    if (name := setup.state.not_finite()) is not None:
+        raise SharedError(f"the weights are not finite after step {setup.state.step} ({name}): {way_back(run)}")
 
 
 def way_back(run: Path) -> str:

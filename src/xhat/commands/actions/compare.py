@@ -13,10 +13,13 @@ from rich.console import Console
 from xhat.budgets import cores
 from xhat.commands.tables import new_table, number_column, show_table, text_column
 from xhat.commands.terminal import console, note, print_json, say
+from xhat.config.config import Config
 from xhat.config.features import features_for
+from xhat.data.shape import DataShape
 from xhat.errors import ConfigError, UsageError
 from xhat.evaluation.denoising import LEVELS
 from xhat.files.atomic import read_bytes
+from xhat.pipelines.network import folder_of
 from xhat.report.comparable import require_comparable, require_penalties, standing_penalties
 from xhat.report.measured import How, measured
 from xhat.report.of_study import report_study, study_how
@@ -117,11 +120,24 @@ def _checked(path: Path) -> Study:
         if study.penalties == Study({}).penalties:
             study = dataclasses.replace(study, penalties=standing_penalties(config, [shape]))
         require_penalties(study.penalties, config, shape)
-        if study.features is not None and (features := features_for(shape, study.features)) is not None:
-            features.of(torch.zeros(2, *shape.sample, dtype=torch.uint8))
+        _require_features(study, config, shape)
     except (ConfigError, UsageError) as error:
         raise UsageError(f"{path}: {error}") from None
     return study
+
+
+def _require_features(study: Study, config: Config, shape: DataShape) -> None:
+    """Refuse features that cannot be taken of the study's samples.
+
+    Raises:
+        ConfigError or UsageError: there are none of the name, they take no such images, or the samples are latents.
+    """
+    if study.features is None:
+        return
+    if folder_of(config.network) is not None:
+        raise UsageError("features are of images, and this study's samples are latents: use xhat evaluate RUN --features")
+    if (features := features_for(shape, study.features)) is not None:
+        features.of(torch.zeros(2, *shape.sample, dtype=torch.uint8))
 
 
 def _page(study: Study, out: Path, failed: dict[str, dict[int, str]]) -> Path | None:

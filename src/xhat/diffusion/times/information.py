@@ -42,7 +42,7 @@ class InfoNoise(Adaptive):
     def update(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
         """Take in the errors of the noise (n,), means over pixels, of images at times t (n,)."""
         wide = t.detach().to(schedule.device, torch.float64)
-        super().update(schedule, t, (loss.to(wide) * self._rate(schedule, wide)).nan_to_num(nan=torch.nan, posinf=torch.inf))
+        super().update(schedule, t, loss.to(wide) * self._rate(schedule, wide))
 
     def _rate(self, schedule: Schedule, t: Tensor) -> Tensor:
         """How fast logsnr falls at t (n,), among the levels that count; on a grid, from the step before."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.times.base import TimeSampler
+from xhat.diffusion.times.uncorrected import Uncorrected
 from xhat.registry import TIMES
 
 __all__ = ["Shifted"]
@@ -25,7 +26,7 @@ class Shifted(TimeSampler):
         ratio: the side of the images over that one.
 
     Raises:
-        ValueError: a ratio that is not above 0, or times that learn.
+        ValueError: a ratio that is not above 0, times that learn, or that are not corrected for.
     """
 
     def __init__(self, times: TimeSampler, ratio: float) -> None:
@@ -34,6 +35,8 @@ class Shifted(TimeSampler):
             raise ValueError(f"times are shifted by a ratio of sides above 0, got {ratio}")
         if times.learns:
             raise ValueError(f"{type(times).__name__} finds its times itself: leave the shift out")
+        if isinstance(times, Uncorrected):
+            raise ValueError(f"shift the times first: Uncorrected(Shifted({type(times.times).__name__}(...), {ratio:g}))")
         self.times, self.ratio = times, ratio
         self.stratified = times.stratified
 

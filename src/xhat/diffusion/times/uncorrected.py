@@ -23,7 +23,7 @@ class Uncorrected(TimeSampler):
 
     def __init__(self, times: TimeSampler) -> None:
         super().__init__()
-        self.times = times
+        self.times: TimeSampler = times.times if isinstance(times, Uncorrected) else times
         self.stratified, self.learns = times.stratified, times.learns
         self.learns_noise_error = times.learns_noise_error
 
