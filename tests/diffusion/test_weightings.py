@@ -252,3 +252,10 @@ def test_what_cannot_be_called_with_logsnr_and_schedule_is_refused(make):
 def test_a_weight_written_for_another_space_is_warned_about(space, weight):
     with pytest.warns(UserWarning, match="convert_weighting"):
         Denoising(space=space, weighting=weight)
+
+
+def test_debiased_is_a_sigmoid_on_the_cosine_schedule():
+    """docs/objectives.md: 1/sqrt(SNR) and sigmoid(-logsnr) times -d logsnr/dt differ by a factor there."""
+    logsnr = torch.linspace(-6, 6, 25, dtype=torch.float64)
+    ratio = xhat.weightings.debiased(logsnr, xhat.Cosine()) / xhat.weightings.sigmoid(0)(logsnr, xhat.Cosine())
+    assert float(ratio.max() / ratio.min()) == pytest.approx(1, abs=1e-9)
