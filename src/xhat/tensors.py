@@ -114,6 +114,23 @@ def image_sum(values: Tensor) -> Float[Tensor, "b"]:
     return values.flatten(1).sum(1)
 
 
+def average_in_bins(average: Tensor, seen: Tensor, index: Tensor, values: Tensor, decay: float) -> None:
+    """Take values (n,), of the bins index (n,), both on the CPU, into moving averages (bins,), in place.
+
+    Args:
+        average: of each bin, which starts at 0; average/seen has no start-up bias.
+        seen: the weight that has been gathered in each.
+        index: which bin a value is of.
+        values: float64.
+        decay: kept of a bin's average each time that it has values.
+    """
+    count = torch.bincount(index, minlength=len(average)).double()
+    mean = torch.bincount(index, values, minlength=len(average)) / count.clamp(min=1)
+    keep = torch.where(count > 0, decay, 1.0)
+    for own, new in ((average, mean), (seen, torch.ones_like(mean))):
+        own.mul_(keep.to(own.device)).add_(((1 - keep) * new).to(own.device))
+
+
 class PreciseModule(nn.Module):
     """`.half()` or `.to(torch.bfloat16)` of a model that holds this moves it to a device, but never rounds it.
 

@@ -11,7 +11,7 @@ from xhat.losses.denoising import Denoising
 from xhat.objective.draw import Draw
 from xhat.objective.terms import Loss
 from xhat.registry import LOSSES
-from xhat.tensors import PreciseModule
+from xhat.tensors import PreciseModule, average_in_bins
 
 MOST = 10.0
 """logsnr up to which levels have bins of their own, of either sign; beyond count the last ones."""
@@ -75,11 +75,7 @@ class BalancedLevels(PreciseModule, Loss):
         loss = (value * self.level_means(logsnr) / self.outer(logsnr, schedule)).abs().double().cpu()
         known = torch.isfinite(loss) & (loss > 0)
         index, loss = self._index(logsnr).cpu()[known], loss[known].clamp(max=LARGEST)
-        count = torch.bincount(index, minlength=len(self.seen)).double()
-        mean = torch.bincount(index, loss, minlength=len(self.seen)) / count.clamp(min=1)
-        keep = torch.where(count > 0, self.decay, 1.0)
-        for own, new in ((self.average, mean), (self.seen, torch.ones_like(mean))):
-            own.copy_(keep * own.cpu() + (1 - keep) * new)
+        average_in_bins(self.average, self.seen, index, loss, self.decay)
 
     def _index(self, logsnr: Tensor) -> Tensor:
         bins = len(self.seen)

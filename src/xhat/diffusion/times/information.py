@@ -52,6 +52,5 @@ class InfoNoise(Adaptive):
                 inside = (logsnr > NOISIEST) & (logsnr <= self.finest)
                 return torch.where(inside, -schedule.dlogsnr(t), 0.0)
             before = (t - 1 / schedule.steps).clamp(min=0)
-            ends = (schedule.logsnr(x).clamp(NOISIEST, self.finest) for x in (before, t))
-            first, last = ends
+            first, last = (schedule.logsnr(x).clamp(NOISIEST, self.finest) for x in (before, t))
             return (first - last) * schedule.steps

@@ -11,6 +11,7 @@ from xhat.budgets import require_at_most
 from xhat.diffusion.schedules import Schedule
 from xhat.diffusion.times.base import TimeSampler
 from xhat.registry import TIMES
+from xhat.tensors import average_in_bins
 
 __all__ = ["Adaptive", "Binned", "LossSecondMoment"]
 
@@ -176,8 +177,4 @@ class Adaptive(Binned):
         return average / seen  # seen is the weight gathered so far: the average has no start-up bias
 
     def _learn(self, index: Tensor, loss: Tensor) -> None:
-        count = torch.bincount(index, minlength=len(self.average)).double()
-        mean = torch.bincount(index, loss, minlength=len(self.average)) / count.clamp(min=1)
-        keep = torch.where(count > 0, self.decay, 1.0)
-        self.average.mul_(keep.to(self.average.device)).add_(((1 - keep) * mean).to(self.average.device))
-        self.seen.mul_(keep.to(self.seen.device)).add_((1 - keep).to(self.seen.device))
+        average_in_bins(self.average, self.seen, index, loss, self.decay)
