@@ -33,12 +33,12 @@ class Unpaired(BoundLikelihood):
     """The bound with times and noise of its own for each image, and no opposites: what is drawn elsewhere."""
 
     def __call__(self, denoiser: xhat.Denoiser, drawn: Trajectory, draw: Draw) -> Tensor:
-        low, total = denoiser.schedule.t_min, torch.zeros_like(draw.t)
+        low, total = denoiser.schedule.t_min, torch.zeros_like(draw.t, dtype=torch.float64)
         own = torch.Generator().manual_seed(draw.step)
         for k in range(self.draws):
             t = low + (1 - low) * torch.rand(len(draw.t), generator=own).to(draw.t)
             total = total + self._again(denoiser, drawn.end, t, draw.normal("unpaired", k), draw)
-        return -(1 - low) / self.draws * total
+        return -(1 - low) / self.draws * total[None]
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Strata(BoundLikelihood):
     """The bound in strata, without opposites."""
 
     def __call__(self, denoiser: xhat.Denoiser, drawn: Trajectory, draw: Draw) -> Tensor:
-        low, total = denoiser.schedule.t_min, torch.zeros_like(draw.t)
+        low, total = denoiser.schedule.t_min, torch.zeros_like(draw.t, dtype=torch.float64)
         offset = float(draw.uniform(1, "bound")[0])
         for k in range(self.draws):
             t = low + (1 - low) * (torch.full_like(draw.t, k + offset) / self.draws)
             total = total + self._again(denoiser, drawn.end, t, draw.normal("unpaired", k), draw)
-        return -(1 - low) / self.draws * total
+        return -(1 - low) / self.draws * total[None]
 
 
 class Alike(Draw):

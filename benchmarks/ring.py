@@ -137,6 +137,12 @@ WAYS = {
     "policy, steps": beside_the_base(
         PolicyGradient(less, StepLikelihood(4), FullChain(DDPM(), CHAIN), advantage=Centred()), VIOLET
     ),
+    "policy, bound, reused": beside_the_base(
+        PolicyGradient(less, BoundLikelihood(4), FullChain(DDIM(), CHAIN), advantage=Centred(), reuse=4), VIOLET
+    ),
+    "policy, steps, reused": beside_the_base(
+        PolicyGradient(less, StepLikelihood(4), FullChain(DDPM(), CHAIN), advantage=Centred(), reuse=4), VIOLET
+    ),
     "DPS": Way(sampler=lambda s: DPS(beyond, s).around(DDIM()), color=RED, strengths=(0.01, 0.02, 0.05, 0.1, 0.2)),
     "MPGD": Way(sampler=lambda s: MPGD(beyond, s).around(DDIM()), color=RED, strengths=(0.5, 1.0, 2.0, 3.0, 4.0)),
 }
@@ -197,7 +203,7 @@ def compared(share: float, found: Mapping[str, list[float]]) -> None:
             apart = [a - b for a, b in zip(known[name], known[order[0]], strict=True)]
             far = student(len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
             tie = " =" if abs(statistics.fmean(apart)) <= far else ""
-        print(f"{name:18} {statistics.fmean(known[name]):7.3f}{tie}")
+        print(f"{name:21} {statistics.fmean(known[name]):7.3f}{tie}")
     if missed := [name for name in found if name not in known]:
         print(f"not reached in this compute, with these strengths: {', '.join(missed)}")
 
@@ -212,7 +218,7 @@ def picture(path: Path, rows: Mapping[str, list[list[Row]]], curve: list[Row], b
     figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     axis = figure.subplots()
     axis.plot([r["penalty"] for r in curve], [r["kl"] for r in curve], color="black", linestyle="--", label="least possible")
-    looks = [*"os^vDP*Xhd<>p"]
+    looks = [*"os^vDP*Xhd<>p8H"]
     for number, (name, seeds) in enumerate(rows.items()):
         mean = [
             base,
@@ -258,7 +264,7 @@ def main() -> None:
         f"Penalty relu(x - {EDGE})², {curve[0]['penalty']:.2f}e-3 on the data; {options.budget:,} calls of {BATCH} points,\n"
         f"{options.seeds} seeds, chains of {CHAIN} steps. "
         f"In each cell: penalty in 1e-3, KL(samples || data) in nats, at growing strengths. Base alone: {base['penalty']:.2f} "
-        f"{base['kl']:.3f}.\n\n{'':18} {'steps':>6}   " + "   ".join(f"{f'strength {i}':>12}" for i in range(1, 6))
+        f"{base['kl']:.3f}.\n\n{'':21} {'steps':>6}   " + "   ".join(f"{f'strength {i}':>12}" for i in range(1, 6))
     )
     rows: dict[str, list[list[Row]]] = {}
     for name, way in WAYS.items():
@@ -266,7 +272,7 @@ def main() -> None:
         mean = [over_seeds(rows[name], i) for i in range(5)]
         cells = "   ".join(f"{r['penalty']:6.2f} {r['kl']:5.2f}" for r in mean)
         spent = f"{mean[0]['calls']:6.0f}" if way.terms else f"{mean[0]['calls']:5.0f}*"
-        print(f"{name:18} {spent}   {cells}", flush=True)
+        print(f"{name:21} {spent}   {cells}", flush=True)
     print(f"* not trained: calls for {POINTS} samples, where {POINTS} samples of the others take {POINTS / BATCH * 100:.0f}")
     for share in SHARES:
         asked = share * curve[0]["penalty"]

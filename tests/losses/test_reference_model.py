@@ -2,6 +2,7 @@
 
 import copy
 
+import jaxtyping
 import peft
 import pytest
 import torch
@@ -173,6 +174,12 @@ def test_random_steps_have_the_mean_of_all():
     torch.testing.assert_close(torch.stack(found["four"]), torch.stack(found["all"]))
     ones = torch.stack(found["one"])
     assert (ones.mean() - torch.stack(found["all"]).mean()).abs() < 4 * ones.std() / 60**0.5
+
+
+def test_a_reference_is_a_denoiser(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="in a config, name a loss of your own that loads it"):
+        ToReference("runs/demo")
 
 
 def test_what_has_no_density_is_refused():

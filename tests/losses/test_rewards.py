@@ -18,8 +18,10 @@ from xhat.losses.rewards import (
     StepLikelihood,
     Trajectory,
 )
+from xhat.rng import Shard
 from xhat.sampling.differentiate import AllSteps
 from xhat.sampling.samplers import Heun
+from xhat.sampling.spacings import uniform_times
 
 ROWS = 512
 
@@ -94,8 +96,6 @@ def test_the_steps_likelihood_has_the_gradient_of_the_mean_reward(sampler, steps
 
     def expected(w):
         """E[-x²] by the variance of z along the chain."""
-        from xhat.sampling.spacings import uniform_times
-
         times = uniform_times(schedule, n)
         variance = schedule.prior_std().double() ** 2
         for i in range(n):
@@ -131,7 +131,7 @@ def test_the_bound_is_the_likelihood_where_it_is_tight(draws, rng):
     how, found = BoundLikelihood(draws), []
     for step in range(400):
         draw = Objective(denoiser, {"own": Term(Denoising())}, seed=1).draw(x, step=step)
-        value = how(denoiser, Trajectory(FullChain(DDIM(), 1).chain(denoiser, draw), x, []), draw).mean()
+        value = how(denoiser, Trajectory(FullChain(DDIM(), 1).chain(denoiser, draw), x, {}), draw).mean()
         found.append(torch.stack(torch.autograd.grad(value, tuple(net.parameters()))))
     mu, log_std = (p.detach().clone().requires_grad_() for p in net.parameters())
     exact_value = torch.distributions.Normal(mu, log_std.exp()).log_prob(x).flatten(1).sum(1).mean()
@@ -146,6 +146,120 @@ def test_by_the_bound_a_gaussian_moves_as_its_mean_reward_says():
     loss = PolicyGradient(lambda x: 4 * mean(x), BoundLikelihood(8), FullChain(Heun(), 20), advantage=Centred())
     found = gradients(loss, denoiser, 60)
     near(found[:, 0], torch.tensor(-4.0, dtype=torch.float64), errors=5.0)
+
+
+def test_samples_that_are_used_again_have_the_gradient_at_the_weights_of_now():
+    """Two steps, of which the first is noisy: its ratio makes old samples stand for new ones. The last stays the old one."""
+    schedule, old, new = Cosine(logsnr_min=-4, logsnr_max=4), 0.6, 0.7
+    net, times = Gain(old), uniform_times(schedule, 2)
+    denoiser = Denoiser(net, schedule, X0)
+    found = []
+    for seed in range(120):
+        loss = PolicyGradient(
+            lambda x: -mean(x**2), StepLikelihood(1), FullChain(DDPM(), 2), None, Centred(), reuse=2, clip=1e9
+        )
+        objective = Objective(denoiser, {"own": Term(loss)}, seed=seed)
+        for w, step in ((old, 0), (new, 1)):
+            net.w.data.fill_(w)
+            (slope,) = torch.autograd.grad(objective(shape=(ROWS, *SHAPE), step=step)["loss"], net.w)
+        found.append(slope[None])
+
+    def variance(w):
+        """Of the samples: the first step by w, the last by the old weight."""
+        value = schedule.prior_std().double() ** 2
+        for i, each in enumerate((w, torch.tensor(old, dtype=torch.float64))):
+            there = Denoiser(_Fixed(each), schedule, X0)
+            step = DDPM().transition(there.given(None), torch.ones(1, 1, 1, 1).double(), times[i : i + 1], times[i + 1 : i + 2])
+            value = step.mean.squeeze() ** 2 * value + (step.log_variance.exp().squeeze() if i == 0 else 0.0)
+        return value
+
+    w = torch.tensor(new, dtype=torch.float64, requires_grad=True)
+    near(torch.stack(found), torch.autograd.grad(variance(w), w)[0][None])
+
+
+class Given:
+    """A likelihood whose parts (parts, B) are what they are."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def require(self, sampler, steps):
+        pass
+
+    def recorded(self, chain):
+        return ()
+
+    def factor(self, chain):
+        return 2.5
+
+    def __call__(self, denoiser, drawn, draw):
+        return self.values
+
+
+def test_the_ratio_is_clipped_where_a_sample_has_become_what_it_deserved():
+    own, clip = torch.Generator().manual_seed(0), 0.3
+    values = torch.zeros(3, 64, dtype=torch.float64, requires_grad=True)
+    loss = PolicyGradient(mean, Given(values), FullChain(DDIM(), 2), None, Centred(), reuse=2, clip=clip)
+    objective = Objective(Denoiser(Gain(), Cosine(), X0), {"own": Term(loss)}, seed=0)
+    (first,) = torch.autograd.grad(objective(shape=(64, *SHAPE), step=0)["loss"], values)
+    advantage = -64 / 2.5 * first[0]
+    assert torch.equal(first[0], first[1])
+    torch.testing.assert_close(advantage.mean(), torch.zeros(()).double(), rtol=0, atol=1e-7)  # samples are float32
+    values.data = 0.5 * torch.randn(3, 64, dtype=torch.float64, generator=own)
+    (second,) = torch.autograd.grad(objective(shape=(64, *SHAPE), step=1)["loss"], values)
+    ratio = values.detach().exp()
+    out = ((advantage > 0) & (ratio > 1 + clip)) | ((advantage < 0) & (ratio < 1 - clip))
+    assert 20 < int(out.sum()) < 100
+    torch.testing.assert_close(second, torch.where(out, 0.0, -2.5 / 64 * advantage * ratio), rtol=1e-5, atol=1e-9)
+
+
+def test_a_batch_of_samples_serves_so_many_steps_under_its_own_conditions():
+    told, judged = [], []
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, z, t, label):
+            told.append(label.tolist())
+            return self.w * z
+
+    def reward(images):
+        judged.append(len(images))
+        return mean(images)
+
+    loss = PolicyGradient(reward, BoundLikelihood(2), FullChain(DDIM(), 4), reuse=3)
+    objective = Objective(Denoiser(Net(), Cosine(), V), {"denoise": Term(Denoising()), "own": Term(loss)}, seed=0)
+
+    def calls(step, first=0):
+        """The labels of a step's calls, but for the base loss's own."""
+        told.clear()
+        label = torch.arange(2) + 10 * step + first
+        objective(torch.zeros(2, *SHAPE), cond={"label": label}, step=step, shard=Shard(first, 4))["loss"].backward()
+        return [labels for labels in told if labels != label.tolist() or step in (0, 3)]
+
+    assert len(calls(0)) == 2 * 1 + 4 + 2 * 2  # the base loss's and the bound's two are made again in the backward pass
+    assert calls(1) == [[0, 1]] * 4
+    assert calls(1) == [[0, 1]] * 4
+    assert calls(0, first=2)  # another part of the batch has samples of its own
+    assert calls(1, first=2) == [[2, 3]] * 4
+    assert calls(2) == [[0, 1]] * 4
+    assert len(judged) == 2
+    assert len(calls(3)) == 10
+    assert len(judged) == 3
+    kept = next(iter(loss._kept.values()))
+    assert not any(x.requires_grad for x in (kept.drawn.end, kept.advantage, kept.before, *kept.drawn.chain.times))
+    with pytest.raises(ValueError, match="prediction"):
+        _ = kept.draw.prediction.raw  # nor the graph of the base loss's call
+    with torch.no_grad():
+        objective.eval()(torch.zeros(2, *SHAPE), cond={"label": torch.arange(2)}, step=4)
+    assert len(judged) == 4
+    objective.train()
+    assert calls(4) == [[30, 31]] * 4
+    objective = Objective(Denoiser(Net(), Cosine(), V), {"denoise": Term(Denoising()), "own": Term(loss)}, seed=0)
+    assert [50, 51] not in calls(4)
+    assert len(judged) == 5  # another model has drawn none of them
 
 
 def test_normalised_advantages_do_not_know_the_rewards_unit(rng):
@@ -233,9 +347,10 @@ def test_contrast_away_from_the_old_model_is_its_formula():
     [
         lambda old: PolicyGradient(many, StepLikelihood(3), FullChain(DDPM(), 6)),
         lambda old: PolicyGradient(many, BoundLikelihood(4, constant), FullChain(DDIM(), 6)),
+        lambda old: PolicyGradient(many, StepLikelihood(3), FullChain(DDPM(), 6), reuse=4),
         lambda old: ForwardContrast(many, old, FullChain(DDIM(), 6), strength=0.2),
     ],
-    ids=["steps", "bound", "contrast"],
+    ids=["steps", "bound", "steps, reused", "contrast"],
 )
 def test_a_count_without_a_gradient_rises(loss):
     torch.manual_seed(0)
@@ -267,6 +382,10 @@ def test_what_cannot_be_is_refused():
         BoundLikelihood(3)
     with pytest.raises(ValueError, match="group is 2 or more"):
         PolicyGradient(mean, group=1)
+    with pytest.raises(ValueError, match="reuse is 1 or more"):
+        PolicyGradient(mean, reuse=0)
+    with pytest.raises(ValueError, match="clip above 0"):
+        PolicyGradient(mean, clip=0.0)
     with pytest.raises(ValueError, match="passes no gradient"):
         PolicyGradient(mean, along=FullChain(DDPM(), 5, AllSteps()))
     with pytest.raises(ValueError, match="takes a reward"):

@@ -20,6 +20,11 @@ class Near(Loss):
 
     def __init__(self, reference: Denoiser | None) -> None:
         super().__init__()
+        if reference is not None and not isinstance(reference, Denoiser):
+            raise ValueError(
+                f"a reference is a Denoiser, or None for the model without its adapters, got {reference!r}: in a config, name "
+                "a loss of your own that loads it, with --use FILE.py"
+            )
         if reference is not None:
             reference.requires_grad_(False).eval()
         self._reference = (reference,)  # a module in a tuple is no submodule

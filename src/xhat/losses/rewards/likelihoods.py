@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from xhat.budgets import require_at_most
 from xhat.diffusion.denoiser import Denoiser
+from xhat.diffusion.gaussians import Gaussian
 from xhat.diffusion.weightings import Weighting, elbo, require_weighting
 from xhat.losses.near import Near
 from xhat.objective.draw import Draw
@@ -26,16 +27,19 @@ class Trajectory:
     Attributes:
         chain: the steps.
         end: the images, (B, ...).
-        steps: those that were asked for.
+        steps: those that were asked for, by their numbers.
     """
 
     chain: Chain
     end: Tensor
-    steps: list[Step]
+    steps: dict[int, Step]
 
 
 class Likelihood(Protocol):
-    """An estimate of log p of samples, in nats, whose gradient is followed."""
+    """An estimate of log p of samples, in nats, whose gradient is followed: a factor times a sum of parts.
+
+    Each part is a log-probability by itself, whose ratio to what it was can be clipped.
+    """
 
     def require(self, sampler: Sampler, steps: int) -> None:
         """Refuse a chain that it can say nothing of.
@@ -49,8 +53,12 @@ class Likelihood(Protocol):
         """Numbers of the steps to be recorded."""
         ...
 
+    def factor(self, chain: Chain) -> float:
+        """What the sum of the parts is multiplied by."""
+        ...
+
     def __call__(self, denoiser: Denoiser, drawn: Trajectory, draw: Draw) -> Tensor:
-        """log p of each sample, but for what does not depend on the network, (B,)."""
+        """The parts of each sample, but for what does not depend on the network, (parts, B), float64."""
         ...
 
 
@@ -59,7 +67,8 @@ class Likelihood(Protocol):
 class StepLikelihood:
     """(n - 1)/K sum over K random steps of log p(z_s | z_t), of the chain that drew a sample (Black et al. 2024, DDPO).
 
-    The last step, into t = 0, has no noise and so no density: what it changes is not learned of, which is the bias of it.
+    Each step is a part. The last, into t = 0, has no noise and so no density: what it changes is not learned of, which is the
+    bias of it.
 
     Args:
         steps: K; each is one network call with gradient.
@@ -75,24 +84,31 @@ class StepLikelihood:
                 f"StepLikelihood({self.steps}), but {steps - 1} steps of the chain have noise: choose 1 to {steps - 1}"
             )
 
+    def _chosen(self, chain: Chain) -> list[int]:
+        chosen: list[int] = chain.uniform(chain.steps - 1, "policy").argsort()[: self.steps].tolist()
+        return chosen
+
     def recorded(self, chain: Chain) -> Collection[int]:
-        return set(chain.uniform(chain.steps - 1, "policy").argsort()[: self.steps].tolist())
+        return {number + more for number in self._chosen(chain) for more in (0, 1)}  # where a step led is where the next begins
+
+    def factor(self, chain: Chain) -> float:
+        return (chain.steps - 1) / self.steps
 
     def __call__(self, denoiser: Denoiser, drawn: Trajectory, draw: Draw) -> Tensor:
-        found = torch.stack([self._again(drawn.chain, step) for step in drawn.steps])
-        return (drawn.chain.steps - 1) / self.steps * found.sum(0)
+        return torch.stack([self._again(drawn, number) for number in self._chosen(drawn.chain)])
 
-    def _again(self, chain: Chain, step: Step) -> Tensor:
+    def _again(self, drawn: Trajectory, number: int) -> Tensor:
         if not torch.is_grad_enabled():
-            return self._of(chain, step)
-        found: Tensor = recompute(self._of, chain, step, use_reentrant=False)
+            return self._of(drawn, number)
+        found: Tensor = recompute(self._of, drawn, number, use_reentrant=False)
         return found
 
     @staticmethod
-    def _of(chain: Chain, step: Step) -> Tensor:
+    def _of(drawn: Trajectory, number: int) -> Tensor:
+        chain, z, ahead = drawn.chain, drawn.steps[number].z, drawn.steps[number + 1].z
         with Near.alike(chain.model.denoiser):  # in here, for the backward pass comes through once more
-            there = chain.sampler.transition(chain.model, step.z, chain.time(step.number), chain.time(step.number + 1))
-        return there.log_prob(there.sample(step.noise).detach()).to(step.z.dtype)
+            there = chain.sampler.transition(chain.model, z, chain.time(number), chain.time(number + 1))
+        return Gaussian(there.mean.double(), there.log_variance.double()).log_prob(ahead.double())
 
 
 @LIKELIHOODS.register
@@ -102,8 +118,9 @@ class BoundLikelihood:
 
     With `elbo` it is the continuous-time variational bound in nats (Kingma et al. 2021, eq. 17), which Choi et al. 2026
     (Rethinking the design space of reinforcement learning for diffusion models) find to decide more than the loss around it.
-    No trajectory is kept, and any sampler will do. As in our bound's own estimator the times are strata of [t_min, 1], and each
-    is seen with a noise and with its opposite; benchmarks/policy.py measures what that takes off the gradient's noise.
+    It is one part. No trajectory is kept, and any sampler will do. As in our bound's own estimator the times are strata of
+    [t_min, 1], and each is seen with a noise and with its opposite; benchmarks/policy.py measures what that takes off the
+    gradient's noise.
 
     Args:
         draws: K, an even number: two network calls with gradient for each two.
@@ -128,17 +145,20 @@ class BoundLikelihood:
     def recorded(self, chain: Chain) -> Collection[int]:
         return ()
 
+    def factor(self, chain: Chain) -> float:
+        return 1.0
+
     def __call__(self, denoiser: Denoiser, drawn: Trajectory, draw: Draw) -> Tensor:
         pairs = self.draws // 2
         offset, low = float(draw.uniform(1, "bound")[0]), denoiser.schedule.t_min
-        total = torch.zeros_like(draw.t)
+        total = torch.zeros_like(draw.t, dtype=torch.float64)
         for k in range(pairs):
             t = low + (1 - low) * (torch.full_like(draw.t, k + offset) / pairs)
             t = t if denoiser.schedule.steps is None else denoiser.schedule.on_grid(t)
             noise = draw.normal("bound", k)
             for sign in (1.0, -1.0):
                 total = total + self._again(denoiser, drawn.end, t, sign * noise, draw)
-        return -(1 - low) / self.draws * total
+        return -(1 - low) / self.draws * total[None]
 
     def _again(self, denoiser: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, draw: Draw) -> Tensor:
         if not torch.is_grad_enabled():
@@ -151,5 +171,5 @@ class BoundLikelihood:
         schedule = denoiser.schedule
         z = over_images(schedule.alpha(t), x0) * x0 + over_images(schedule.sigma(t), x0) * noise
         with Near.alike(denoiser):  # in here, for the backward pass comes through once more
-            error = image_sum((denoiser(z, t, draw.cond).noise - noise).square())
-        return (self.weighting(schedule.logsnr(t), schedule) * error).to(x0.dtype)
+            error = image_sum((denoiser(z, t, draw.cond).noise - noise).double().square())
+        return self.weighting(schedule.logsnr(t), schedule) * error
