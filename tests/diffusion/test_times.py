@@ -1,5 +1,6 @@
 """Time samplers never change what is learned: quadrature, exact counts and the papers' formulas."""
 
+import copy
 import math
 
 import numpy as np
@@ -10,9 +11,10 @@ from scipy import stats
 
 import xhat
 from oracles import SCHEDULES, GaussianData, ScaledX0
-from xhat import weightings
+from xhat import Cosine, Discrete, weightings
 from xhat.diffusion.times import (
     Adaptive,
+    InfoNoise,
     LogitNormal,
     LogNormalSigma,
     LossSecondMoment,
@@ -20,6 +22,7 @@ from xhat.diffusion.times import (
     Sequential,
     Shifted,
     Stratified,
+    Uncorrected,
     Uniform,
 )
 
@@ -83,6 +86,28 @@ def gauss_legendre(f, edges, order=16):
     half = edges.diff().unsqueeze(1) / 2
     points = edges[:-1].unsqueeze(1) + half * (1 + x)
     return (f(points.flatten()).reshape(points.shape) * w * half).sum()
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Discrete.cosine_beta(20)], ids=repr)
+@pytest.mark.parametrize(
+    ("times", "needed"),
+    [(LossSecondMoment(3), "3 losses"), (Adaptive(), "1 loss"), (Uncorrected(InfoNoise()), "1 loss")],
+    ids=repr,
+)
+def test_times_that_learn_say_what_they_wait_for(schedule, times, needed):
+    times = copy.deepcopy(times)
+    assert Stratified().waits_for() is None
+    n = schedule.steps or 128
+    t = (torch.arange(n) + 1) / n if schedule.steps else schedule.t_min + (1 - schedule.t_min) * (torch.arange(n) + 0.5) / n
+    for _ in range(int(needed[0]) - 1):
+        times.update(schedule, t, torch.ones_like(t))
+        assert times.waits_for() is not None
+    times.update(schedule, t[1:], torch.ones_like(t[1:]))
+    assert times.waits_for() == f"{needed} at each of its noise levels"
+    uniform = times.relative_density(schedule, t)
+    torch.testing.assert_close(uniform, torch.ones_like(uniform))
+    times.update(schedule, t[:1], torch.ones_like(t[:1]))
+    assert times.waits_for() is None
 
 
 @pytest.mark.parametrize("weight", WEIGHTINGS)

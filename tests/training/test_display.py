@@ -3,8 +3,11 @@
 from io import StringIO
 
 import pytest
+import torch
 from rich.console import Console
 
+import xhat
+from xhat.config.parsing import options_of
 from xhat.training.display import LINES, Display
 
 
@@ -39,3 +42,30 @@ def test_a_terminal_has_a_bar_and_lines_above_it(start):
     assert "64 images/s" in seen
     assert "a [note]" in seen
     assert lines == []
+
+
+def test_times_that_have_not_begun_to_learn_are_named_at_the_end(tmp_path):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, z, t):
+            return self.w * z
+
+    found = {}
+    for bins in (2, 64):
+        lines, times = [], xhat.times.LossSecondMoment(history=3, bins=bins)
+        objective = xhat.Objective(xhat.Denoiser(Net(), xhat.Cosine()), {"denoise": xhat.Term(xhat.Denoising())}, times)
+        options = {"batch_size": 8, "compile": "off", "max_steps": 4, "sampling": {"steps": 2}}
+        xhat.fit(
+            objective,
+            torch.rand(32, 1, 4, 4),
+            tmp_path / str(bins),
+            display=Display(console(False), lines.append),
+            options=options_of(options),
+        )
+        found[bins] = [line for line in lines if line.startswith("times: ")]
+    assert found[2] == []
+    assert len(found[64]) == 1
+    assert "LossSecondMoment has drawn evenly to the end, it waits for 3 losses at each" in found[64][0]

@@ -65,6 +65,7 @@ def train(setup: Setup, run: Path, display: Display, callbacks: Sequence[Callbac
         complete(setup, run, ended=loop.progress() >= 1)
         with setup.reading():
             asked, last = _train(loop, saving, log, told)
+        _say_of_times(loop, log)
         if setup.accelerator.is_main_process:
             save_loss_curves(run)
         if last is not None:
@@ -182,6 +183,15 @@ def _announce(setup: Setup, log: Log) -> None:
     trains_variance = any(term.loss.trains_variance for term in objective.terms.values())
     if objective.denoiser.variance.outputs > 1 and not trains_variance:
         log.say("variance: no term of this objective trains the learned variance; it stays halfway in log scale")
+
+
+def _say_of_times(loop: Loop, log: Log) -> None:
+    """Times that were to learn, and have not begun to."""
+    times = loop.setup.state.objective.times
+    if (needed := times.waits_for()) is not None and loop.progress() >= 1:
+        log.say(
+            f"times: {type(times).__name__} has drawn evenly to the end, it waits for {needed}: train longer, or choose others"
+        )
 
 
 def _compile_where_it_pays(setup: Setup, log: Log) -> None:

@@ -61,6 +61,10 @@ class TimeSampler(PreciseModule):
     def update(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
         """Take in the weighted losses (n,) of images at times t (n,), of the whole global batch, after each training step."""
 
+    def waits_for(self) -> str | None:
+        """What times that learn have yet to see, and draw evenly until then; None if there is no such thing."""
+        return None
+
     def allocation(self, schedule: Schedule, t: Tensor) -> Tensor:
         """The weight that being drawn at t gives in the objective: 1, as importances correct for it; see `Uncorrected`."""
         return torch.ones_like(t)

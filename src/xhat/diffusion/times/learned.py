@@ -33,6 +33,8 @@ class Binned(TimeSampler):
     """
 
     learns = True
+    least = 1
+    """How many losses each bin must have had."""
 
     def __init__(self, uniform: float, bins: int) -> None:
         super().__init__()
@@ -59,6 +61,12 @@ class Binned(TimeSampler):
         t, loss = t.detach().to(torch.float64).cpu(), loss.detach().to(torch.float64).cpu()
         known = torch.isfinite(loss)
         self._learn(self._index(schedule, t[known]), loss[known].abs().clamp(max=LARGEST))
+
+    def waits_for(self) -> str | None:
+        empty = any(not len(history) for history in self.buffers(recurse=False))
+        if not empty and self._learned() is not None:
+            return None
+        return f"{self.least} loss{'es' * (self.least > 1)} at each of its noise levels"
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         histories = {prefix + name: history for name, history in self.named_buffers(recurse=False)}
@@ -130,7 +138,7 @@ class LossSecondMoment(Binned):
     def __init__(self, history: int = 10, uniform: float = 0.001, bins: int = 128) -> None:
         super().__init__(uniform, bins)
         require_at_most(1000, history=history)
-        self.history = history
+        self.history = self.least = history
         self.register_buffer("losses", torch.zeros(0, history, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(0, dtype=torch.int64))
 

@@ -45,6 +45,9 @@ class Uncorrected(TimeSampler):
     def update(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
         self.times.update(schedule, t, loss)
 
+    def waits_for(self) -> str | None:
+        return self.times.waits_for()
+
     def relative_density(self, schedule: Schedule, t: Tensor) -> Tensor:
         return self.times.relative_density(schedule, t)
 
