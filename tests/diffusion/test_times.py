@@ -94,20 +94,22 @@ def gauss_legendre(f, edges, order=16):
     [(LossSecondMoment(3), "3 losses"), (Adaptive(), "1 loss"), (Uncorrected(InfoNoise()), "1 loss")],
     ids=repr,
 )
-def test_times_that_learn_say_what_they_wait_for(schedule, times, needed):
+def test_times_that_learn_say_what_has_not_come_about(schedule, times, needed):
     times = copy.deepcopy(times)
-    assert Stratified().waits_for() is None
+    assert Stratified().unmet(schedule, 0) is None
     n = schedule.steps or 128
     t = (torch.arange(n) + 1) / n if schedule.steps else schedule.t_min + (1 - schedule.t_min) * (torch.arange(n) + 0.5) / n
     for _ in range(int(needed[0]) - 1):
         times.update(schedule, t, torch.ones_like(t))
-        assert times.waits_for() is not None
+        assert times.unmet(schedule, 5) is not None
     times.update(schedule, t[1:], torch.ones_like(t[1:]))
-    assert times.waits_for() == f"{needed} at each of its noise levels"
+    assert times.unmet(schedule, 5) == f"has drawn evenly to the end, because it waits for {needed} at each of {n} levels"
     uniform = times.relative_density(schedule, t)
     torch.testing.assert_close(uniform, torch.ones_like(uniform))
     times.update(schedule, t[:1], torch.ones_like(t[:1]))
-    assert times.waits_for() is None
+    assert times.unmet(schedule, 5) is None
+    assert Sequential(n).unmet(schedule, n) is None
+    assert Sequential(n).unmet(schedule, n - 1) == f"has been at {n - 1} of {n} levels, those with the least noise"
 
 
 @pytest.mark.parametrize("weight", WEIGHTINGS)

@@ -68,4 +68,4 @@ def test_times_that_have_not_begun_to_learn_are_named_at_the_end(tmp_path):
         found[bins] = [line for line in lines if line.startswith("times: ")]
     assert found[2] == []
     assert len(found[64]) == 1
-    assert "LossSecondMoment has drawn evenly to the end, it waits for 3 losses at each" in found[64][0]
+    assert "LossSecondMoment has drawn evenly to the end, because it waits for 3 losses at each of 64 levels" in found[64][0]

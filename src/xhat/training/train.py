@@ -186,12 +186,12 @@ def _announce(setup: Setup, log: Log) -> None:
 
 
 def _say_of_times(loop: Loop, log: Log) -> None:
-    """Times that were to learn, and have not begun to."""
-    times = loop.setup.state.objective.times
-    if (needed := times.waits_for()) is not None and loop.progress() >= 1:
-        log.say(
-            f"times: {type(times).__name__} has drawn evenly to the end, it waits for {needed}: train longer, or choose others"
-        )
+    """Times that were to learn and have not begun to, or that were to go through all levels."""
+    state = loop.setup.state
+    times = state.objective.times
+    text = times.unmet(state.objective.denoiser.schedule, state.step)
+    if text is not None and loop.progress() >= 1:
+        log.say(f"times: {type(times).__name__} {text}: train longer, or choose others")
 
 
 def _compile_where_it_pays(setup: Setup, log: Log) -> None:

@@ -61,8 +61,8 @@ class TimeSampler(PreciseModule):
     def update(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
         """Take in the weighted losses (n,) of images at times t (n,), of the whole global batch, after each training step."""
 
-    def waits_for(self) -> str | None:
-        """What times that learn have yet to see, and draw evenly until then; None if there is no such thing."""
+    def unmet(self, schedule: Schedule, steps: int) -> str | None:
+        """What has not come about by the end of a training of so many steps, a predicate; None is nothing."""
         return None
 
     def allocation(self, schedule: Schedule, t: Tensor) -> Tensor:

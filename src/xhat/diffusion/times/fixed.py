@@ -88,8 +88,15 @@ class Sequential(Stratified):
         self, schedule: Schedule, n: int, generator: torch.Generator | None = None, *, step: int = 0
     ) -> tuple[Tensor, Tensor]:
         """n equal times (n,), a function of the step alone, and importances of 1 (n,)."""
-        cycle = schedule.steps or self.levels
+        cycle = self._cycle(schedule)
         return self._at(schedule, torch.full((n,), (step % cycle + 0.5) / cycle, dtype=torch.float64))
+
+    def unmet(self, schedule: Schedule, steps: int) -> str | None:
+        cycle = self._cycle(schedule)
+        return None if steps >= cycle else f"has been at {steps} of {cycle} levels, those with the least noise"
+
+    def _cycle(self, schedule: Schedule) -> int:
+        return schedule.steps or self.levels
 
 
 @TIMES.register

@@ -62,11 +62,12 @@ class Binned(TimeSampler):
         known = torch.isfinite(loss)
         self._learn(self._index(schedule, t[known]), loss[known].abs().clamp(max=LARGEST))
 
-    def waits_for(self) -> str | None:
+    def unmet(self, schedule: Schedule, steps: int) -> str | None:
         empty = any(not len(history) for history in self.buffers(recurse=False))
         if not empty and self._learned() is not None:
             return None
-        return f"{self.least} loss{'es' * (self.least > 1)} at each of its noise levels"
+        needed = f"{self.least} loss{'es' * (self.least > 1)} at each of {self._count(schedule)} levels"
+        return f"has drawn evenly to the end, because it waits for {needed}"
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         histories = {prefix + name: history for name, history in self.named_buffers(recurse=False)}

@@ -45,8 +45,8 @@ class Uncorrected(TimeSampler):
     def update(self, schedule: Schedule, t: Tensor, loss: Tensor) -> None:
         self.times.update(schedule, t, loss)
 
-    def waits_for(self) -> str | None:
-        return self.times.waits_for()
+    def unmet(self, schedule: Schedule, steps: int) -> str | None:
+        return self.times.unmet(schedule, steps)
 
     def relative_density(self, schedule: Schedule, t: Tensor) -> Tensor:
         return self.times.relative_density(schedule, t)
