@@ -138,10 +138,10 @@ WAYS = {
         PolicyGradient(less, StepLikelihood(4), FullChain(DDPM(), CHAIN), advantage=Centred()), VIOLET
     ),
     "policy, bound, reused": beside_the_base(
-        PolicyGradient(less, BoundLikelihood(4), FullChain(DDIM(), CHAIN), advantage=Centred(), reuse=4), VIOLET
+        PolicyGradient(less, BoundLikelihood(4), FullChain(DDIM(), CHAIN), advantage=Centred(), reuse=4, clip=0.2), VIOLET
     ),
     "policy, steps, reused": beside_the_base(
-        PolicyGradient(less, StepLikelihood(4), FullChain(DDPM(), CHAIN), advantage=Centred(), reuse=4), VIOLET
+        PolicyGradient(less, StepLikelihood(4), FullChain(DDPM(), CHAIN), advantage=Centred(), reuse=4, clip=0.2), VIOLET
     ),
     "DPS": Way(sampler=lambda s: DPS(beyond, s).around(DDIM()), color=RED, strengths=(0.01, 0.02, 0.05, 0.1, 0.2)),
     "MPGD": Way(sampler=lambda s: MPGD(beyond, s).around(DDIM()), color=RED, strengths=(0.5, 1.0, 2.0, 3.0, 4.0)),
@@ -218,16 +218,15 @@ def picture(path: Path, rows: Mapping[str, list[list[Row]]], curve: list[Row], b
     figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     axis = figure.subplots()
     axis.plot([r["penalty"] for r in curve], [r["kl"] for r in curve], color="black", linestyle="--", label="least possible")
-    looks = [*"os^vDP*Xhd<>p8H"]
-    for number, (name, seeds) in enumerate(rows.items()):
+    looks = {color: iter("os^vDP*Xhd<>p") for color in (BLUE, RED, GREEN, VIOLET, GREY)}
+    for name, seeds in rows.items():
         mean = [
             base,
             *({k: statistics.fmean(one[i][k] for one in seeds) for k in ("penalty", "kl")} for i in range(len(seeds[0]))),
         ]
         x, y = [r["penalty"] for r in mean], [r["kl"] for r in mean]
-        axis.plot(
-            x, y, color=WAYS[name].color, marker=looks[number % len(looks)], markersize=5, linewidth=1, alpha=0.85, label=name
-        )
+        color = WAYS[name].color
+        axis.plot(x, y, color=color, marker=next(looks[color]), markersize=5, linewidth=1, alpha=0.85, label=name)
     for share in SHARES:
         axis.axvline(share * curve[0]["penalty"], color=GREY, linewidth=0.8, linestyle=":")
     axis.set(xlim=(0, 1.1 * base["penalty"]), ylim=(0, 0.7))

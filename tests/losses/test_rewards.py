@@ -1,5 +1,7 @@
 """Policy gradients against closed forms: of a chain's own expectation, and of Gaussians whose bound is their likelihood."""
 
+import copy
+import gc
 import math
 
 import pytest
@@ -131,7 +133,7 @@ def test_the_bound_is_the_likelihood_where_it_is_tight(draws, rng):
     how, found = BoundLikelihood(draws), []
     for step in range(400):
         draw = Objective(denoiser, {"own": Term(Denoising())}, seed=1).draw(x, step=step)
-        value = how(denoiser, Trajectory(FullChain(DDIM(), 1).chain(denoiser, draw), x, {}), draw).mean()
+        value = how(denoiser, Trajectory(FullChain(DDIM(), 1).chain(denoiser, draw), x, [], []), draw).mean()
         found.append(torch.stack(torch.autograd.grad(value, tuple(net.parameters()))))
     mu, log_std = (p.detach().clone().requires_grad_() for p in net.parameters())
     exact_value = torch.distributions.Normal(mu, log_std.exp()).log_prob(x).flatten(1).sum(1).mean()
@@ -148,33 +150,35 @@ def test_by_the_bound_a_gaussian_moves_as_its_mean_reward_says():
     near(found[:, 0], torch.tensor(-4.0, dtype=torch.float64), errors=5.0)
 
 
-def test_samples_that_are_used_again_have_the_gradient_at_the_weights_of_now():
-    """Two steps, of which the first is noisy: its ratio makes old samples stand for new ones. The last stays the old one."""
-    schedule, old, new = Cosine(logsnr_min=-4, logsnr_max=4), 0.6, 0.7
-    net, times = Gain(old), uniform_times(schedule, 2)
-    denoiser = Denoiser(net, schedule, X0)
-    found = []
-    for seed in range(120):
-        loss = PolicyGradient(
-            lambda x: -mean(x**2), StepLikelihood(1), FullChain(DDPM(), 2), None, Centred(), reuse=2, clip=1e9
-        )
-        objective = Objective(denoiser, {"own": Term(loss)}, seed=seed)
-        for w, step in ((old, 0), (new, 1)):
-            net.w.data.fill_(w)
-            (slope,) = torch.autograd.grad(objective(shape=(ROWS, *SHAPE), step=step)["loss"], net.w)
-        found.append(slope[None])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_samples_that_are_used_again_are_followed_by_their_ratio(steps):
+    """By densities of torch.distributions, of a chain that was drawn at other weights."""
+    schedule, old, new, clip, n = Cosine(logsnr_min=-4, logsnr_max=4), 0.6, 0.9, 0.2, 4
+    net, times = Gain(old), uniform_times(schedule, n)
+    denoiser, along = Denoiser(net, schedule, X0), FullChain(DDPM(), n)
+    loss = PolicyGradient(lambda x: -mean(x**2), StepLikelihood(steps), along, None, Centred(), reuse=2, clip=clip)
+    objective = Objective(denoiser, {"own": Term(loss)}, seed=0)
+    objective(shape=(256, *SHAPE), step=0)
+    chain = along.chain(denoiser, objective.draw(torch.zeros(256, *SHAPE), step=0))
+    chosen = loss.likelihood.recorded(chain)
+    with torch.no_grad():
+        end, kept = chain.run(recorded=range(n))
+        z = [each.z for each in kept]
+        advantage = Centred()(-mean(end**2)[None])[0].double()
 
-    def variance(w):
-        """Of the samples: the first step by w, the last by the old weight."""
-        value = schedule.prior_std().double() ** 2
-        for i, each in enumerate((w, torch.tensor(old, dtype=torch.float64))):
-            there = Denoiser(_Fixed(each), schedule, X0)
-            step = DDPM().transition(there.given(None), torch.ones(1, 1, 1, 1).double(), times[i : i + 1], times[i + 1 : i + 2])
-            value = step.mean.squeeze() ** 2 * value + (step.log_variance.exp().squeeze() if i == 0 else 0.0)
-        return value
+    def log_p(w, i):
+        t, s = (times[k].expand(256) for k in (i, i + 1))
+        there = DDPM().transition(Denoiser(_Fixed(w), schedule, X0).given(None), z[i].double(), t, s)
+        return torch.distributions.Normal(there.mean, (0.5 * there.log_variance).exp()).log_prob(z[i + 1]).flatten(1).sum(1)
 
     w = torch.tensor(new, dtype=torch.float64, requires_grad=True)
-    near(torch.stack(found), torch.autograd.grad(variance(w), w)[0][None])
+    moved = torch.stack([log_p(w, i) - log_p(torch.tensor(old).double(), i).detach() for i in chosen])
+    gain = advantage * torch.where(advantage > 0, moved.clamp(max=clip), moved.clamp(min=-clip)).div(4).exp() * 4
+    (want,) = torch.autograd.grad(-(n - 1) / steps * gain.sum(0).mean(), w)
+    assert bool(((moved.abs() > clip) & (moved * advantage > 0)).any())
+    net.w.data.fill_(new)
+    (found,) = torch.autograd.grad(objective(shape=(256, *SHAPE), step=1)["loss"], net.w)
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-6)
 
 
 class Given:
@@ -207,10 +211,15 @@ def test_the_ratio_is_clipped_where_a_sample_has_become_what_it_deserved():
     torch.testing.assert_close(advantage.mean(), torch.zeros(()).double(), rtol=0, atol=1e-7)  # samples are float32
     values.data = 0.5 * torch.randn(3, 64, dtype=torch.float64, generator=own)
     (second,) = torch.autograd.grad(objective(shape=(64, *SHAPE), step=1)["loss"], values)
-    ratio = values.detach().exp()
-    out = ((advantage > 0) & (ratio > 1 + clip)) | ((advantage < 0) & (ratio < 1 - clip))
+    moved = values.detach()
+    out = ((advantage > 0) & (moved > clip)) | ((advantage < 0) & (moved < -clip))
     assert 20 < int(out.sum()) < 100
-    torch.testing.assert_close(second, torch.where(out, 0.0, -2.5 / 64 * advantage * ratio), rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(second, torch.where(out, 0.0, -2.5 / 64 * advantage * (moved / 4).exp()), rtol=1e-5, atol=1e-9)
+    values.data = torch.tensor([-800.0, 800.0]).double().repeat(3, 32)  # further than an exponential of floats goes
+    (far,) = torch.autograd.grad(objective(shape=(64, *SHAPE), step=1)["loss"], values)
+    assert bool(torch.isfinite(far).all())
+    with pytest.raises(ValueError, match=r"returns \(parts, 32\)"):
+        objective(shape=(32, *SHAPE), step=2)
 
 
 def test_a_batch_of_samples_serves_so_many_steps_under_its_own_conditions():
@@ -240,18 +249,17 @@ def test_a_batch_of_samples_serves_so_many_steps_under_its_own_conditions():
         return [labels for labels in told if labels != label.tolist() or step in (0, 3)]
 
     assert len(calls(0)) == 2 * 1 + 4 + 2 * 2  # the base loss's and the bound's two are made again in the backward pass
+    calls(0, first=2)  # another part of the batch has samples of its own
     assert calls(1) == [[0, 1]] * 4
     assert calls(1) == [[0, 1]] * 4
-    assert calls(0, first=2)  # another part of the batch has samples of its own
     assert calls(1, first=2) == [[2, 3]] * 4
     assert calls(2) == [[0, 1]] * 4
     assert len(judged) == 2
     assert len(calls(3)) == 10
     assert len(judged) == 3
-    kept = next(iter(loss._kept.values()))
-    assert not any(x.requires_grad for x in (kept.drawn.end, kept.advantage, kept.before, *kept.drawn.chain.times))
-    with pytest.raises(ValueError, match="prediction"):
-        _ = kept.draw.prediction.raw  # nor the graph of the base loss's call
+    graphs = [x for x in gc.get_objects() if isinstance(x, torch.Tensor) and x.grad_fn is not None and x.shape == (2, *SHAPE)]
+    assert graphs == []  # of the base loss's call, which belonged to the same draw
+    assert len(copy.deepcopy(objective).terms) == 2
     with torch.no_grad():
         objective.eval()(torch.zeros(2, *SHAPE), cond={"label": torch.arange(2)}, step=4)
     assert len(judged) == 4
@@ -260,6 +268,53 @@ def test_a_batch_of_samples_serves_so_many_steps_under_its_own_conditions():
     objective = Objective(Denoiser(Net(), Cosine(), V), {"denoise": Term(Denoising()), "own": Term(loss)}, seed=0)
     assert [50, 51] not in calls(4)
     assert len(judged) == 5  # another model has drawn none of them
+    objective.load_state_dict(objective.state_dict())
+    assert [50, 51] not in calls(4)
+    assert len(judged) == 6  # nor has one with other weights
+    calls(3)
+    assert len(judged) == 7  # nor a training that begins anew
+    with torch.no_grad():
+        objective(torch.zeros(2, *SHAPE), cond={"label": torch.arange(2)}, step=3, shard=Shard(0, 4))
+        assert len(judged) == 7
+        objective(torch.zeros(2, *SHAPE), cond={"label": torch.arange(2)}, step=9, shard=Shard(0, 4))
+    assert len(judged) == 8
+    assert calls(4) == [[30, 31]] * 4  # who looked on has changed nothing
+    with pytest.raises(ValueError, match="leave out generator, or reuse"):
+        objective(torch.zeros(2, *SHAPE), cond={"label": torch.arange(2)}, generator=torch.Generator())
+
+
+def test_samples_with_guidance_serve_again_and_conditions_are_their_own():
+    told, judged = [], []
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, z, t, label):
+            told.append(label.tolist())
+            return self.w * z
+
+    def reward(images):
+        judged.append(len(images))
+        return mean(images)
+
+    denoiser = Denoiser(Net(), Cosine(), V, null={"label": 9})
+    loss = PolicyGradient(reward, BoundLikelihood(2), FullChain(DDIM(), 4, guidance=3.0), reuse=2)
+    objective, label = Objective(denoiser, {"own": Term(loss)}, seed=0), torch.tensor([1, 2])
+    for step in range(4):
+        told.clear()
+        objective(shape=(2, *SHAPE), cond={"label": label}, step=step)
+        label.fill_(7)
+        assert told[-1] == ([1, 2] if step < 2 else [7, 7])
+    assert len(judged) == 2
+
+
+@pytest.mark.parametrize("likelihood", [StepLikelihood(2), BoundLikelihood(2)], ids=["steps", "bound"])
+def test_a_generator_may_draw_what_serves_once(likelihood):
+    loss = PolicyGradient(mean, likelihood, FullChain(DDPM(), 6))
+    objective = Objective(Denoiser(Gain(), Cosine(), X0), {"own": Term(loss)}, seed=0)
+    assert torch.isfinite(objective(shape=(4, *SHAPE), generator=torch.Generator().manual_seed(0))["loss"])
 
 
 def test_normalised_advantages_do_not_know_the_rewards_unit(rng):

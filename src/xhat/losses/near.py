@@ -20,10 +20,10 @@ class Near(Loss):
 
     def __init__(self, reference: Denoiser | None) -> None:
         super().__init__()
-        if reference is not None and not isinstance(reference, Denoiser):
+        if reference is not None and not isinstance(getattr(reference, "_orig_mod", reference), Denoiser):
             raise ValueError(
-                f"a reference is a Denoiser, or None for the model without its adapters, got {reference!r}: in a config, name "
-                "a loss of your own that loads it, with --use FILE.py"
+                f"a reference is a Denoiser, or None for the model without its adapters, got a {type(reference).__name__}: "
+                "wrap a network in Denoiser(...); in a config, name a loss of your own that loads it, with --use FILE.py"
             )
         if reference is not None:
             reference.requires_grad_(False).eval()

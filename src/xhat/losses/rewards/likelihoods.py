@@ -1,6 +1,6 @@
 """How likely the model finds its own samples: by the steps that drew them, or by a bound of the finished image."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,12 +27,14 @@ class Trajectory:
     Attributes:
         chain: the steps.
         end: the images, (B, ...).
-        steps: those that were asked for, by their numbers.
+        steps: those that were asked for, in that order.
+        ahead: where each of them led, (B, ...).
     """
 
     chain: Chain
     end: Tensor
-    steps: dict[int, Step]
+    steps: Sequence[Step]
+    ahead: Sequence[Tensor]
 
 
 class Likelihood(Protocol):
@@ -49,7 +51,7 @@ class Likelihood(Protocol):
         """
         ...
 
-    def recorded(self, chain: Chain) -> Collection[int]:
+    def recorded(self, chain: Chain) -> Sequence[int]:
         """Numbers of the steps to be recorded."""
         ...
 
@@ -84,30 +86,26 @@ class StepLikelihood:
                 f"StepLikelihood({self.steps}), but {steps - 1} steps of the chain have noise: choose 1 to {steps - 1}"
             )
 
-    def _chosen(self, chain: Chain) -> list[int]:
+    def recorded(self, chain: Chain) -> Sequence[int]:
         chosen: list[int] = chain.uniform(chain.steps - 1, "policy").argsort()[: self.steps].tolist()
         return chosen
-
-    def recorded(self, chain: Chain) -> Collection[int]:
-        return {number + more for number in self._chosen(chain) for more in (0, 1)}  # where a step led is where the next begins
 
     def factor(self, chain: Chain) -> float:
         return (chain.steps - 1) / self.steps
 
     def __call__(self, denoiser: Denoiser, drawn: Trajectory, draw: Draw) -> Tensor:
-        return torch.stack([self._again(drawn, number) for number in self._chosen(drawn.chain)])
+        return torch.stack([self._again(drawn.chain, *each) for each in zip(drawn.steps, drawn.ahead, strict=True)])
 
-    def _again(self, drawn: Trajectory, number: int) -> Tensor:
+    def _again(self, chain: Chain, step: Step, ahead: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            return self._of(drawn, number)
-        found: Tensor = recompute(self._of, drawn, number, use_reentrant=False)
+            return self._of(chain, step, ahead)
+        found: Tensor = recompute(self._of, chain, step, ahead, use_reentrant=False)
         return found
 
     @staticmethod
-    def _of(drawn: Trajectory, number: int) -> Tensor:
-        chain, z, ahead = drawn.chain, drawn.steps[number].z, drawn.steps[number + 1].z
+    def _of(chain: Chain, step: Step, ahead: Tensor) -> Tensor:
         with Near.alike(chain.model.denoiser):  # in here, for the backward pass comes through once more
-            there = chain.sampler.transition(chain.model, z, chain.time(number), chain.time(number + 1))
+            there = chain.sampler.transition(chain.model, step.z, chain.time(step.number), chain.time(step.number + 1))
         return Gaussian(there.mean.double(), there.log_variance.double()).log_prob(ahead.double())
 
 
@@ -142,7 +140,7 @@ class BoundLikelihood:
     def require(self, sampler: Sampler, steps: int) -> None:
         """Any chain will do."""
 
-    def recorded(self, chain: Chain) -> Collection[int]:
+    def recorded(self, chain: Chain) -> Sequence[int]:
         return ()
 
     def factor(self, chain: Chain) -> float:

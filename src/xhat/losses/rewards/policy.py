@@ -1,7 +1,8 @@
 """Policy gradients: samples that a reward likes become more likely, whatever the reward is made of."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -9,14 +10,13 @@ from torch import Tensor
 
 from xhat.budgets import require_at_most
 from xhat.data.batch import chosen_rows
-from xhat.diffusion.denoiser import Denoiser, Pending
+from xhat.diffusion.denoiser import Denoiser, Pending, Prediction
 from xhat.losses.chains import FullChain
 from xhat.losses.near import Near
 from xhat.losses.penalties.base import takes_draw
 from xhat.losses.rewards.advantages import NORMALISED
 from xhat.losses.rewards.likelihoods import BoundLikelihood, Likelihood, Trajectory
 from xhat.objective.draw import Draw
-from xhat.objective.samples import no_samples
 from xhat.objective.terms import Loss
 from xhat.registry import LOSSES
 from xhat.sampling.differentiate import Last
@@ -101,43 +101,17 @@ class FromSamples(Loss):
         return self.advantage(reward.to(draw.t.dtype).reshape(-1, self.group or len(reward))).reshape(-1)
 
 
-@dataclass
-class Samples:
-    """What was drawn, and how likely it was then.
-
-    Attributes:
-        draw: that they were drawn by.
-        drawn: the images, and steps to them.
-        advantage: of each, (B,).
-        before: the likelihood's parts at the time, (parts, B).
-        steps: the training steps that they have served.
-    """
-
-    draw: Draw
-    drawn: Trajectory
-    advantage: Tensor
-    before: Tensor | None = None
-    steps: list[int] = field(default_factory=list)
-
-    def serves(self, denoiser: Denoiser, step: int, most: int) -> bool:
-        """Whether a step may use them, which is then one of so many; a step that is taken again may again."""
-        if self.drawn.chain.model.denoiser is not denoiser:
-            return False
-        if step not in self.steps and len(self.steps) < most:
-            self.steps.append(step)
-        return step in self.steps
-
-
 @LOSSES.register
 class PolicyGradient(FromSamples):
-    """-factor · sum over the parts of min(ratio · advantage, clip(ratio, 1 - clip, 1 + clip) · advantage), (B,).
+    """-factor · advantage · sum over the parts of 1 + D (ratio^(1/D) - 1), D numbers in a sample, (B,).
 
     The ratio is of a part's probability to what it was when the sample was drawn. Where samples are new, it is 1, and the
     gradient is that of -advantage · log p: the policy gradient, by values of the reward alone (Williams 1992, REINFORCE; for
     diffusion Black et al. 2024, DDPO, and Liu et al. 2025, Flow-GRPO). With `reuse` a batch of samples serves several steps,
-    which saves chains, and the ratio, clipped as in PPO (Schulman et al. 2017, eq. 7), keeps the model from leaving what drew
-    them: a sample that has become more likely by the share `clip` and deserved it, or less likely and deserved that, has no
-    gradient any more. With likelihoods of one part the gradient stays that of the mean reward, as long as nothing is clipped.
+    which saves chains. The gradient is then right to first order in what the weights have changed by since; so the ratio is
+    clipped as in PPO (Schulman et al. 2017, eq. 7): a part that has become more likely by `clip` nats and deserved it, or less
+    likely and deserved that, has no gradient any more. The root keeps the ratios of large images finite, as in the code of DDPO
+    and Flow-GRPO, which average over the numbers of a sample; their clip is this one over D.
 
     What stays near the model as it was for longer is a term of its own, `TrajectoryKL` or `ToReference`. The value says nothing
     of how good samples are; the mean advantage is 0. Samples that are in use are not in a checkpoint: a run that is resumed
@@ -153,11 +127,11 @@ class PolicyGradient(FromSamples):
         advantage: Normalised() or Centred().
         decode: as of `ImageLoss`.
         reuse: how many training steps a batch of samples serves, with the conditions that it was drawn under.
-        clip: see above; it is of nats of a whole image, where some codes divide by the number of pixels first.
+        clip: see above; where one step of the optimizer changes a sample's log p by more, further steps gain nothing.
 
     Raises:
         ValueError: as for `FromSamples`; a chain that the likelihood cannot say anything of; a reuse below 1, a clip that is
-            not above 0.
+            not above 0; when called: reuse of what a generator draws.
     """
 
     def __init__(
@@ -169,7 +143,7 @@ class PolicyGradient(FromSamples):
         advantage: Advantage = NORMALISED,
         decode: Callable[[Tensor], Tensor] | None = None,
         reuse: int = 1,
-        clip: float = 0.2,
+        clip: float = 1.0,
     ) -> None:
         super().__init__(reward, along, group, advantage, decode)
         require_at_most(10_000, reuse=reuse)
@@ -177,31 +151,117 @@ class PolicyGradient(FromSamples):
             raise ValueError(f"reuse is 1 or more and clip above 0, got {reuse} and {clip}")
         self.likelihood, self.reuse, self.clip = likelihood or BoundLikelihood(), reuse, clip
         self.likelihood.require(self.along.sampler, self.along.steps)
-        self._kept: dict[object, Samples] = {}  # by the part of a batch that they are
+        self._round = Round()
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         draw = self.grouped(draw)
-        again, part = self.training and torch.is_grad_enabled() and self.reuse > 1, (draw.first, draw.x0.shape)
-        samples = self._kept.get(part) if again else None
-        if samples is None or not samples.serves(denoiser, draw.step, self.reuse):
-            samples = self._drawn(denoiser, draw)
+        own = self._round.of(denoiser, draw.step, self.reuse) if self._reuses(draw) else None  # read alone without a gradient
+        part = (draw.first, draw.x0.shape, draw.x0.device)
+        samples = own.get(part) if own is not None else None
+        if samples is None:
+            samples = self._drawn(denoiser, draw, again=own is not None)
         with Near.alike(denoiser):
             now = self.likelihood(denoiser, samples.drawn, samples.draw)
+        if now.shape[1:] != draw.t.shape:
+            raise ValueError(f"a likelihood returns (parts, {len(draw.t)}), got {tuple(now.shape)}")
         if samples.before is None:
-            samples.before = now.detach()
-        if again:
-            self._kept[part] = samples
-        ratio = (now - samples.before).exp()
-        gain = torch.minimum(samples.advantage * ratio, samples.advantage * ratio.clamp(1 - self.clip, 1 + self.clip))
-        return (-self.likelihood.factor(samples.drawn.chain) * gain.sum(0)).to(draw.x0.dtype)
+            samples = replace(samples, before=now.detach())
+        if own is not None and torch.is_grad_enabled():
+            own[part] = samples
+        assert samples.before is not None
+        size, good = draw.x0[0].numel(), samples.advantage > 0
+        most = torch.where(good, self.clip, math.inf)
+        least = torch.where(good, -math.inf, -self.clip)  # on the logarithm: a clipped exponential has a gradient of 0 · inf
+        moved = 1 + size * torch.expm1((now - samples.before).clamp(least, most) / size)
+        gain = self.likelihood.factor(samples.drawn.chain) * samples.advantage * moved.sum(0)
+        return -gain.to(draw.x0.dtype)
+
+    def _reuses(self, draw: Draw) -> bool:
+        """Whether samples may be old ones; of a part of a draw, which somebody looks at by itself, they are not.
+
+        Raises:
+            ValueError: a generator would draw other steps and noises for them each time.
+        """
+        if self.reuse == 1 or not self.training or draw.among is not None:
+            return False
+        if draw.generator is not None:
+            raise ValueError("samples that serve several steps are a function of seed and step: leave out generator, or reuse")
+        return True
 
     @torch.no_grad()
-    def _drawn(self, denoiser: Denoiser, draw: Draw) -> "Samples":
-        chain = self.along.chain(denoiser, draw)
+    def _drawn(self, denoiser: Denoiser, draw: Draw, *, again: bool) -> "Samples":
+        own = _by_itself(denoiser, draw) if again else draw
+        chain = self.along.chain(denoiser, own)
+        asked = self.likelihood.recorded(chain)
         with Near.alike(denoiser):
-            end, steps = chain.run(recorded=self.likelihood.recorded(chain))
+            end, steps = chain.run(recorded={number + more for number in asked for more in (0, 1)})
             advantage = self.judged(denoiser, end, draw)
-        drawn = Trajectory(chain, end, {step.number: step for step in steps})
-        # without the shared prediction, whose graph would be kept
-        draw = replace(draw, prediction=Pending(denoiser, draw.z, draw.t, no_samples))
-        return Samples(draw, drawn, advantage, steps=[draw.step])
+        by = {step.number: step for step in steps}
+        ahead = [by[number + 1].z if number + 1 in by else end for number in asked]
+        return Samples(own, Trajectory(chain, end, [by[number] for number in asked], ahead), advantage)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_round": Round()}  # a copy draws its own
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        self._round = Round()
+        super()._load_from_state_dict(*given)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was drawn, and how likely it was then.
+
+    Attributes:
+        draw: that they were drawn by.
+        drawn: the images, and steps to them.
+        advantage: of each, (B,).
+        before: the likelihood's parts at the time, (parts, B).
+    """
+
+    draw: Draw
+    drawn: Trajectory
+    advantage: Tensor
+    before: Tensor | None = None
+
+
+class Round:
+    """The samples that serve the same training steps, by the part of a batch that they are."""
+
+    def __init__(self) -> None:
+        self._denoiser: Denoiser | None = None
+        self._steps: list[int] = []
+        self._parts: dict[object, Samples] = {}
+
+    def of(self, denoiser: Denoiser, step: int, most: int) -> dict[object, Samples] | None:
+        """Those that a step may use: a round goes on with the same step, or with a later one until it has had `most`.
+
+        Without a gradient nobody trains: another step begins nothing, and has none.
+        """
+        last = self._steps[-1] if self._steps else None
+        if not torch.is_grad_enabled():
+            return self._parts if self._denoiser is denoiser and step == last else None
+        if self._denoiser is not denoiser or last is None or step < last or (step > last and len(self._steps) == most):
+            self._denoiser, self._steps, self._parts = denoiser, [step], {}
+        elif step > last:
+            self._steps.append(step)
+        return self._parts
+
+
+def _by_itself(denoiser: Denoiser, draw: Draw) -> Draw:
+    """A draw to be kept: without graphs, with conditions of its own, which a caller may write over."""
+    rows = len(draw.t)
+    every = torch.arange(rows, device=draw.t.device)
+    own = {name: getattr(draw, name).detach() for name in ("x0", "t", "noise", "z", "importance")}
+    return replace(
+        draw,
+        **own,
+        prediction=Pending(denoiser, own["z"], own["t"], _no_longer),
+        cond=chosen_rows(draw.cond, every, rows),
+        extra=chosen_rows(draw.extra, every, rows),
+        seen=None,
+    )
+
+
+def _no_longer() -> Prediction:
+    raise ValueError("a likelihood of samples that serve several steps reads the shared prediction, which belongs to one step")
