@@ -97,19 +97,25 @@ def gauss_legendre(f, edges, order=16):
 def test_times_that_learn_say_what_has_not_come_about(schedule, times, needed):
     times = copy.deepcopy(times)
     assert Stratified().unmet(schedule, 0) is None
+    assert times.unmet(schedule, 5).endswith("no term at the drawn time has shown it a loss")
     n = schedule.steps or 128
     t = (torch.arange(n) + 1) / n if schedule.steps else schedule.t_min + (1 - schedule.t_min) * (torch.arange(n) + 0.5) / n
     for _ in range(int(needed[0]) - 1):
         times.update(schedule, t, torch.ones_like(t))
-        assert times.unmet(schedule, 5) is not None
     times.update(schedule, t[1:], torch.ones_like(t[1:]))
-    assert times.unmet(schedule, 5) == f"has drawn evenly to the end, because it waits for {needed} at each of {n} levels"
+    assert (
+        times.unmet(schedule, 5)
+        == f"has drawn evenly to the end, because it waits for {needed} at each of {n} levels: train longer, or choose others"
+    )
     uniform = times.relative_density(schedule, t)
     torch.testing.assert_close(uniform, torch.ones_like(uniform))
     times.update(schedule, t[:1], torch.ones_like(t[:1]))
     assert times.unmet(schedule, 5) is None
     assert Sequential(n).unmet(schedule, n) is None
-    assert Sequential(n).unmet(schedule, n - 1) == f"has been at {n - 1} of {n} levels, those with the least noise"
+    assert (
+        Sequential(n).unmet(schedule, n - 1)
+        == f"has been at {n - 1} of {n} levels, those with the least noise: train longer, or choose others"
+    )
 
 
 @pytest.mark.parametrize("weight", WEIGHTINGS)

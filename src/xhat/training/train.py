@@ -191,7 +191,7 @@ def _say_of_times(loop: Loop, log: Log) -> None:
     times = state.objective.times
     text = times.unmet(state.objective.denoiser.schedule, state.step)
     if text is not None and loop.progress() >= 1:
-        log.say(f"times: {type(times).__name__} {text}: train longer, or choose others")
+        log.say(f"times: {type(times).__name__} {text}")
 
 
 def _compile_where_it_pays(setup: Setup, log: Log) -> None:

@@ -93,7 +93,11 @@ class Sequential(Stratified):
 
     def unmet(self, schedule: Schedule, steps: int) -> str | None:
         cycle = self._cycle(schedule)
-        return None if steps >= cycle else f"has been at {steps} of {cycle} levels, those with the least noise"
+        return (
+            None
+            if steps >= cycle
+            else f"has been at {steps} of {cycle} levels, those with the least noise: train longer, or choose others"
+        )
 
     def _cycle(self, schedule: Schedule) -> int:
         return schedule.steps or self.levels

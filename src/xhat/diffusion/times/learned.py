@@ -63,11 +63,16 @@ class Binned(TimeSampler):
         self._learn(self._index(schedule, t[known]), loss[known].abs().clamp(max=LARGEST))
 
     def unmet(self, schedule: Schedule, steps: int) -> str | None:
-        empty = any(not len(history) for history in self.buffers(recurse=False))
-        if not empty and self._learned() is not None:
-            return None
-        needed = f"{self.least} loss{'es' * (self.least > 1)} at each of {self._count(schedule)} levels"
-        return f"has drawn evenly to the end, because it waits for {needed}"
+        if not self._known():
+            return "has drawn evenly to the end, because no term at the drawn time has shown it a loss"
+        if self._learned() is None:
+            needed = f"{self.least} loss{'es' * (self.least > 1)} at each of {self._count(schedule)} levels"
+            return f"has drawn evenly to the end, because it waits for {needed}: train longer, or choose others"
+        return None
+
+    def _known(self) -> bool:
+        """Whether any losses have come."""
+        return all(len(history) for history in self.buffers(recurse=False))
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         histories = {prefix + name: history for name, history in self.named_buffers(recurse=False)}
@@ -98,8 +103,7 @@ class Binned(TimeSampler):
 
     def _cells(self, schedule: Schedule) -> Tensor:
         count = self._count(schedule)
-        empty = any(not len(history) for history in self.buffers(recurse=False))
-        learned = None if empty else self._learned()
+        learned = self._learned() if self._known() else None
         if learned is None or not bool(learned.sum() > 0):
             return torch.full((count,), 1 / count, dtype=torch.float64)
         share = learned / learned.max()  # a sum of tiny numbers would have lost its digits
