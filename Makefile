@@ -45,7 +45,7 @@ bench: $(PEERS)/.installed demo
 		--samples denoising-diffusion-pytorch runs/quality/denoising-diffusion-pytorch.npz
 
 TABLES := runs/studies
-PLAIN := which-noise order-of-times formulations targets weightings norms times patches bound
+PLAIN := formulations targets weightings norms times patches bound-as-loss
 TABLE = $(BIN)/python benchmarks/record.py --into $(TABLES) $(basename $(@F))
 TRAIN := xhat train mnist --run runs/demo --max_minutes null --max_steps 2000
 EVEN := --times "logit_normal(0, 1)" --terms.denoise.loss "denoising(space=v, weighting=from_density(logit_normal(0, 1)))"
@@ -53,7 +53,7 @@ AFTER = --after '$(TRAIN)'
 
 # Every figure of docs/objectives.md and docs/created-image.md: many hours. A table that is in runs/studies is not made again, and
 # a study that was stopped goes on. runs/demo is trained anew, as the tables say.
-studies: $(addprefix $(TABLES)/,$(addsuffix .txt,$(PLAIN) random-noise two-scales embedded-64 embedded-512 bound-colour \
+studies: $(addprefix $(TABLES)/,$(addsuffix .txt,$(PLAIN) random-noise two-scales embedded-64 embedded-512 bound-as-loss-colour \
 	jensen-gap ring chains created-image-even created-image chain-gradient readable-digits pareto policy))
 
 $(TABLES): $(VENV)/.installed
@@ -62,17 +62,17 @@ $(TABLES): $(VENV)/.installed
 $(addprefix $(TABLES)/,$(addsuffix .txt,$(PLAIN))): | $(TABLES)
 	$(TABLE) -- xhat compare studies/$(basename $(@F)).yaml --out runs/$(basename $(@F)) --jobs 1
 
-$(TABLES)/random-noise.txt: $(TABLES)/which-noise.txt
-	$(TABLE) -- python benchmarks/random_noise.py runs/which-noise/unit-noise/seed-0 --out runs
+$(TABLES)/random-noise.txt: $(TABLES)/formulations.txt
+	$(TABLE) -- python benchmarks/random_noise.py runs/formulations/unit-noise/seed-0 --out runs
 
-$(TABLES)/two-scales.txt: $(TABLES)/which-noise.txt
-	$(TABLE) -- python benchmarks/two_scales.py runs/which-noise
+$(TABLES)/two-scales.txt: $(TABLES)/formulations.txt
+	$(TABLE) -- python benchmarks/two_scales.py runs/formulations
 
 $(TABLES)/embedded-64.txt $(TABLES)/embedded-512.txt: | $(TABLES)
 	$(TABLE) -- xhat compare studies/$(basename $(@F)).yaml --out runs/$(basename $(@F)) --use benchmarks/embedded.py --jobs 1
 
-$(TABLES)/bound-colour.txt: | $(TABLES)
-	$(TABLE) -- xhat compare studies/bound-colour.yaml --out runs/bound-colour --use benchmarks/shapes.py --jobs 1
+$(TABLES)/bound-as-loss-colour.txt: | $(TABLES)
+	$(TABLE) -- xhat compare studies/bound-as-loss-colour.yaml --out runs/bound-as-loss-colour --use benchmarks/shapes.py --jobs 1
 
 $(TABLES)/jensen-gap.txt: | $(TABLES)
 	$(TABLE) -- python benchmarks/toy_created_image.py --gap

@@ -15,7 +15,7 @@ from xhat.studies.read import read_study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = {path.stem: yaml.safe_load(path.read_text()) for path in ROOT.glob("studies/*.yaml")}
-USED = {"bound-colour": "shapes.py", "embedded-64": "embedded.py", "embedded-512": "embedded.py"}  # in benchmarks
+USED = {"bound-as-loss-colour": "shapes.py", "embedded-64": "embedded.py", "embedded-512": "embedded.py"}  # in benchmarks
 OWN = [name for name, study in STUDIES.items() if "init" not in study["common"]]  # the others start from the demo's run
 LOSS = "terms.denoise.loss"
 NOISE_LEVELS = {"high_snr", "high_snr_latents", "between", "inverse_posterior_variance"}  # of image losses
@@ -77,15 +77,10 @@ def test_times_are_compared_on_one_loss():
     assert set(said("times", LOSS)) == {"denoising(space=v)"}
 
 
-def test_the_short_form_asks_what_the_long_one_does():
-    short, long = STUDIES["which-noise"], STUDIES["formulations"]
-    assert all(long["changes"][name] == change for name, change in short["changes"].items())
-    assert {**short["common"], "max_steps": 0} == {**long["common"], "max_steps": 0}
-
-
-def test_the_order_of_times_alone_differs():
-    assert names_in(said("order-of-times", "times")) == {"stratified", "one_level", "sequential", "300"}
-    assert set(said("order-of-times", LOSS)) == {"denoising(space=v)"}
+def test_what_is_said_to_go_through_the_times_in_cycles_does():
+    study = STUDIES["times"]
+    for cycles, change in ((1, "sequential, 1 cycle"), (10, "sequential, 10 cycles")):
+        assert study["changes"][change]["times"] == f"sequential({study['common']['max_steps'] // cycles})"
 
 
 def test_each_formulation_is_trained_in_its_own_space():
