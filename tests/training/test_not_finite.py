@@ -1,6 +1,7 @@
 """The term that made a step infinite is named: by its value, or by its gradient where the value is finite."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,6 +63,33 @@ def test_a_term_whose_gradient_alone_is_not_finite(setup, tmp_path, monkeypatch)
 
     monkeypatch.setattr(objective, "per_image", per_image)
     assert found_not_finite(setup, tmp_path)[0] == f'the gradient of term "smooth" (at logsnr {level:.1f})'
+
+
+@pytest.mark.parametrize("reuse", [1, 2])
+def test_a_loss_that_compares_samples_is_named_without_looking_at_one_alone(reuse, tmp_path, monkeypatch):
+    data = str(write_digits(tmp_path / "digits.npz"))
+    loss = f"policy_gradient(minus(total_variation), bound_likelihood(2), full_chain(ddim, 2), group=4, reuse={reuse})"
+    config = Config(
+        data=data,
+        network="unet(widths=(8, 8), blocks=(1, 1), embedding=16)",
+        terms={"reward": TermConfig(loss)},
+        batch_size=8,
+        max_steps=2,
+        precision="float32",
+    )
+    setup = set_up_config(config)
+    objective, whole = setup.state.objective, setup.state.objective.per_image
+
+    def per_image(name, draw):
+        value = whole(name, draw)
+        return value + (value - value.detach()).sqrt()
+
+    monkeypatch.setattr(objective, "per_image", per_image)
+    assert found_not_finite(setup, tmp_path)[0] == 'the gradient of term "reward"'
+    Accelerator().free_memory()
+    with pytest.raises(XhatError, match="a batch of 6 is no number of groups of 4"):
+        set_up_config(replace(config, batch_size=6))
+    Accelerator().free_memory()
 
 
 def test_gradients_that_are_finite_one_by_one(setup, tmp_path):

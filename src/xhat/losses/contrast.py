@@ -29,6 +29,8 @@ class Contrastive(Loss):
         ValueError: another loss or strength; when called: a batch of one.
     """
 
+    together = 2
+
     def __init__(self, loss: Denoising, strength: float = 0.05) -> None:
         super().__init__()
         if not isinstance(loss, Denoising) or loss.norm is not squared or loss.where is not None:

@@ -24,6 +24,7 @@ class Loss(nn.Module):
         trains_variance: whether it has a gradient in the reverse variance.
         is_penalty: whether it is a penalty of an image instead of a regression on what the network predicts.
         observes: whether `update` does something: then the objective gathers its values of the whole global batch.
+        together: how many samples in a row it compares with each other, of which none can be looked at alone; 0 is all.
     """
 
     at_drawn_time: bool = True
@@ -31,6 +32,7 @@ class Loss(nn.Module):
     trains_variance: bool = False
     is_penalty: bool = False
     observes: bool = False
+    together: int = 1
 
     def forward(self, denoiser: Denoiser, draw: Draw) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(denoiser, draw) -> (B,)")

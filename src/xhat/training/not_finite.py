@@ -83,7 +83,8 @@ def _of_gradients(setup: Setup) -> Iterator[Culprit]:
     parameters = [p for p in objective.parameters() if p.requires_grad]
 
     def finite(name: str, part: int, rows: Tensor) -> bool:
-        value = objective.per_image(name, _draw(setup, part).rows(rows)).mean()
+        draw = _draw(setup, part)
+        value = objective.per_image(name, draw if len(rows) == len(draw.t) else draw.rows(rows)).mean()
         if not value.requires_grad:
             return True
         gradients = torch.autograd.grad(value, parameters, allow_unused=True)
@@ -98,7 +99,9 @@ def _of_gradients(setup: Setup) -> Iterator[Culprit]:
             seen.add(name)
             with torch.no_grad():
                 draw = _draw(setup, part)
-            yield _culprit(setup, name, "gradient", draw, _bisected(rows, partial(finite, name, part)), part)
+            alone = all(loss.together == 1 for loss in objective.terms[name].loss.parts())
+            worst = _bisected(rows, partial(finite, name, part)) if alone else None
+            yield _culprit(setup, name, "gradient", draw, worst, part)
 
 
 def _bisected(left: Tensor, finite: Callable[[Tensor], bool]) -> Tensor | None:

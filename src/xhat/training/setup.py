@@ -259,7 +259,9 @@ def _refuse_a_batch(
     objective: Objective, feed: Feed, first: Batch, said: Mapping[str, str], options: Options, rows: int
 ) -> None:
     """Every term on a few samples of a batch."""
-    few = torch.arange(min(CHECKED, rows))
+    groups = [part.together for term in objective.terms.values() for part in term.loss.parts() if part.together]
+    least = math.lcm(CHECKED, *groups)
+    few = torch.arange(rows if rows < least or any(rows % group for group in groups) else least)
     batch = Batch(first.x0[few], *(chosen_rows(told, few, len(first.x0)) for told in (first.cond, first.extra)))
     try:
         draw = objective.draw(batch.x0, step=0, cond=batch.cond, extra=batch.extra, shard=Shard(0, len(few)))

@@ -66,7 +66,7 @@ class FromSamples(Loss):
             raise ValueError(f"{name} passes no gradient through the chain: leave {along.differentiate} out of it")
         if group is not None and group < 2:
             raise ValueError(f"{name} compares samples of a group: group is 2 or more, got {group}")
-        self.reward, self.along, self.group, self.advantage = reward, along, group, advantage
+        self.reward, self.along, self.group, self.advantage, self.together = reward, along, group, advantage, group or 0
         self._decode = (decode,)  # a module in a tuple is no submodule
         self._takes_draw = takes_draw(cast(Any, reward))
 
