@@ -222,24 +222,32 @@ def test_the_ratio_is_clipped_where_a_sample_has_become_what_it_deserved():
         objective(shape=(32, *SHAPE), step=2)
 
 
-def test_a_batch_of_samples_serves_so_many_steps_under_its_own_conditions():
-    told, judged = [], []
+class Listening(torch.nn.Module):
+    """w z, which writes down the labels that it is told."""
 
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = torch.nn.Parameter(torch.ones(()))
+    def __init__(self, told):
+        super().__init__()
+        self.w, self.told = torch.nn.Parameter(torch.ones(())), told
 
-        def forward(self, z, t, label):
-            told.append(label.tolist())
-            return self.w * z
+    def forward(self, z, t, label):
+        self.told.append(label.tolist())
+        return self.w * z
+
+
+def counted(judged):
+    """A reward that writes down how many images it is asked about."""
 
     def reward(images):
         judged.append(len(images))
         return mean(images)
 
-    loss = PolicyGradient(reward, BoundLikelihood(2), FullChain(DDIM(), 4), reuse=3)
-    objective = Objective(Denoiser(Net(), Cosine(), V), {"denoise": Term(Denoising()), "own": Term(loss)}, seed=0)
+    return reward
+
+
+def test_a_batch_of_samples_serves_so_many_steps_under_its_own_conditions():
+    told, judged = [], []
+    loss = PolicyGradient(counted(judged), BoundLikelihood(2), FullChain(DDIM(), 4), reuse=3)
+    objective = Objective(Denoiser(Listening(told), Cosine(), V), {"denoise": Term(Denoising()), "own": Term(loss)}, seed=0)
 
     def calls(step, first=0):
         """The labels of a step's calls, but for the base loss's own."""
@@ -265,7 +273,7 @@ def test_a_batch_of_samples_serves_so_many_steps_under_its_own_conditions():
     assert len(judged) == 4
     objective.train()
     assert calls(4) == [[30, 31]] * 4
-    objective = Objective(Denoiser(Net(), Cosine(), V), {"denoise": Term(Denoising()), "own": Term(loss)}, seed=0)
+    objective = Objective(Denoiser(Listening(told), Cosine(), V), {"denoise": Term(Denoising()), "own": Term(loss)}, seed=0)
     assert [50, 51] not in calls(4)
     assert len(judged) == 5  # another model has drawn none of them
     objective.load_state_dict(objective.state_dict())
@@ -285,22 +293,8 @@ def test_a_batch_of_samples_serves_so_many_steps_under_its_own_conditions():
 
 def test_samples_with_guidance_serve_again_and_conditions_are_their_own():
     told, judged = [], []
-
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = torch.nn.Parameter(torch.ones(()))
-
-        def forward(self, z, t, label):
-            told.append(label.tolist())
-            return self.w * z
-
-    def reward(images):
-        judged.append(len(images))
-        return mean(images)
-
-    denoiser = Denoiser(Net(), Cosine(), V, null={"label": 9})
-    loss = PolicyGradient(reward, BoundLikelihood(2), FullChain(DDIM(), 4, guidance=3.0), reuse=2)
+    denoiser = Denoiser(Listening(told), Cosine(), V, null={"label": 9})
+    loss = PolicyGradient(counted(judged), BoundLikelihood(2), FullChain(DDIM(), 4, guidance=3.0), reuse=2)
     objective, label = Objective(denoiser, {"own": Term(loss)}, seed=0), torch.tensor([1, 2])
     for step in range(4):
         told.clear()
@@ -328,17 +322,7 @@ def test_normalised_advantages_do_not_know_the_rewards_unit(rng):
 
 def test_a_group_is_told_what_its_first_is_told():
     told = []
-
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = torch.nn.Parameter(torch.ones(()))
-
-        def forward(self, z, t, label):
-            told.append(label.tolist())
-            return self.w * z
-
-    denoiser = Denoiser(Net(), Cosine(), V)
+    denoiser = Denoiser(Listening(told), Cosine(), V)
     loss = PolicyGradient(mean, BoundLikelihood(2), FullChain(DDIM(), 2), group=3)
     objective = Objective(denoiser, {"own": Term(loss)}, seed=0)
     objective(shape=(6, *SHAPE), cond={"label": torch.arange(6)})["loss"].backward()
